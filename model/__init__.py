@@ -1,0 +1,1 @@
+"""EMMR: the network, its features and its training. Never imports `app`."""

@@ -1,0 +1,140 @@
+"""The one frozen configuration of a checkpoint: what `weights/<name>/config.json` holds.
+
+For: every size and choice that features and network share, checked together once.
+Does not know: training schedules (`model.training.settings`) or serving limits (`app.settings`).
+Source: the paper's Table 7 for `paper()`; the shipped default was chosen on validation data.
+"""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.modality import Modality
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextConfig(_Frozen):
+    """How sentences become features."""
+
+    encoder: str = "minilm"
+    """`minilm` (the packaged all-MiniLM-L6-v2), or a hub id or folder of any BERT-family model."""
+    size: int = Field(default=384, gt=0)
+    """Hidden size of that encoder: 384 for MiniLM, 768 for bert-base."""
+    max_tokens: int = Field(default=48, ge=3)
+    """Tokens kept, `[CLS]` and `[SEP]` among them."""
+    adapter_rank: int = Field(default=0, ge=0)
+    """Rank of the low-rank adapters merged into the encoder at load; 0 for none."""
+
+
+class AudioConfig(_Frozen):
+    """How sound becomes features."""
+
+    dynamics: bool = False
+    """Append to the 33 features how much each changed since the frame before (66 in all)."""
+    silence_dbfs: float = -60.0
+    """Loudest-frame level, in dB below full scale, under which a clip counts as silent."""
+
+    @property
+    def size(self) -> int:
+        """Features of a slot."""
+        return 66 if self.dynamics else 33
+
+
+class VisualConfig(_Frozen):
+    """How OpenFace output becomes features."""
+
+    columns: Literal["all", "action_units"] = "action_units"
+    """709 columns, or the 35 action-unit columns."""
+    reduce: Literal["frames", "mean"] = "mean"
+    """Every frame a slot, or their mean the only one."""
+    min_confidence: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Frames under this OpenFace confidence are skipped and counted."""
+
+    @property
+    def size(self) -> int:
+        """Features of a slot."""
+        return 709 if self.columns == "all" else 35
+
+
+class Slots(_Frozen):
+    """How many time slots each modality may take (the paper's T_t, T_a, T_v)."""
+
+    text: int = Field(gt=0)
+    audio: int = Field(gt=0)
+    visual: int = Field(gt=0)
+    reduction: Literal["truncate", "pool"] = "pool"
+    """Longer input is cut (the paper) or averaged over time, so that the end of a clip still counts."""
+
+    def of(self, modality: Modality) -> int:
+        """Slots of one modality."""
+        return {Modality.TEXT: self.text, Modality.AUDIO: self.audio, Modality.VISUAL: self.visual}[modality]
+
+
+class NetworkConfig(_Frozen):
+    """Sizes of the network (paper, Table 7 and Fig. 8)."""
+
+    hidden: int = Field(default=300, gt=0)
+    heads: int = Field(default=4, gt=0)
+    feedforward: int = Field(default=1200, gt=0)
+    autoencoder: tuple[int, ...] = (300, 256, 128, 64, 128, 256, 300)
+    """Widths of h1 … h7 of the AE and of each residual autoencoder; h4 is the code."""
+    residual_blocks: int = Field(default=5, gt=0)
+    dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
+    missing_slots: Literal["token", "pooled"] = "pooled"
+    """What stands in a missing modality's slots: a learned token, or that plus the pooled present modalities."""
+    imputed_slots: Slots
+    """How many slots a missing modality is reconstructed with; at most `ModelConfig.slots`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.hidden % 2 or self.hidden % self.heads:
+            raise ValueError("hidden must be even and a multiple of heads")
+        if len(self.autoencoder) != 7 or self.autoencoder[-1] != self.hidden:
+            raise ValueError("autoencoder needs seven widths, the last equal to hidden")
+        return self
+
+
+class ModelConfig(_Frozen):
+    """Everything a checkpoint needs to be built again."""
+
+    name: str = "default"
+    classes: tuple[str, ...] = ("negative", "neutral", "positive")
+    text: TextConfig = TextConfig()
+    audio: AudioConfig = AudioConfig()
+    visual: VisualConfig = VisualConfig()
+    slots: Slots
+    network: NetworkConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.classes) not in (2, 3, 4, 7) or len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must be 2, 3, 4 or 7 different names")
+        for modality in Modality:
+            if self.network.imputed_slots.of(modality) > self.slots.of(modality):
+                raise ValueError(f"{modality}: more slots imputed than the modality can have")
+        if self.visual.reduce == "mean" and self.slots.visual != 1:
+            raise ValueError("the mean over frames fills exactly one visual slot")
+        return self
+
+    def feature_size(self, modality: Modality) -> int:
+        """d_m: features of one slot of a modality."""
+        return {
+            Modality.TEXT: self.text.size,
+            Modality.AUDIO: self.audio.size,
+            Modality.VISUAL: self.visual.size,
+        }[modality]
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The published sizes: 768/33/709 features, 25/150/100 slots, 300 hidden."""
+        slots = Slots(text=25, audio=150, visual=100, reduction="truncate")
+        return cls(
+            name="paper",
+            text=TextConfig(encoder="bert-base-uncased", size=768, max_tokens=25),
+            visual=VisualConfig(columns="all", reduce="frames"),
+            slots=slots,
+            network=NetworkConfig(imputed_slots=slots),
+        )
