@@ -1,0 +1,164 @@
+"""What EMMR is trained to minimise.
+
+For: Eqs. 14 to 18 with the auxiliary cross-entropies that make every head learn.
+Does not know: optimisers, epochs, corpora.
+
+Shapes: B batch, T slots, D hidden, C classes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from model.emmr.network import Output
+from model.emmr.reconstruction import BRANCHES
+from model.modality import MODALITIES, Modality, Presence
+
+IGNORED = -100  # cross_entropy's own mark for "no label"
+
+Similarity = Literal["kl", "mae", "cosine"]
+
+
+class LossSettings(BaseModel):
+    """Weights and switches of the total loss; defaults are the paper's where it names one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    forward_weight: float = Field(default=0.1, ge=0)
+    """λ1 of Eq. 14."""
+    backward_weight: float = Field(default=0.1, ge=0)
+    """λ2 of Eq. 14."""
+    auxiliary_weight: float = Field(default=0.5, ge=0)
+    """Weight of the mean cross-entropy of the subset heads."""
+    modality_weight: float = Field(default=0.5, ge=0)
+    """Weight of the cross-entropy on the polarity each modality carries alone, where a corpus knows it."""
+    missing_slot_weight: float = Field(default=4.0, ge=1)
+    """How much more a missing slot counts than a present one in the backward loss."""
+    similarity: Similarity = "kl"
+    """The paper's Fig. 5 compares the three."""
+    backward_target: Literal["complete", "input"] = "complete"
+    """`complete`: the common sequence of all that is held; `input`: the paper's, the sequence with slots missing."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a batch should have been.
+
+    Args:
+        labels: `(B,)` class indices.
+        modality_labels: modality → `(B,)` class indices, `IGNORED` where unknown.
+        class_weights: `(C,)` weights of the classes, or None for equal ones.
+    """
+
+    labels: Tensor
+    modality_labels: Mapping[Modality, Tensor]
+    class_weights: Tensor | None = None
+
+
+def total_loss(
+    output: Output, targets: Targets, held: Tensor, guidance: Tensor | None, settings: LossSettings
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 14 with auxiliary terms.
+
+    Args:
+        output: the network's.
+        targets: of the same batch.
+        held: `(B, 3)` bool, modalities whose content is in the batch: their own heads may be judged.
+        guidance: E_pre `(B, T, D)` of the guidance network on complete inputs; None leaves the forward loss out.
+        settings: weights and switches.
+
+    Returns:
+        The scalar to minimise, and its parts by name, detached, for the record.
+    """
+
+    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(
+            logits, labels, targets.class_weights, ignore_index=IGNORED, label_smoothing=settings.label_smoothing
+        )
+
+    parts = {
+        "transformer": cross_entropy(output.transformer, targets.labels),
+        "ensemble": cross_entropy(output.ensemble, targets.labels),
+        "auxiliary": _auxiliary(output, targets.labels, held, cross_entropy),
+        "forward": output.transformer.new_zeros(()),
+        "backward": _backward(output, settings),
+    }
+    own = [
+        cross_entropy(output.modality_heads[m], labels.masked_fill(~held[:, MODALITIES.index(m)], IGNORED))
+        for m, labels in targets.modality_labels.items()
+        if bool(((labels != IGNORED) & held[:, MODALITIES.index(m)]).any())
+    ]
+    parts["modality"] = torch.stack(own).mean() if own else output.transformer.new_zeros(())
+    if guidance is not None:
+        weights = output.known.to(guidance.dtype)
+        parts["forward"] = torch.stack(
+            [_similarity(output.encodings[b], guidance, weights, settings.similarity) for b in BRANCHES]
+        ).mean()
+    total = (
+        0.5 * (parts["transformer"] + parts["ensemble"])
+        + settings.auxiliary_weight * parts["auxiliary"]
+        + settings.modality_weight * parts["modality"]
+        + settings.forward_weight * parts["forward"]
+        + settings.backward_weight * parts["backward"]
+    )
+    return total, {name: part.detach() for name, part in parts.items()}
+
+
+def symmetric_kl(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+    """Half of `KL(p‖q) + KL(q‖p)` for softmax over features, summed over them (Eqs. 15, 16).
+
+    Args:
+        a: `(B, T, D)`.
+        b: `(B, T, D)`.
+        weights: `(B, T)`, 0 for slots left out.
+
+    Returns:
+        The weighted mean over slots, a scalar.
+    """
+    log_p, log_q = a.log_softmax(dim=-1), b.log_softmax(dim=-1)
+    divergence = 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(dim=-1)  # (B, T)
+    return _weighted_mean(divergence, weights)
+
+
+def _similarity(a: Tensor, b: Tensor, weights: Tensor, kind: Similarity) -> Tensor:
+    if kind == "kl":
+        return symmetric_kl(a, b, weights)
+    if kind == "mae":
+        return _weighted_mean((a - b).abs().mean(dim=-1), weights)
+    return _weighted_mean(1.0 - F.cosine_similarity(a, b, dim=-1), weights)
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    # A clamp instead of a test for zero: a test would wait for the device.
+    return (values * weights).sum() / weights.sum().clamp(min=1.0)
+
+
+def _backward(output: Output, settings: LossSettings) -> Tensor:
+    """Decodings against the complete common sequence, which is detached so that it is not pulled towards them."""
+    weights = output.known.to(output.complete.dtype)
+    weights = weights * torch.where(output.imputed, settings.missing_slot_weight, 1.0)
+    target = output.complete if settings.backward_target == "complete" else output.filled
+    return torch.stack(
+        [_similarity(output.decodings[b], target.detach(), weights, settings.similarity) for b in BRANCHES]
+    ).mean()
+
+
+def _auxiliary(output: Output, labels: Tensor, held: Tensor, cross_entropy: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    losses = []
+    for (_, name), logits in output.heads.items():
+        subset = Presence.parse(name)
+        wanted = labels
+        if len(subset) == 1:  # a single head sees true content only: no label where there is none
+            (modality,) = subset
+            here = held[:, MODALITIES.index(modality)]
+            if not bool(here.any()):
+                continue
+            wanted = labels.masked_fill(~here, IGNORED)
+        losses.append(cross_entropy(logits, wanted))
+    return torch.stack(losses).mean()

@@ -1,0 +1,177 @@
+"""EMMR: encoder, three reconstruction branches, subset heads, gate. The whole graph, as training needs it.
+
+For: `forward`, everything for every utterance. What an answer needs and no more is `model.emmr.inference`.
+Does not know: losses, features, files.
+Source: Zeng et al., EMNLP 2022, sections 3.2 to 3.6.
+
+Shapes: B batch, T_m slots of modality m, T their sum, D hidden, C classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.emmr.attention import AttentivePooling
+from model.emmr.batch import Batch
+from model.emmr.consistency import BranchWeights, pair_weights
+from model.emmr.encoders import Encoder
+from model.emmr.reconstruction import BRANCHES, TransformerBranch, build_branches
+from model.emmr.subsets import SubsetHeads, concatenate, split
+from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, Presence
+
+PAIRS = tuple(s for s in SUBSETS if len(s) == 2)
+SINGLES = tuple(s for s in SUBSETS if len(s) == 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Everything the losses look at.
+
+    Args:
+        transformer: `(B, C)` logits of the transformer path.
+        ensemble: `(B, C)` logits of the ensemble path.
+        heads: (branch, subset name) → `(B, C)` logits. A single modality's head means nothing where it is not held.
+        modality_heads: modality → `(B, C)` logits of the polarity it carries alone; means nothing where not held.
+        encodings: branch → F `(B, T, D)`.
+        decodings: branch → D `(B, T, D)`.
+        complete: `(B, T, D)` the common sequence of all that is held.
+        filled: `(B, T, D)` the sequence the branches were given, missing slots filled.
+        slots: `(B, T)` bool, slots that carry content or are imputed.
+        known: `(B, T)` bool, slots whose true content is held: where a reconstruction can be compared.
+        imputed: `(B, T)` bool, slots of missing modalities.
+    """
+
+    transformer: Tensor
+    ensemble: Tensor
+    heads: Mapping[tuple[str, str], Tensor]
+    modality_heads: Mapping[Modality, Tensor]
+    encodings: Mapping[str, Tensor]
+    decodings: Mapping[str, Tensor]
+    complete: Tensor
+    filled: Tensor
+    slots: Tensor
+    known: Tensor
+    imputed: Tensor
+
+
+class EMMR(nn.Module):
+    """The Ensemble-based Missing Modality Reconstruction network."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        net, classes = config.network, len(config.classes)
+        self.config = config
+        self.encoder = Encoder(config)
+        self.branches = build_branches(net)
+        self.pool = AttentivePooling(net.hidden)
+        self.subsets = SubsetHeads(net, classes)
+        self.branch_weights = BranchWeights(net.hidden)
+        self.dropout = nn.Dropout(net.dropout)
+        self.classifier = nn.Linear(net.hidden, classes)  # shared by both paths (Eq. 17)
+        self.modality_heads = nn.ModuleDict({m: nn.Linear(net.hidden, classes) for m in MODALITIES})
+
+    @property
+    def transformer(self) -> TransformerBranch:
+        """The branch every answer needs."""
+        branch = self.branches["transformer"]
+        assert isinstance(branch, TransformerBranch)
+        return branch
+
+    def classify(self, feature: Tensor) -> Tensor:
+        """`(B, D)` → `(B, C)` logits."""
+        return self.classifier(self.dropout(feature))  # type: ignore[no-any-return]
+
+    def forward(self, batch: Batch) -> Output:
+        """Run all branches and heads on every utterance. Held content that is not present reaches targets only."""
+        common = self.encoder.encode(batch.features, batch.valid, batch.held)
+        sequences, slots = self.encoder.fill(common, batch.valid, batch.present)
+        x, valid = concatenate(COMPLETE, sequences, slots)
+        complete, _ = concatenate(COMPLETE, common, batch.valid)
+
+        encodings: dict[str, Tensor] = {}
+        decodings: dict[str, Tensor] = {}
+        for branch in BRANCHES:
+            encodings[branch], decodings[branch] = self.branches[branch](x, valid)
+        heads, keys = self._vote(sequences, slots, decodings, batch.present)
+        singles, modality_heads = self._vote_alone(common, batch)
+        summary, _ = self.branch_weights(torch.stack(keys, dim=1))
+        return Output(
+            transformer=self.classify(self.pool(encodings["transformer"], valid)),
+            ensemble=self.classify(summary),
+            heads=heads | singles,
+            modality_heads=modality_heads,
+            encodings=encodings,
+            decodings=decodings,
+            complete=complete,
+            filled=x,
+            slots=valid,
+            known=torch.cat([batch.valid[m] & batch.held[:, i, None] for i, m in enumerate(MODALITIES)], dim=1) & valid,
+            imputed=torch.cat(
+                [slots[m] & ~batch.present[:, i, None] for i, m in enumerate(MODALITIES)],
+                dim=1,
+            ),
+        )
+
+    def _vote(
+        self,
+        sequences: Mapping[Modality, Tensor],
+        slots: Mapping[Modality, Tensor],
+        decodings: Mapping[str, Tensor],
+        present: Tensor,
+    ) -> tuple[dict[tuple[str, str], Tensor], list[Tensor]]:
+        """Votes of all pairs and of all three, and each branch's E_key `(B, D)`; branches side by side in one batch."""
+        size = present.shape[0]
+        stacked = self.recover(
+            {m: x.repeat(len(BRANCHES), 1, 1) for m, x in sequences.items()},
+            split(torch.cat([decodings[b] for b in BRANCHES]), slots),
+            present.repeat(len(BRANCHES), 1),
+        )
+        stacked_slots = {m: mask.repeat(len(BRANCHES), 1) for m, mask in slots.items()}
+        pooled = {s: self.subsets.pool(s, stacked, stacked_slots) for s in (*PAIRS, COMPLETE)}  # (3B, D) each
+        heads: dict[tuple[str, str], Tensor] = {}
+        keys: list[Tensor] = []
+        bounds = pairwise(range(0, (len(BRANCHES) + 1) * size, size))
+        for branch, (start, end) in zip(BRANCHES, bounds, strict=True):
+            features = {s: feature[start:end] for s, feature in pooled.items()}
+            for subset, feature in features.items():
+                heads[branch, subset.name] = self.subsets.logits(branch, subset, feature)
+            keys.append(self.key_feature(branch, [features[p] for p in PAIRS], heads))
+        return heads, keys
+
+    def _vote_alone(
+        self, common: Mapping[Modality, Tensor], batch: Batch
+    ) -> tuple[dict[tuple[str, str], Tensor], dict[Modality, Tensor]]:
+        """Votes of each modality alone on the label, and on the polarity it carries itself."""
+        heads: dict[tuple[str, str], Tensor] = {}
+        own: dict[Modality, Tensor] = {}
+        for subset in SINGLES:
+            (modality,) = subset
+            feature = self.subsets.pool(subset, common, batch.valid)
+            heads[BRANCHES[0], subset.name] = self.subsets.logits(BRANCHES[0], subset, feature)
+            own[modality] = self.modality_heads[modality](self.dropout(feature))
+        return heads, own
+
+    def recover(
+        self, sequences: Mapping[Modality, Tensor], decoded: Mapping[Modality, Tensor], present: Tensor
+    ) -> dict[Modality, Tensor]:
+        """`I_m = C_m` where m is present, else the decoder's slots of m; `(B, T_m, D)` each."""
+        return {
+            m: torch.where(present[:, column, None, None], sequences[m], decoded[m])
+            for column, m in enumerate(MODALITIES)
+        }
+
+    def key_feature(
+        self, branch: str, pooled: list[Tensor], votes: Mapping[tuple[str, str], Tensor]
+    ) -> Tensor:
+        """`E_key = Σ α · pooled feature` over the pairs (Eqs. 10, 11): three `(B, D)` → `(B, D)`."""
+        alpha = pair_weights([votes[branch, p.name] for p in PAIRS])  # (B, 3)
+        return torch.einsum("bk,bkd->bd", alpha, torch.stack(pooled, dim=1))
+
+
+def subset_of(present: Tensor) -> Presence:
+    """The subset that a presence row `(3,)` names."""
+    return Presence(frozenset(m for m, here in zip(MODALITIES, present.tolist(), strict=True) if here))
