@@ -1,0 +1,89 @@
+# `make serve` and `make test` set up everything they need in .venv; `make help` names the rest.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+HOST ?= $(or $(EMMR_HOST),127.0.0.1)
+PORT ?= $(or $(EMMR_PORT),8000)
+DEVICE ?= $(or $(EMMR_DEVICE),auto)
+WEIGHTS ?= $(or $(EMMR_WEIGHTS),weights/default)
+DATA ?= ../shared/data
+OUT ?= weights/default
+
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := app model tests docker/healthcheck.py $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py docs/*.py examples/*.py))))
+# The first interpreter that is new enough; PYTHON=… on the command line overrides the search.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+
+# Packages are installed when pyproject.toml or constraints.txt has changed, and not otherwise. The project itself is
+# installed editable: its own code needs no second installation.
+SERVE_STAMP := $(VENV)/.installed-serve
+DEV_STAMP := $(VENV)/.installed-dev
+
+.PHONY: help
+help:  ## Say what can be made
+	@echo "make …"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "variables: HOST=$(HOST) PORT=$(PORT) DEVICE=$(DEVICE) WEIGHTS=$(WEIGHTS) DATA=$(DATA) OUT=$(OUT) PYTHON=$(PYTHON)"
+
+.PHONY: serve
+serve: $(SERVE_STAMP)  ## Serve the shipped weights on HOST:PORT (sets up .venv on the first run)
+	@EMMR_WEIGHTS='$(WEIGHTS)' EMMR_HOST='$(HOST)' EMMR_PORT='$(PORT)' EMMR_DEVICE='$(DEVICE)' exec $(BIN)/emmr serve
+
+.PHONY: test
+test: $(DEV_STAMP)  ## Check style, types, import directions and container files, and run the tests with coverage
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory docker-lint
+	$(BIN)/pytest --cov --cov-report=term
+
+.PHONY: docker-lint
+docker-lint: $(DEV_STAMP)  ## Lint the Dockerfile and hold docker-compose.yml against the Compose Specification
+	$(BIN)/hadolint --config docker/hadolint.yaml docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+.PHONY: weights
+weights: $(DEV_STAMP)  ## Train the shipped weights again, from DATA into OUT
+	$(BIN)/python -m model.training.weights --data '$(DATA)' --out '$(OUT)'
+
+.PHONY: examples
+examples: $(DEV_STAMP)  ## Make the sample inputs in examples/ again
+	$(BIN)/python -m examples.make
+
+.PHONY: readme
+readme: $(DEV_STAMP)  ## Fill the README's answers and results again, from a running service and the weights' results
+	$(BIN)/python -m docs.refresh_readme
+
+.PHONY: constraints
+constraints:  ## Write constraints.txt again, from the newest allowed versions
+	rm -rf .venv-constraints
+	'$(PYTHON)' -m venv .venv-constraints
+	.venv-constraints/bin/python -m pip install --editable '.[dev]'
+	{ grep '^#' constraints.txt; .venv-constraints/bin/python -m pip freeze --all --exclude-editable --exclude pip \
+		| sed -E 's/\+[a-z0-9.]+$$//'; } > .venv-constraints/new
+	mv .venv-constraints/new constraints.txt
+	rm -rf .venv-constraints
+
+.PHONY: clean
+clean:  ## Remove .venv and everything the tools left behind
+	rm -rf $(VENV) .venv-constraints build *.egg-info .coverage .coverage.* htmlcov .mypy_cache .pytest_cache \
+		.ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed; none was found. Name one: make PYTHON=…' >&2; exit 1; }
+	'$(PYTHON)' -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(SERVE_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(SERVE_STAMP)
