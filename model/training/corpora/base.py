@@ -1,0 +1,91 @@
+"""What a corpus is to training: examples whose modalities name where their content lies.
+
+For: one shape behind which the composite corpus, a manifest of one's own clips, or any later corpus stands.
+Does not know: features, caches or networks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from model.modality import Modality, Presence
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextSource:
+    """A sentence, as it stands in the corpus."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SoundSource:
+    """A sound file.
+
+    Args:
+        path: any container `model.features.sound` reads.
+        augmentation: 0 for the clip as recorded; k > 0 for its k-th augmented variant (training only).
+    """
+
+    path: Path
+    augmentation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFaceSource:
+    """An OpenFace 2 CSV of one utterance."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ActionUnitMeansSource:
+    """OpenFace action units already averaged over a clip's frames: 17 AU_r then 18 AU_c."""
+
+    clip: str
+    values: tuple[float, ...]
+
+
+Source = TextSource | SoundSource | OpenFaceSource | ActionUnitMeansSource
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled utterance.
+
+    Args:
+        id: unique within its corpus.
+        label: a class name.
+        sources: a source for each modality that the corpus has for this utterance; at least one.
+        modality_labels: the polarity one modality carries alone, where the corpus knows it.
+        decided_by: which modalities carry the label, where the corpus knows it.
+    """
+
+    id: str
+    label: str
+    sources: Mapping[Modality, Source]
+    modality_labels: Mapping[Modality, str] = field(default_factory=dict)
+    decided_by: str | None = None
+
+    @property
+    def presence(self) -> Presence:
+        """Which modalities the corpus has for this utterance."""
+        return Presence(frozenset(self.sources))
+
+
+class Corpus(Protocol):
+    """A labelled corpus with fixed training, validation and test parts."""
+
+    name: str
+    classes: tuple[str, ...]
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """The fixed examples of a part, in file order."""
+
+    def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
+        """Training examples for one epoch. A corpus without anything to draw returns `examples("train")`."""

@@ -1,0 +1,77 @@
+import copy
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from model.modality import Modality
+from model.training.evaluation import Evaluation, evaluate
+from model.training.report import markdown, tables, write_json
+from tests.support.predictor import CLASSES, ITEMS, Strongest, item
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    return evaluate(Strongest(), ITEMS, CLASSES)
+
+
+def shown(evaluation: Evaluation) -> str:
+    console = Console(file=io.StringIO(), width=160, record=True)
+    for table in tables(evaluation):
+        console.print(table)
+    return console.export_text()
+
+
+def test_json_holds_the_whole_evaluation(evaluation: Evaluation, tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "out.json"
+    write_json(evaluation, path)
+    assert json.loads(path.read_text(encoding="utf-8")) == evaluation
+    assert [child.name for child in path.parent.iterdir()] == ["out.json"]
+
+
+def test_tables_show_every_protocol(evaluation: Evaluation) -> None:
+    text = shown(evaluation)
+    for title in ("By what is present", "By missing rate", "what carries the label", "Key missing modality"):
+        assert title in text
+    assert "ensemble used for 4 of 12 (33.3%)" in text
+    (row,) = [line for line in text.splitlines() if "text+audio+visual" in line and "0.5556" in line]
+    assert "0.7500" in row
+
+
+def test_tables_leave_out_what_was_not_measured() -> None:
+    text = shown(evaluate(Strongest(), [item("a", 0, {Modality.TEXT: 0})], CLASSES))
+    assert "Gate" not in text
+    assert "Key missing" not in text
+    assert "carries the label" not in text
+    assert "–" in text
+
+
+def test_markdown_of_one_run_shows_its_figures(evaluation: Evaluation) -> None:
+    lines = markdown([evaluation]).splitlines()
+    assert lines[0] == "| Present | Macro-F1 | Accuracy | Items |"
+    assert lines[2] == "| text+audio+visual | 0.556 | 0.750 | 4 |"
+    assert "| 0.0 | 0.556 | 0.750 | 4 |" in lines
+    assert len(lines) == 2 + 7 + 1 + 2 + 6
+
+
+def test_markdown_of_several_runs_shows_mean_and_deviation(evaluation: Evaluation) -> None:
+    other = copy.deepcopy(evaluation)
+    other["patterns"]["text+audio+visual"]["accuracy"] = 0.65
+    assert "| text+audio+visual | 0.556 ± 0.000 | 0.700 ± 0.071 | 4 |" in markdown([evaluation, other])
+
+
+def test_markdown_marks_patterns_without_items() -> None:
+    text = markdown([evaluate(Strongest(), [item("a", 0, {Modality.TEXT: 0})], CLASSES)])
+    assert "| visual | – | – | 0 |" in text
+
+
+def test_runs_of_other_items_are_not_averaged(evaluation: Evaluation) -> None:
+    with pytest.raises(ValueError, match="not of the same items"):
+        markdown([evaluation, evaluate(Strongest(), ITEMS[:2], CLASSES)])
+
+
+def test_no_run_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="no evaluation to show"):
+        markdown([])
