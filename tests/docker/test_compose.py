@@ -1,0 +1,101 @@
+import re
+import shutil
+import subprocess
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.settings import Settings
+from tests.docker.dockerfile import Stage
+
+Services = dict[str, dict[str, Any]]
+
+
+def test_each_service_builds_a_stage_of_the_dockerfile(
+    repository: Path, services: Services, stages: dict[str, Stage]
+) -> None:
+    assert {service["build"]["target"] for service in services.values()} == {"cpu", "cuda"}
+    for service in services.values():
+        build = service["build"]
+        assert (repository / build["context"] / build["dockerfile"]).samefile(repository / "docker" / "Dockerfile")
+        assert build["target"] in stages
+
+
+def test_only_the_gpu_service_starts_by_default_and_it_reserves_an_nvidia_gpu(services: Services) -> None:
+    (default,) = (service for service in services.values() if "profiles" not in service)
+    assert default["build"]["target"] == "cuda"
+    (device,) = default["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
+def test_the_port_is_published_to_this_machine_only_and_is_the_images(
+    services: Services, stages: dict[str, Stage]
+) -> None:
+    inside = stages["service"].environment["EMMR_PORT"]
+    for service in services.values():
+        ((host, published, target),) = (port.split(":") for port in service["ports"])
+        assert ip_address(host).is_loopback
+        assert published == target == inside
+
+
+def test_the_health_check_is_the_images(services: Services, stages: dict[str, Stage]) -> None:
+    _, _, command = stages["service"].all("HEALTHCHECK")[0].arguments.partition("CMD ")
+    for service in services.values():
+        kind, *words = service["healthcheck"]["test"]
+        assert kind == "CMD"
+        assert re.findall(r'"([^"]+)"', command) == words
+
+
+def test_there_is_time_to_drain_before_the_kill(services: Services) -> None:
+    fields = Settings.model_fields
+    needed = fields["grace_period"].default + fields["drain_timeout"].default
+    for service in services.values():
+        assert float(service["stop_grace_period"].removesuffix("s")) > needed
+
+
+def test_the_container_can_write_to_memory_alone_and_holds_no_privilege(
+    services: Services, stages: dict[str, Stage]
+) -> None:
+    for service in services.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "cap_add" not in service
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not service.get("privileged", False)
+        assert not service.get("volumes")
+        writable = [mount.partition(":")[0] for mount in service["tmpfs"]]
+        assert any(Path(stages["service"].environment["NUMBA_CACHE_DIR"]).is_relative_to(folder) for folder in writable)
+
+
+def test_memory_and_processes_are_limited(services: Services) -> None:
+    for service in services.values():
+        limit = service["deploy"]["resources"]["limits"]["memory"]
+        needed = Settings.model_fields["decode_memory_bytes"].default
+        assert int(limit.removesuffix("g")) * 2**30 > needed
+        assert service["pids_limit"] > 0
+        assert service["restart"] == "unless-stopped"
+
+
+def test_settings_come_from_an_optional_file_that_is_never_committed(repository: Path, services: Services) -> None:
+    ignored = (repository / ".gitignore").read_text(encoding="utf-8").splitlines()
+    for service in services.values():
+        (source,) = service["env_file"]
+        assert source["required"] is False
+        assert f"*{Path(source['path']).suffix}" in ignored
+        assert "environment" not in service
+
+
+def test_docker_itself_reads_the_file_when_it_is_here(repository: Path) -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("docker compose is not installed; the schema check of `make docker-lint` stands in for it")
+    read = subprocess.run(
+        [docker, "compose", "--file", "docker-compose.yml", "--profile", "cpu", "config", "--quiet"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert read.returncode == 0, read.stderr
