@@ -88,9 +88,7 @@ class Presence:
 
 COMPLETE: Final = Presence(frozenset(MODALITIES))
 
-SUBSETS: Final = tuple(
-    Presence(frozenset(subset)) for size in (3, 2, 1) for subset in combinations(MODALITIES, size)
-)
+SUBSETS: Final = tuple(Presence(frozenset(subset)) for size in (3, 2, 1) for subset in combinations(MODALITIES, size))
 """The seven non-empty subsets, largest first."""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from model.modality import MODALITIES, Modality
+from model.modality import Modality
 
 
 def differs(full: Tensor, available: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def key_modalities(inconsistent: bool, missing: Sequence[Modality], without: Map
 
 
 def key_score(full: Tensor, available: Tensor) -> Tensor:
-    """How far the missing modality moves the vote: total variation distance of two distributions `(B, C)`, in [0, 1]."""
+    """How far the missing ones move the vote: total variation distance of distributions `(B, C)`, in [0, 1]."""
     return 0.5 * (full - available).abs().sum(dim=-1)
 
 
@@ -56,8 +56,3 @@ class BranchWeights(nn.Module):
         """Branch features H `(B, 3, D)` → r `(B, D)` and β `(B, 3)`."""
         weights = self.w(torch.tanh(keys)).squeeze(-1).softmax(dim=1)  # (B, 3)
         return torch.einsum("bk,bkd->bd", weights, keys), weights
-
-
-def missing_modalities(present: Sequence[bool]) -> list[Modality]:
-    """The modalities a row of a presence mask lacks, in order."""
-    return [m for m, here in zip(MODALITIES, present, strict=True) if not here]

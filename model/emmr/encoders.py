@@ -1,4 +1,4 @@
-"""From features to the common sequence X: modality encoders, common space, and what stands in a missing modality's place.
+"""From features to the common sequence X: modality encoders, common space, and what stands for a missing modality.
 
 For: Eqs. 1 and 2, with the common space of the authors' code that the paper leaves out.
 Does not know: branches, heads, labels.
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.emmr.attention import SelfAttention, masked_mean
+from model.emmr.attention import SelfAttention, SharedDropout, masked_mean
 from model.modality import MODALITIES, Modality
 
 MODALITY_PAIRS: Final = tuple(combinations(MODALITIES, 2))
@@ -28,11 +28,12 @@ class ModalityEncoder(nn.Module):
         super().__init__()
         self.project = nn.Linear(size, hidden, bias=False)
         self.attention = SelfAttention(hidden, heads, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """`(B, T_m, d_m)`, `(B, T_m)` → `(B, T_m, D)`."""
-        return self.attention(self.dropout(self.project(x)), valid)  # type: ignore[no-any-return]
+        encoded: Tensor = self.attention(self.dropout(self.project(x)), valid)
+        return encoded
 
 
 class CommonSpace(nn.Module):

@@ -40,7 +40,8 @@ class GuidanceNetwork(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """`(B, C)` logits."""
         encoded, valid = self.encode(batch)
-        return self.classifier(self.dropout(self.pool(encoded, valid)))  # type: ignore[no-any-return]
+        logits: Tensor = self.classifier(self.dropout(self.pool(encoded, valid)))
+        return logits
 
     @torch.no_grad()
     def guide(self, batch: Batch) -> Tensor:

@@ -151,14 +151,10 @@ def _ensemble(network: EMMR, part: _Part, rows: list[_Row], *, explain: bool) ->
         )
         recovered[branch] = _recover(part, split(decoded, part.slots))
         pooled = [network.subsets.pool(p, recovered[branch], part.slots) for p in PAIRS]
-        votes = {
-            (branch, p.name): network.subsets.logits(branch, p, f) for p, f in zip(PAIRS, pooled, strict=True)
-        }
+        votes = {(branch, p.name): network.subsets.logits(branch, p, f) for p, f in zip(PAIRS, pooled, strict=True)}
         keys.append(network.key_feature(branch, pooled, votes))
     summary, weights = network.branch_weights(torch.stack(keys, dim=1))  # (N, D), (N, 3)
-    for row, answer, beta in zip(
-        part.rows, _distributions(network.classify(summary)), weights.tolist(), strict=True
-    ):
+    for row, answer, beta in zip(part.rows, _distributions(network.classify(summary)), weights.tolist(), strict=True):
         rows[row].ensemble = answer
         rows[row].branch_weights = dict(zip(BRANCHES, beta, strict=True))
     if explain:

@@ -149,7 +149,9 @@ def _backward(output: Output, settings: LossSettings) -> Tensor:
     ).mean()
 
 
-def _auxiliary(output: Output, labels: Tensor, held: Tensor, cross_entropy: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _auxiliary(
+    output: Output, labels: Tensor, held: Tensor, cross_entropy: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     losses = []
     for (_, name), logits in output.heads.items():
         subset = Presence.parse(name)

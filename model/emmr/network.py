@@ -9,7 +9,6 @@ Shapes: B batch, T_m slots of modality m, T their sum, D hidden, C classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +82,8 @@ class EMMR(nn.Module):
 
     def classify(self, feature: Tensor) -> Tensor:
         """`(B, D)` → `(B, C)` logits."""
-        return self.classifier(self.dropout(feature))  # type: ignore[no-any-return]
+        logits: Tensor = self.classifier(self.dropout(feature))
+        return logits
 
     def forward(self, batch: Batch) -> Output:
         """Run all branches and heads on every utterance. Held content that is not present reaches targets only."""
@@ -123,24 +123,29 @@ class EMMR(nn.Module):
         decodings: Mapping[str, Tensor],
         present: Tensor,
     ) -> tuple[dict[tuple[str, str], Tensor], list[Tensor]]:
-        """Votes of all pairs and of all three, and each branch's E_key `(B, D)`; branches side by side in one batch."""
-        size = present.shape[0]
-        stacked = self.recover(
-            {m: x.repeat(len(BRANCHES), 1, 1) for m, x in sequences.items()},
-            split(torch.cat([decodings[b] for b in BRANCHES]), slots),
-            present.repeat(len(BRANCHES), 1),
-        )
-        stacked_slots = {m: mask.repeat(len(BRANCHES), 1) for m, mask in slots.items()}
-        pooled = {s: self.subsets.pool(s, stacked, stacked_slots) for s in (*PAIRS, COMPLETE)}  # (3B, D) each
+        """Votes of all pairs and of all three, and each branch's E_key `(B, D)`.
+
+        A subset without a missing modality holds the same true sequences in every branch, so it is pooled once.
+        """
+        recovered = {b: self.recover(sequences, split(decodings[b], slots), present) for b in BRANCHES}
+        first, *others = BRANCHES
         heads: dict[tuple[str, str], Tensor] = {}
-        keys: list[Tensor] = []
-        bounds = pairwise(range(0, (len(BRANCHES) + 1) * size, size))
-        for branch, (start, end) in zip(BRANCHES, bounds, strict=True):
-            features = {s: feature[start:end] for s, feature in pooled.items()}
-            for subset, feature in features.items():
-                heads[branch, subset.name] = self.subsets.logits(branch, subset, feature)
-            keys.append(self.key_feature(branch, [features[p] for p in PAIRS], heads))
-        return heads, keys
+        pooled: dict[str, list[Tensor]] = {branch: [] for branch in BRANCHES}
+        for subset in (*PAIRS, COMPLETE):
+            members = [MODALITIES.index(m) for m in subset]
+            rebuilt = (~present[:, members]).any(dim=1).nonzero().squeeze(-1)  # (N,) rows with a missing member
+            feature = self.subsets.pool(
+                subset,
+                {m: torch.cat([recovered[first][m], *(recovered[b][m][rebuilt] for b in others)]) for m in subset},
+                {m: torch.cat([slots[m], *(slots[m][rebuilt] for _ in others)]) for m in subset},
+            )  # (B + 2 N, D): everything of the first branch, then what differs in the others
+            shared, *own = feature.split([present.shape[0], *(len(rebuilt) for _ in others)])
+            features = [shared, *(shared.index_copy(0, rebuilt, part) for part in own)]
+            for branch, pooled_feature in zip(BRANCHES, features, strict=True):
+                heads[branch, subset.name] = self.subsets.logits(branch, subset, pooled_feature)
+                if subset in PAIRS:
+                    pooled[branch].append(pooled_feature)
+        return heads, [self.key_feature(branch, pooled[branch], heads) for branch in BRANCHES]
 
     def _vote_alone(
         self, common: Mapping[Modality, Tensor], batch: Batch
@@ -164,9 +169,7 @@ class EMMR(nn.Module):
             for column, m in enumerate(MODALITIES)
         }
 
-    def key_feature(
-        self, branch: str, pooled: list[Tensor], votes: Mapping[tuple[str, str], Tensor]
-    ) -> Tensor:
+    def key_feature(self, branch: str, pooled: list[Tensor], votes: Mapping[tuple[str, str], Tensor]) -> Tensor:
         """`E_key = Σ α · pooled feature` over the pairs (Eqs. 10, 11): three `(B, D)` → `(B, D)`."""
         alpha = pair_weights([votes[branch, p.name] for p in PAIRS])  # (B, 3)
         return torch.einsum("bk,bkd->bd", alpha, torch.stack(pooled, dim=1))

@@ -6,6 +6,7 @@ Source: paper 3.5; layer widths from its Fig. 8 (b, c). The cascade's decoding i
 released code returns the last term only.
 """
 
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -29,11 +30,13 @@ class TransformerBranch(nn.Module):
 
     def encode(self, x: Tensor, valid: Tensor) -> Tensor:
         """X → F, `(B, T, D)`."""
-        return self.encoder(x, valid)  # type: ignore[no-any-return]
+        encoded: Tensor = self.encoder(x, valid)
+        return encoded
 
     def decode(self, encoded: Tensor, valid: Tensor) -> Tensor:
         """F → D, `(B, T, D)`."""
-        return self.decoder(encoded, valid)  # type: ignore[no-any-return]
+        decoded: Tensor = self.decoder(encoded, valid)
+        return decoded
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """X → (F, D)."""
@@ -47,7 +50,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         widths = (config.hidden, *config.autoencoder)
-        layers = [nn.Sequential(nn.Linear(a, b), nn.LeakyReLU(LEAK)) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Sequential(nn.Linear(a, b), nn.LeakyReLU(LEAK)) for a, b in pairwise(widths)]
         self.encoder = nn.Sequential(*layers[:4])
         self.decoder = nn.Sequential(*layers[4:])
 
@@ -67,13 +70,14 @@ class AutoencoderBranch(nn.Module):
         self.to_decoding = nn.Linear(config.hidden, config.hidden)
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """X → (F, D); position-wise, so `valid` changes nothing."""
+        """X → (F, D)."""
+        del valid  # position-wise: no slot sees another
         code, output = self.autoencoder(x)
         return self.to_encoding(code), self.to_decoding(output)
 
 
 class CascadeBranch(nn.Module):
-    """MMIN's cascade of residual autoencoders: `X_{k+1} = X_k + RA_k(X_k)`, `D = X_6`, `F = Linear` of the five codes."""
+    """MMIN's cascade of residual autoencoders: `X_{k+1} = X_k + RA_k(X_k)`, `D = X_6`, `F = Linear` of all codes."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -81,7 +85,8 @@ class CascadeBranch(nn.Module):
         self.to_encoding = nn.Linear(config.residual_blocks * config.autoencoder[3], config.hidden)
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """X → (F, D); position-wise, so `valid` changes nothing."""
+        """X → (F, D)."""
+        del valid  # position-wise: no slot sees another
         codes = []
         for block in self.blocks:
             code, delta = block(x)

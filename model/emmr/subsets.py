@@ -37,15 +37,17 @@ class SubsetHeads(nn.Module):
         )
 
     def pool(self, subset: Presence, sequences: Mapping[Modality, Tensor], slots: Mapping[Modality, Tensor]) -> Tensor:
-        """Pooled feature of a subset, `(B, D)`, from each modality's sequence `(B, T_m, D)` and valid slots `(B, T_m)`."""
+        """Pooled feature `(B, D)` of a subset, from each modality's `(B, T_m, D)` and its valid slots `(B, T_m)`."""
         x, valid = concatenate(subset, sequences, slots)
-        return self.pools[subset.name](self.blocks[subset.name](x, valid), valid)  # type: ignore[no-any-return]
+        pooled: Tensor = self.pools[subset.name](self.blocks[subset.name](x, valid), valid)
+        return pooled
 
     def logits(self, branch: str, subset: Presence, pooled: Tensor) -> Tensor:
         """A branch's vote on a pooled feature: `(B, D)` → `(B, C)`."""
         heads = self.heads[branch]
         assert isinstance(heads, nn.ModuleDict)
-        return heads[subset.name](self.dropout(pooled))  # type: ignore[no-any-return]
+        vote: Tensor = heads[subset.name](self.dropout(pooled))
+        return vote
 
 
 def concatenate(

@@ -5,7 +5,7 @@ Does not know: files, containers, uploads (see `model.features.sound` and `app.u
 (see `model.features.preprocessing`).
 Source: EMMR (Zeng et al., EMNLP 2022), section 3.3: zero-crossing rate, MFCC and chroma of the constant-Q transform,
 all as librosa 0.11 computes them. Harmonic separation is Fitzgerald's median filtering (DAFx 2010), as
-`librosa.effects.harmonic`, with the two running medians done by `bottleneck`, which is exact and about nine times faster.
+`librosa.effects.harmonic`, with the two running medians done by `bottleneck`: exact, and about nine times faster.
 
 Shapes: S samples, T = 1 + S // HOP_LENGTH frames, F = 1 + N_FFT // 2 frequency bins.
 """

@@ -40,7 +40,9 @@ def with_rubbish(batch: Batch, filler: float | None) -> Batch:
         missing = ~batch.present[:, column]
         x[missing] = torch.randn_like(x[missing]) * 100 if filler is None else filler
         features[modality] = x
-    valid = {m: v | (torch.rand(v.shape) < 0.5) & ~batch.present[:, i, None] for i, (m, v) in enumerate(batch.valid.items())}
+    valid = {
+        m: v | (torch.rand(v.shape) < 0.5) & ~batch.present[:, i, None] for i, (m, v) in enumerate(batch.valid.items())
+    }
     return replace(batch, features=features, valid=valid)
 
 
@@ -60,7 +62,8 @@ def test_held_but_hidden_content_changes_no_training_output_bit(network: EMMR, s
     present = torch.tensor([subset.mask()] * 4)
     batch = whole.with_present(present)
     features = {
-        m: torch.where(present[:, i, None, None], x, torch.randn_like(x)) for i, (m, x) in enumerate(batch.features.items())
+        m: torch.where(present[:, i, None, None], x, torch.randn_like(x))
+        for i, (m, x) in enumerate(batch.features.items())
     }
     with torch.no_grad():
         clean, other = network(batch), network(replace(batch, features=features))
@@ -105,7 +108,9 @@ def test_deciding_equals_the_whole_graph(network: EMMR) -> None:
             continue
         np.testing.assert_allclose(decision.ensemble, output.ensemble[i].softmax(0), atol=1e-5)
         np.testing.assert_allclose(decision.full, output.heads[BRANCHES[0], COMPLETE.name][i].softmax(0), atol=1e-5)
-        np.testing.assert_allclose(decision.available, output.heads[BRANCHES[0], presence.name][i].softmax(0), atol=1e-5)
+        np.testing.assert_allclose(
+            decision.available, output.heads[BRANCHES[0], presence.name][i].softmax(0), atol=1e-5
+        )
 
 
 def test_the_gate_opens_exactly_where_full_and_available_votes_differ(network: EMMR) -> None:

@@ -1,0 +1,151 @@
+"""A weights folder: written once, verified by hash before anything in it is used.
+
+For: `config.json`, `model.safetensors`, `preprocessing.json`, `README.md` (the model card) and `hashes.json`.
+Does not know: training or serving. No pickle is read or written.
+
+`hashes.json` maps each of `HASHED` to its SHA-256. The version is the first twelve digits of the SHA-256 of those
+lines, so equal versions mean equal behaviour.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.emmr.network import EMMR
+from model.errors import CheckpointError
+from model.features.preprocessing import Preprocessing
+from model.features.text import TextEncoder
+from model.modality import Modality
+
+CONFIG: Final = "config.json"
+WEIGHTS: Final = "model.safetensors"
+PREPROCESSING: Final = "preprocessing.json"
+HASHES: Final = "hashes.json"
+CARD: Final = "README.md"
+HASHED: Final = (CONFIG, WEIGHTS, PREPROCESSING)
+
+NETWORK_PREFIX: Final = "network."
+ADAPTER_PREFIX: Final = "text_adapter."
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded weights folder; the network is in eval mode and the text encoder has its adapters merged."""
+
+    config: ModelConfig
+    network: EMMR
+    preprocessing: Preprocessing
+    text_encoder: TextEncoder
+    version: str
+    card: str
+    folder: Path
+
+
+def save_checkpoint(
+    folder: Path,
+    network: EMMR,
+    preprocessing: Preprocessing,
+    adapters: Mapping[str, Tensor] | None = None,
+    card: str = "",
+) -> str:
+    """Write a weights folder and return its version.
+
+    Args:
+        folder: made where it does not exist; files of the same names are replaced.
+        network: its config is written too.
+        preprocessing: statistics of the training split.
+        adapters: low-rank adapters of the text encoder, as `TextEncoder.merge` takes them.
+        card: the model card, Markdown.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{NETWORK_PREFIX}{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"{ADAPTER_PREFIX}{name}": value for name, value in (adapters or {}).items()}
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(network.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    preprocessing.write(folder / PREPROCESSING)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    hashes = {name: _sha256(folder / name) for name in HASHED}
+    (folder / HASHES).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
+    return _version(hashes)
+
+
+def load_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
+    """Verify and load a weights folder.
+
+    Raises:
+        CheckpointError: a file is missing, altered, or does not fit the config.
+        ConfigError: the text encoder the config names cannot be loaded.
+    """
+    version = verify_hashes(folder)
+    try:
+        config = ModelConfig.model_validate_json((folder / CONFIG).read_bytes())
+        tensors = load_file(folder / WEIGHTS)
+    except (ValidationError, SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    preprocessing = Preprocessing.read(folder / PREPROCESSING)
+    for modality in (Modality.AUDIO, Modality.VISUAL):
+        statistics = preprocessing.statistics.get(modality)
+        shape = (config.feature_size(modality),)
+        if statistics is None or not statistics.mean.shape == statistics.std.shape == shape:
+            raise CheckpointError(f"{folder}: {PREPROCESSING} does not fit the config's {modality} features")
+    network = EMMR(config)
+    try:
+        network.load_state_dict(_under(tensors, NETWORK_PREFIX))
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
+    text_encoder = TextEncoder(config.text, device)
+    text_encoder.merge({k: v.to(device) for k, v in _under(tensors, ADAPTER_PREFIX).items()})
+    card = folder / CARD
+    return Checkpoint(
+        config=config,
+        network=network.to(device).eval().requires_grad_(False),
+        preprocessing=preprocessing,
+        text_encoder=text_encoder,
+        version=version,
+        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        folder=folder,
+    )
+
+
+def verify_hashes(folder: Path) -> str:
+    """Compare every hashed file with `hashes.json` and return the version.
+
+    Raises:
+        CheckpointError: the folder is not a weights folder, or a file is missing or altered.
+    """
+    try:
+        hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is not a weights folder: {HASHES} cannot be read ({error})") from error
+    if not isinstance(hashes, dict) or sorted(hashes) != sorted(HASHED):
+        raise CheckpointError(f"{folder}: {HASHES} must name {', '.join(HASHED)}")
+    for name in HASHED:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: {name} is missing")
+        if _sha256(folder / name) != hashes[name]:
+            raise CheckpointError(f"{folder}: {name} is not the file that was hashed")
+    return _version(hashes)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _version(hashes: Mapping[str, str]) -> str:
+    lines = "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes))
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,120 @@
+"""Content of each modality → normalised slots: the one way from a sentence, a waveform or a face track to `Utterance`.
+
+For: training, the command line and serving alike.
+Does not know: files (`sound`, `openface`), uploads, the network.
+
+Shapes: T slots, d features, S samples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.config import ModelConfig
+from model.errors import EmptyModality
+from model.features.audio import HOP_LENGTH, MIN_SAMPLES, SAMPLE_RATE, acoustic_features
+from model.features.openface import FaceTrack
+from model.features.preprocessing import Preprocessing, reduce_to_slots
+from model.features.text import TextEncoder, TextFeatures
+from model.modality import Modality
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFeatures:
+    """One clip: `array` `(T, d)`, its length in seconds, its frames, and whether frames were cut."""
+
+    array: FloatArray
+    seconds: float
+    frames: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VisualFeatures:
+    """One face track: `array` `(T, d)`, the frames used, and whether frames were cut."""
+
+    array: FloatArray
+    frames: int
+    truncated: bool
+
+
+class FeatureExtractor:
+    """Features as one checkpoint wants them."""
+
+    def __init__(self, config: ModelConfig, preprocessing: Preprocessing, text_encoder: TextEncoder) -> None:
+        self.config = config
+        self.preprocessing = preprocessing
+        self.text_encoder = text_encoder
+
+    def text(self, sentences: Sequence[str]) -> list[TextFeatures]:
+        """Encode sentences."""
+        return [
+            TextFeatures(
+                self.slots(Modality.TEXT, f.array), f.tokens, f.truncated or self._cuts(Modality.TEXT, f.array)
+            )
+            for f in self.text_encoder(sentences)
+        ]
+
+    def audio(self, waveform: FloatArray) -> AudioFeatures:
+        """Describe a mono 16 kHz waveform `(S,)`.
+
+        Raises:
+            EmptyModality: `too_short` or `silent`.
+        """
+        raw = raw_audio_features(waveform, self.config)
+        return AudioFeatures(
+            array=self.slots(Modality.AUDIO, raw),
+            seconds=waveform.size / SAMPLE_RATE,
+            frames=raw.shape[0],
+            truncated=self._cuts(Modality.AUDIO, raw),
+        )
+
+    def visual(self, track: FaceTrack) -> VisualFeatures:
+        """Describe a face track of the config's column set."""
+        raw = raw_visual_features(track.values, self.config)
+        return VisualFeatures(
+            array=self.slots(Modality.VISUAL, raw), frames=track.kept, truncated=self._cuts(Modality.VISUAL, raw)
+        )
+
+    def slots(self, modality: Modality, raw: FloatArray) -> FloatArray:
+        """Raw features `(T, d)` → normalised slots."""
+        statistics = self.preprocessing.statistics.get(modality)
+        normalised = raw if statistics is None else statistics.normalise(raw)
+        return reduce_to_slots(normalised, self.config.slots.of(modality), self.config.slots.reduction)
+
+    def _cuts(self, modality: Modality, raw: FloatArray) -> bool:
+        slots = self.config.slots
+        return slots.reduction == "truncate" and raw.shape[0] > slots.of(modality)
+
+
+def raw_audio_features(waveform: FloatArray, config: ModelConfig) -> FloatArray:
+    """Acoustic features before normalisation, `(T, d)`.
+
+    Raises:
+        EmptyModality: `too_short` (under one hop) or `silent` (no frame louder than the config's threshold).
+    """
+    if waveform.size < MIN_SAMPLES:
+        raise EmptyModality(Modality.AUDIO, "too_short", f"shorter than {1000 * MIN_SAMPLES / SAMPLE_RATE:.0f} ms")
+    if loudest_frame_dbfs(waveform) < config.audio.silence_dbfs:
+        raise EmptyModality(Modality.AUDIO, "silent", f"never louder than {config.audio.silence_dbfs:g} dBFS")
+    features = acoustic_features(waveform)
+    if not config.audio.dynamics:
+        return features
+    change = np.abs(np.diff(features, axis=0, prepend=features[:1]))
+    return np.concatenate([features, change], axis=1)
+
+
+def loudest_frame_dbfs(waveform: FloatArray) -> float:
+    """Root mean square of the loudest hop, in dB below full scale; -inf for digital silence."""
+    whole = waveform.size // HOP_LENGTH * HOP_LENGTH
+    power = float(np.square(waveform[:whole].reshape(-1, HOP_LENGTH), dtype=np.float64).mean(axis=1).max())
+    return 10.0 * float(np.log10(power)) if power > 0 else float("-inf")
+
+
+def raw_visual_features(values: FloatArray, config: ModelConfig) -> FloatArray:
+    """Face features before normalisation: every frame `(T, d)`, or their mean `(1, d)`."""
+    return values.mean(axis=0, keepdims=True) if config.visual.reduce == "mean" else values

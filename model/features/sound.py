@@ -1,0 +1,244 @@
+"""A sound file → a mono 16 kHz waveform, or an error; never a shorter sound than was recorded.
+
+For: the one way a clip is read, in training, on the command line and behind the service.
+Does not know: features (see `model.features.audio`), uploads, processes.
+Source: libsndfile reads WAV, FLAC, Ogg and MP3; FFmpeg, through PyAV, reads WebM/Opus and M4A/AAC. Resampling is
+soxr's `HQ` recipe, as `librosa.resample` has it by default.
+
+Headers are not believed: rate and channels are checked before anything is allocated for them, and length is counted in
+decoded blocks. This module imports neither librosa nor torch, so that a decoding process starts fast and stays small.
+
+Shapes: S samples, K samples of a block, C channels.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from model.errors import CorruptModality, EmptyModality, ModalityTooLarge, UnsupportedFormat
+from model.features.containers import SNIFF_BYTES, check_whole, sniff
+from model.modality import Modality
+
+if TYPE_CHECKING:
+    from av import AudioFrame
+
+__all__ = ["SAMPLE_RATE", "Sound", "SoundLimits", "read_sound", "sniff"]
+
+FloatArray = npt.NDArray[np.float32]
+
+SAMPLE_RATE: Final = 16_000  # Hz, mono
+SAMPLE_BYTES: Final = 4  # float32, which everything is decoded to
+BLOCK_SAMPLES: Final = 2**16  # decoded at a time, over all channels
+MAX_AMPLITUDE: Final = 64.0  # 36 dB above full scale: float files may overshoot 1, but not by the range of an integer
+HEADER_BYTES: Final = 2**20  # allowed for tags and tables beside the samples
+MAX_SAMPLE_BYTES: Final = 8  # of the widest subtype accepted, DOUBLE
+
+_WAV_SUBTYPES: Final = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+SUBTYPES: Final[Mapping[str, tuple[str, ...]]] = {
+    "WAV": _WAV_SUBTYPES,
+    "WAVEX": _WAV_SUBTYPES,
+    "FLAC": ("PCM_S8", "PCM_16", "PCM_24"),
+    "OGG": ("VORBIS", "OPUS"),
+    "MP3": ("MPEG_LAYER_III",),
+}
+"""What is accepted of libsndfile's formats; the rest (ADPCM, GSM, Speex, …) is attack surface without a use here."""
+FFMPEG: Final[Mapping[str, tuple[str, str, str]]] = {
+    "webm": ("matroska", "opus", "opus,libopus"),
+    "m4a": ("mov", "aac", "aac"),
+}
+"""Container → FFmpeg's demuxer, the codec accepted, and the decoders it may open at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoundLimits:
+    """What a sound may cost.
+
+    Args:
+        max_seconds: of sound.
+        max_decoded_bytes: of float32 samples of all channels at the file's own rate.
+        min_rate, max_rate: in Hz.
+        max_channels: mixed down to one.
+    """
+
+    max_seconds: float = 300.0
+    max_decoded_bytes: int = 64 * 2**20
+    min_rate: int = 8_000
+    max_rate: int = 192_000
+    max_channels: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """A decoded sound.
+
+    Args:
+        waveform: `(S,)` float32, mono, at `SAMPLE_RATE`.
+        seconds: of the file, at its own rate.
+        source_rate: in Hz.
+        channels: of the file.
+    """
+
+    waveform: FloatArray
+    seconds: float
+    source_rate: int
+    channels: int
+
+
+def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> Sound:
+    """Decode a whole file.
+
+    Args:
+        source: a path, or a binary file read from where it stands.
+        limits: `SoundLimits()` when not given.
+
+    Raises:
+        UnsupportedFormat: a container or codec that is not accepted.
+        CorruptModality: not readable to its end, rate or channels out of range, or a sample that is no number.
+        ModalityTooLarge: too long.
+        EmptyModality: `too_short`: a well-formed file without a sample.
+        OSError: the path cannot be read.
+    """
+    limits = limits or SoundLimits()
+    data = _contents(source, limits)
+    container = sniff(data[:SNIFF_BYTES])
+    if container is None:
+        raise UnsupportedFormat(Modality.AUDIO, "accepted are WAV, FLAC, Ogg, MP3, WebM (Opus) and M4A (AAC)")
+    check_whole(container, data)
+    tape = _Tape(limits)
+    if container in FFMPEG:
+        _decode_with_ffmpeg(data, container, tape)
+    else:
+        _decode_with_libsndfile(data, tape)
+    return tape.sound()
+
+
+def _contents(source: Path | BinaryIO, limits: SoundLimits) -> bytes:
+    most = limits.max_decoded_bytes // SAMPLE_BYTES * MAX_SAMPLE_BYTES + HEADER_BYTES
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            data = file.read(most + 1)
+    else:
+        data = source.read(most + 1)
+    if len(data) > most:
+        raise ModalityTooLarge(Modality.AUDIO, f"a sound file may hold at most {most} bytes")
+    if not data:
+        raise CorruptModality(Modality.AUDIO, "the file is empty")
+    return data
+
+
+class _Tape:
+    """Collects decoded blocks, mixed down, and keeps the limits."""
+
+    def __init__(self, limits: SoundLimits) -> None:
+        self._limits = limits
+        self._blocks: list[FloatArray] = []
+        self._rate = self._channels = 0
+        self.samples = 0
+
+    def begin(self, rate: int, channels: int) -> None:
+        """Check what the file says of itself; again when it changes its mind."""
+        limits = self._limits
+        if not limits.min_rate <= rate <= limits.max_rate:
+            raise CorruptModality(
+                Modality.AUDIO, f"a sampling rate of {rate} Hz is not within {limits.min_rate} and {limits.max_rate} Hz"
+            )
+        if not 1 <= channels <= limits.max_channels:
+            raise CorruptModality(Modality.AUDIO, f"{channels} channels are not within 1 and {limits.max_channels}")
+        if self._rate and (rate, channels) != (self._rate, self._channels):
+            raise CorruptModality(Modality.AUDIO, "rate or channels change along the way", self._place(0))
+        self._rate, self._channels = rate, channels
+
+    def add(self, block: FloatArray) -> None:
+        """Take a `(K, C)` block."""
+        # A NaN is not at most anything, so this one comparison finds it too.
+        sane = np.abs(block) <= MAX_AMPLITUDE
+        if not sane.all():
+            first = int(np.argmin(sane.all(axis=1)))
+            raise CorruptModality(Modality.AUDIO, "a sample is not a number near [-1, 1]", self._place(first))
+        samples = self.samples + len(block)
+        if samples > self._limits.max_seconds * self._rate:
+            raise ModalityTooLarge(Modality.AUDIO, f"a sound may last at most {self._limits.max_seconds:g} seconds")
+        if samples * self._channels * SAMPLE_BYTES > self._limits.max_decoded_bytes:
+            raise ModalityTooLarge(
+                Modality.AUDIO, f"a sound may decode to at most {self._limits.max_decoded_bytes} bytes"
+            )
+        self.samples = samples
+        self._blocks.append(block[:, 0].copy() if self._channels == 1 else block.mean(axis=1, dtype=np.float32))
+
+    def _place(self, offset: int) -> str:
+        return f"{(self.samples + offset) / self._rate:.3f} s"
+
+    def sound(self) -> Sound:
+        """What was collected, resampled."""
+        if not self.samples:
+            raise EmptyModality(Modality.AUDIO, "too_short", "the file holds no sample")
+        mono = np.concatenate(self._blocks)
+        self._blocks.clear()
+        waveform = mono if self._rate == SAMPLE_RATE else soxr.resample(mono, self._rate, SAMPLE_RATE, quality="HQ")
+        return Sound(
+            waveform=np.ascontiguousarray(waveform, dtype=np.float32),
+            seconds=self.samples / self._rate,
+            source_rate=self._rate,
+            channels=self._channels,
+        )
+
+
+def _decode_with_libsndfile(data: bytes, tape: _Tape) -> None:
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if file.subtype not in SUBTYPES.get(file.format, ()):
+                raise UnsupportedFormat(Modality.AUDIO, f"{file.format} with {file.subtype} is not accepted")
+            tape.begin(file.samplerate, file.channels)
+            while len(block := file.read(BLOCK_SAMPLES // file.channels, dtype="float32", always_2d=True)):
+                tape.add(cast(FloatArray, block))
+            claimed = file.frames
+    except soundfile.LibsndfileError:
+        raise CorruptModality(Modality.AUDIO, "the file cannot be decoded to its end") from None
+    if tape.samples < claimed:
+        raise CorruptModality(Modality.AUDIO, "the file ends before its content does")
+
+
+def _decode_with_ffmpeg(data: bytes, container: str, tape: _Tape) -> None:
+    # FFmpeg takes 60 ms to load and most files do without it.
+    import av
+
+    demuxer, codec, decoders = FFMPEG[container]
+    try:
+        with av.open(io.BytesIO(data), mode="r", format=demuxer, options={"codec_whitelist": decoders}) as file:
+            streams = file.streams.audio
+            if len(streams) != 1 or streams[0].codec_context.name not in decoders.split(","):
+                raise UnsupportedFormat(Modality.AUDIO, f"the file must hold one sound stream, coded as {codec}")
+            (stream,) = streams
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"err_detect": "explode"}
+            packets = 0
+            for packet in file.demux(stream):
+                if packet.is_corrupt:
+                    raise CorruptModality(Modality.AUDIO, "the file cannot be decoded to its end")
+                packets += packet.size > 0
+                for frame in packet.decode():
+                    block = _as_floats(frame)
+                    tape.begin(frame.sample_rate, block.shape[1])
+                    tape.add(block)
+            claimed = stream.frames
+    except av.FFmpegError:
+        raise CorruptModality(Modality.AUDIO, "the file cannot be decoded to its end") from None
+    if packets < claimed:
+        raise CorruptModality(Modality.AUDIO, "the file ends before its content does")
+
+
+def _as_floats(frame: "AudioFrame") -> FloatArray:
+    """A frame's samples as `(K, C)` float32; integers are scaled to [-1, 1]."""
+    array: npt.NDArray[Any] = frame.to_ndarray()
+    channels = frame.layout.nb_channels
+    samples = array.T if frame.format.is_planar else array.reshape(-1, channels)  # (K, C)
+    if array.dtype.kind == "i":
+        return cast(FloatArray, samples.astype(np.float32) / -float(np.iinfo(array.dtype).min))
+    return samples.astype(np.float32)

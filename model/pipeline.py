@@ -1,0 +1,58 @@
+"""A loaded checkpoint ready to use: features in, decisions out.
+
+For: the one object serving, the command line and evaluation hold.
+Does not know: uploads, HTTP, training.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.config import ModelConfig
+from model.emmr.batch import collate
+from model.emmr.decision import Decision
+from model.emmr.inference import decide
+from model.features.extraction import FeatureExtractor
+from model.modality import Utterance
+
+
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """`auto` is CUDA where there is a device, else the CPU; anything else is taken as torch takes it."""
+    if isinstance(name, torch.device):
+        return name
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+
+
+class Pipeline:
+    """Extractor and network of one checkpoint on one device."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self.extractor = FeatureExtractor(checkpoint.config, checkpoint.preprocessing, checkpoint.text_encoder)
+
+    @classmethod
+    def load(cls, folder: Path, device: str | torch.device = "auto") -> Self:
+        """Load a weights folder.
+
+        Raises:
+            CheckpointError: it is missing, altered or does not fit.
+            ConfigError: its text encoder cannot be loaded.
+        """
+        chosen = choose_device(device)
+        return cls(load_checkpoint(folder, chosen), chosen)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The checkpoint's config."""
+        return self.checkpoint.config
+
+    def decide(
+        self, utterances: Sequence[Utterance], explain: bool = False, both_paths: bool = False
+    ) -> list[Decision]:
+        """Decide on utterances of any mixture of subsets, side by side."""
+        batch = collate(utterances, self.config).to(self.device)
+        return decide(self.checkpoint.network, batch, explain=explain, both_paths=both_paths)

@@ -1,0 +1,138 @@
+"""Examples and their slots → shuffled batches with targets, patterns and feature-level augmentation.
+
+For: what one epoch feeds the network. Every draw is a function of (seed, epoch), so that a resumed run continues as
+the uninterrupted one would have.
+Does not know: losses, optimisers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.emmr.batch import Batch, collate
+from model.emmr.losses import IGNORED, Targets
+from model.modality import MODALITIES, Modality, Utterance
+from model.training.corpora.base import Example, SoundSource, Source
+from model.training.patterns import TrainingMix, draw_training_patterns
+from model.training.settings import TrainingSettings
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBatch:
+    """One step's input and what it should have been."""
+
+    batch: Batch
+    targets: Targets
+
+
+class BatchSource:
+    """Training batches of one corpus under one config."""
+
+    def __init__(
+        self, config: ModelConfig, settings: TrainingSettings, features: Mapping[Source, FloatArray], seed: int
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.features = features
+        self.seed = seed
+        two_missing = 1.0 - settings.complete_share - settings.one_missing_share
+        self.mix = TrainingMix(settings.complete_share, settings.one_missing_share, max(two_missing, 0.0))
+
+    def epoch(self, examples: Sequence[Example], epoch: int, *, complete: bool = False) -> Iterator[TrainingBatch]:
+        """Batches of one epoch in a random order.
+
+        Args:
+            examples: at least one; those whose every source is without features are passed over.
+            epoch: its number, part of every draw's seed.
+            complete: only examples that have all modalities, and none is hidden (for the guidance network).
+        """
+        rng = np.random.default_rng([self.seed, epoch, int(complete)])
+        pairs = [(e, u) for e in examples if (u := self._utterance(e, rng)) is not None]
+        if complete:
+            pairs = [(e, u) for e, u in pairs if u.presence.complete]
+        size = self.settings.batch_size
+        order = rng.permutation(len(pairs))
+        weights = self._class_weights([e for e, _ in pairs])
+        for start in range(0, len(order), size):
+            chosen = [pairs[i] for i in order[start : start + size]]
+            utterances = [u for _, u in chosen]
+            batch = self._augment(collate(utterances, self.config, room_to_impute=True), rng)
+            if not complete:
+                kept = draw_training_patterns([u.presence for u in utterances], self.mix, rng)
+                batch = batch.with_present(torch.tensor([p.mask() for p in kept]))
+            yield TrainingBatch(batch, self._targets([e for e, _ in chosen], weights))
+
+    def _utterance(self, example: Example, rng: np.random.Generator) -> Utterance | None:
+        arrays = {}
+        for modality, source in example.sources.items():
+            chosen = source
+            if isinstance(source, SoundSource) and self.settings.audio_variants:
+                chosen = SoundSource(source.path, int(rng.integers(self.settings.audio_variants + 1)))
+            array = self.features.get(chosen, self.features.get(source))
+            if array is not None:
+                arrays[modality] = array
+        return Utterance(arrays) if arrays else None
+
+    def _augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Noise on sound and face, a hidden stretch of sound, hidden words."""
+        features, valid = dict(batch.features), dict(batch.valid)
+        settings = self.settings
+        if settings.feature_noise:
+            for modality in (Modality.AUDIO, Modality.VISUAL):
+                noise = rng.standard_normal(features[modality].shape, dtype=np.float32) * settings.feature_noise
+                features[modality] = features[modality] + torch.from_numpy(noise)
+        if settings.time_mask:
+            valid[Modality.AUDIO] = _hide_stretch(valid[Modality.AUDIO], settings.time_mask, rng)
+        if settings.word_dropout:
+            mask = valid[Modality.TEXT]
+            hidden = torch.from_numpy(rng.random(mask.shape) < settings.word_dropout)
+            hidden[:, 0] = False  # [CLS] stays, so that no sentence is left without a slot
+            valid[Modality.TEXT] = mask & ~hidden
+        return Batch(features=features, valid=valid, held=batch.held, present=batch.present)
+
+    def _targets(self, examples: Sequence[Example], weights: Tensor | None) -> Targets:
+        classes = self.config.classes
+        own = {
+            m: torch.tensor(
+                [classes.index(e.modality_labels[m]) if m in e.modality_labels else IGNORED for e in examples]
+            )
+            for m in MODALITIES
+        }
+        return Targets(torch.tensor([classes.index(e.label) for e in examples]), own, weights)
+
+    def _class_weights(self, examples: Sequence[Example]) -> Tensor | None:
+        if not self.settings.class_balance:
+            return None
+        counts = np.bincount([self.config.classes.index(e.label) for e in examples], minlength=len(self.config.classes))
+        weights = (counts.sum() / np.maximum(counts, 1)) ** self.settings.class_balance
+        return torch.from_numpy((weights / weights.mean()).astype(np.float32))
+
+
+def _hide_stretch(valid: Tensor, longest: float, rng: np.random.Generator) -> Tensor:
+    """Hide one random stretch of each row's valid slots, never all of them."""
+    lengths = valid.sum(dim=1).numpy()  # content starts at slot 0
+    widths = (rng.random(len(lengths)) * longest * lengths).astype(np.int64)
+    starts = (rng.random(len(lengths)) * (lengths - widths + 1)).astype(np.int64)
+    slot = torch.arange(valid.shape[1])
+    start, end = torch.from_numpy(starts)[:, None], torch.from_numpy(starts + widths)[:, None]
+    return valid & ~((slot >= start) & (slot < end))
+
+
+def to_device(item: TrainingBatch, device: torch.device) -> TrainingBatch:
+    """The same on a device."""
+    targets = item.targets
+    return TrainingBatch(
+        item.batch.to(device),
+        Targets(
+            targets.labels.to(device, non_blocking=True),
+            {m: labels.to(device, non_blocking=True) for m, labels in targets.modality_labels.items()},
+            None if targets.class_weights is None else targets.class_weights.to(device, non_blocking=True),
+        ),
+    )

@@ -1,0 +1,141 @@
+"""What `emmr train` and `emmr evaluate` do.
+
+For: the command line; each function is one command from arguments to exit status.
+Does not know: how arguments are parsed or errors shown.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import cast, get_args
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from model.checkpoint import save_checkpoint
+from model.emmr.network import EMMR
+from model.errors import ConfigError
+from model.pipeline import Pipeline, choose_device
+from model.training.card import model_card
+from model.training.corpora.base import Corpus, Split
+from model.training.corpora.registry import open_corpus
+from model.training.evaluation import Evaluation
+from model.training.prepare import Prepared, prepare_split
+from model.training.report import tables, write_json
+from model.training.run import Workplace, adapted_config, evaluate_split, fit, prepare
+from model.training.settings import Recipe
+
+DEFAULT_CACHE = Path(".cache") / "features"
+RUNS = "runs"
+
+
+def train(
+    corpus: str,
+    data: Path,
+    out: Path,
+    config: Path | None,
+    seed: int,
+    epochs: int | None,
+    resume: bool,
+    device: str,
+    cache: Path,
+    workers: int,
+) -> int:
+    """Train on a corpus and write a weights folder.
+
+    Args:
+        corpus: `composite` or `manifest`.
+        data: its folder, or the manifest file.
+        out: the weights folder; the run's state lies beside it, under `runs/`, until the next run of that name.
+        config: a recipe as JSON (`Recipe`); the default one otherwise.
+        seed: of everything random but the text adapters.
+        epochs: instead of the recipe's.
+        resume: go on with an interrupted run.
+        device: `auto`, `cpu`, `cuda`, …
+        cache: folder of the feature cache.
+        workers: processes for features.
+
+    Returns:
+        0.
+
+    Raises:
+        CorpusError: bad data; names file and row.
+        ConfigError: a recipe that cannot be used.
+    """
+    console = Console()
+    source = open_corpus(corpus, data)
+    recipe = read_recipe(config)
+    settings = recipe.training if epochs is None else recipe.training.model_copy(update={"epochs": epochs})
+    recipe = Recipe(model=adapted_config(recipe.model, source.classes, out.name), training=settings)
+    place = Workplace(out.parent / RUNS / out.name, cache, workers, choose_device(device))
+    prepared = prepare(source, recipe, place)
+    network, report = fit(source, prepared, recipe, seed, place, resume=resume, console=console)
+    test = test_figures(network, source, prepared, place)
+    card = model_card(recipe, source, {seed: report}, {} if test is None else {seed: test}, seed)
+    version = save_checkpoint(out, network, prepared.preprocessing, prepared.adapters, card)
+    console.print(
+        f"{out}: version {version}, epoch {report.best_epoch}, validation macro-F1 {report.best_macro_f1:.4f}"
+    )
+    if test is not None:
+        write_json(test, out / "results.json")
+        console.print(*tables(test))
+    return 0
+
+
+def evaluate(corpus: str, data: Path, split: str, weights: Path, json_out: Path | None, device: str) -> int:
+    """Measure a weights folder by every protocol; prints tables, writes JSON where asked.
+
+    Raises:
+        CorpusError: bad data; names file and row.
+        CheckpointError: a weights folder that cannot be loaded.
+        ConfigError: an unknown corpus or split, an empty split, or classes that are not the weights'.
+    """
+    if split not in get_args(Split):
+        raise ConfigError(f"unknown split {split!r}; known are {', '.join(get_args(Split))}")
+    source = open_corpus(corpus, data)
+    pipeline = Pipeline.load(weights, device)
+    unknown = set(source.classes) - set(pipeline.config.classes)
+    if unknown:
+        raise ConfigError(f"the weights do not know the class {min(unknown)!r}")
+    part = cast(Split, split)
+    if not source.examples(part):
+        raise ConfigError(f"the corpus has no {split} examples")
+    checkpoint = pipeline.checkpoint
+    features = prepare_split(
+        source,
+        part,
+        pipeline.config,
+        checkpoint.preprocessing,
+        checkpoint.text_encoder,
+        f"checkpoint {checkpoint.version}",
+        DEFAULT_CACHE,
+        os.cpu_count() or 1,
+    )
+    evaluation = evaluate_split(checkpoint.network, source, part, features, pipeline.device)
+    console = Console()
+    console.print(*tables(evaluation))
+    if json_out is not None:
+        write_json(evaluation, json_out)
+        console.print(f"written to {json_out}")
+    return 0
+
+
+def read_recipe(path: Path | None) -> Recipe:
+    """The recipe of a JSON file, or the default one.
+
+    Raises:
+        ConfigError: the file cannot be read or does not hold a recipe.
+    """
+    if path is None:
+        return Recipe.default()
+    try:
+        return Recipe.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise ConfigError(f"{path} holds no recipe: {error}") from error
+
+
+def test_figures(network: EMMR, corpus: Corpus, prepared: Prepared, place: Workplace) -> Evaluation | None:
+    """The test part's evaluation, or None where the corpus has no test part."""
+    if not corpus.examples("test"):
+        return None
+    return evaluate_split(network, corpus, "test", prepared.features, place.device)

@@ -1,0 +1,165 @@
+"""A corpus's content → normalised slots in memory, with the statistics and adapters that serving will need.
+
+For: everything that happens once, before the first training step, or once before an evaluation.
+Does not know: networks, losses, epochs.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.features.extraction import FeatureExtractor, raw_audio_features, raw_visual_features
+from model.features.openface import read_openface
+from model.features.preprocessing import Preprocessing, Statistics
+from model.features.sound import read_sound
+from model.features.text import TextEncoder
+from model.modality import Modality
+from model.training.augmentation import variant
+from model.training.cache import FeatureCache, Features
+from model.training.corpora.base import (
+    ActionUnitMeansSource,
+    Corpus,
+    Example,
+    OpenFaceSource,
+    SoundSource,
+    Source,
+    Split,
+    TextSource,
+)
+
+FloatArray = npt.NDArray[np.float32]
+RECIPE_VERSION = "1"  # part of every cache key: raise it when a feature's definition changes
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A corpus as the network takes it.
+
+    Args:
+        features: source → normalised slots `(T, d)`; a source without any is a missing modality.
+        preprocessing: the training split's statistics.
+        adapters: of the text encoder; empty when there are none.
+    """
+
+    features: dict[Source, FloatArray]
+    preprocessing: Preprocessing
+    adapters: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class RawFeatures:
+    """Sound and face features before normalisation."""
+
+    sounds: Features
+    faces: Features
+
+    def measure(self, examples: Iterable[Example], config: ModelConfig) -> Preprocessing:
+        """Statistics over the given examples' clips, each counted once; unit statistics for a modality without any."""
+        used = {source for example in examples for source in example.sources.values()}
+        statistics = {}
+        for modality, features in ((Modality.AUDIO, self.sounds), (Modality.VISUAL, self.faces)):
+            arrays = [array for source, array in features.items() if source in used]
+            size = config.feature_size(modality)
+            statistics[modality] = (
+                Statistics.of(arrays)
+                if arrays
+                else Statistics(np.zeros(size, dtype=np.float32), np.ones(size, dtype=np.float32))
+            )
+        return Preprocessing(statistics)
+
+
+def raw_features(
+    examples: Sequence[Example], config: ModelConfig, cache: Path, workers: int, variants: int = 0
+) -> RawFeatures:
+    """Compute, or read from the cache, sound and face features of examples.
+
+    Args:
+        examples: of any part.
+        config: which features.
+        cache: folder of the cache.
+        workers: processes for what is not cached.
+        variants: augmented variants of each clip to compute as well.
+
+    Raises:
+        CorpusError: content that cannot be read; names the file.
+    """
+    sources = [source for example in examples for source in example.sources.values()]
+    sounds = [
+        SoundSource(source.path, index)
+        for source in sources
+        if isinstance(source, SoundSource)
+        for index in range(variants + 1)
+    ]
+    faces = [source for source in sources if isinstance(source, OpenFaceSource | ActionUnitMeansSource)]
+    recipe = f"{RECIPE_VERSION} {config.audio.model_dump_json()}"
+    computed = FeatureCache(cache, recipe).prepare(
+        sounds, partial(_sound_features, config=config), workers=workers, title="Acoustic features"
+    )
+    recipe = f"{RECIPE_VERSION} {config.visual.model_dump_json()}"
+    return RawFeatures(
+        computed,
+        FeatureCache(cache, recipe).prepare(
+            faces, partial(_face_features, config=config), workers=workers, title="Face features"
+        ),
+    )
+
+
+def slots_of(
+    examples: Iterable[Example], raw: RawFeatures, extractor: FeatureExtractor, cache: Path, encoder_id: str
+) -> dict[Source, FloatArray]:
+    """Normalised slots of every source the examples use, texts encoded.
+
+    Args:
+        examples: of any part.
+        raw: their sound and face features.
+        extractor: with the statistics and the encoder to use.
+        cache: folder of the cache.
+        encoder_id: tells this encoder, adapters included, from every other in the cache.
+    """
+    texts = [s for example in examples for s in example.sources.values() if isinstance(s, TextSource)]
+    encoded = FeatureCache(cache, f"{RECIPE_VERSION} {encoder_id} {extractor.config.text.max_tokens}").prepare_batches(
+        texts,
+        lambda batch: [f.array for f in extractor.text_encoder([source.text for source in batch])],
+        title="Text features",
+    )
+    slots: dict[Source, FloatArray] = {s: extractor.slots(Modality.TEXT, array) for s, array in encoded.items()}
+    slots |= {s: extractor.slots(Modality.AUDIO, array) for s, array in raw.sounds.items()}
+    slots |= {s: extractor.slots(Modality.VISUAL, array) for s, array in raw.faces.items()}
+    return slots
+
+
+def prepare_split(
+    corpus: Corpus,
+    split: Split,
+    config: ModelConfig,
+    preprocessing: Preprocessing,
+    text_encoder: TextEncoder,
+    encoder_id: str,
+    cache: Path,
+    workers: int,
+) -> dict[Source, FloatArray]:
+    """Normalised slots of one part of a corpus, as a trained checkpoint wants them.
+
+    Raises:
+        CorpusError: content that cannot be read; names the file.
+    """
+    examples = corpus.examples(split)
+    extractor = FeatureExtractor(config, preprocessing, text_encoder)
+    return slots_of(examples, raw_features(examples, config, cache, workers), extractor, cache, encoder_id)
+
+
+def _sound_features(source: SoundSource, config: ModelConfig) -> FloatArray:
+    return raw_audio_features(variant(read_sound(source.path).waveform, source.augmentation), config)
+
+
+def _face_features(source: OpenFaceSource | ActionUnitMeansSource, config: ModelConfig) -> FloatArray:
+    if isinstance(source, ActionUnitMeansSource):
+        return np.asarray([source.values], dtype=np.float32)
+    track = read_openface(source.path, config.visual.columns, config.visual.min_confidence)
+    return raw_visual_features(track.values, config)

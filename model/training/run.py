@@ -1,0 +1,156 @@
+"""One training run from a corpus to a network, in steps that a repeated call finds done.
+
+For: `emmr train` and the shipped weights alike.
+Does not know: what is made of the network afterwards (`commands`, `weights`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.emmr.batch import collate
+from model.emmr.decision import Decision
+from model.emmr.inference import decide
+from model.emmr.network import EMMR
+from model.features.extraction import FeatureExtractor
+from model.features.text import TextEncoder
+from model.modality import Utterance
+from model.training.adapters import train_adapters
+from model.training.corpora.base import Corpus, Example, Source, Split
+from model.training.evaluation import Evaluation, evaluate, items_of
+from model.training.prepare import Prepared, raw_features, slots_of
+from model.training.settings import Recipe
+from model.training.trainer import FitReport, Trainer
+
+FloatArray = npt.NDArray[np.float32]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+ADAPTERS = "adapters.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where a run works.
+
+    Args:
+        folder: of the run: adapters, state of each seed, TensorBoard scalars.
+        cache: of features, shared by runs.
+        workers: processes for features that are not cached.
+        device: of encoder and network.
+    """
+
+    folder: Path
+    cache: Path
+    workers: int
+    device: torch.device
+
+
+def prepare(corpus: Corpus, recipe: Recipe, place: Workplace) -> Prepared:
+    """Adapters, features and statistics; what an earlier call did is read, not done again.
+
+    Raises:
+        CorpusError: content that cannot be read; names the file.
+        ConfigError: the text encoder cannot be loaded.
+    """
+    config, training = recipe.model, corpus.examples("train")
+    parts = [example for split in SPLITS for example in corpus.examples(split)]
+    adapters, encoder_id = _adapters(corpus, training, recipe, place)
+    encoder = TextEncoder(config.text, place.device)
+    encoder.merge({name: value.to(place.device) for name, value in adapters.items()})
+    raw = raw_features(parts, config, place.cache, place.workers, recipe.training.audio_variants)
+    preprocessing = raw.measure(training, config)
+    extractor = FeatureExtractor(config, preprocessing, encoder)
+    return Prepared(slots_of(parts, raw, extractor, place.cache, encoder_id), preprocessing, adapters)
+
+
+def fit(
+    corpus: Corpus,
+    prepared: Prepared,
+    recipe: Recipe,
+    seed: int,
+    place: Workplace,
+    *,
+    resume: bool,
+    console: Console | None = None,
+) -> tuple[EMMR, FitReport]:
+    """Train one seed.
+
+    Raises:
+        ConfigError: nothing to train or select on, or a run to resume that had another recipe.
+    """
+    trainer = Trainer(
+        corpus,
+        prepared.features,
+        recipe.model,
+        recipe.training,
+        seed=seed,
+        device=place.device,
+        folder=place.folder / f"seed-{seed}",
+        console=console,
+    )
+    return trainer.fit(resume=resume)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPredictor:
+    """A network as `evaluate` asks for it."""
+
+    network: EMMR
+    device: torch.device
+
+    def decide(self, utterances: Sequence[Utterance], *, both_paths: bool = False) -> list[Decision]:
+        """One decision for each utterance."""
+        batch = collate(utterances, self.network.config).to(self.device)
+        return decide(self.network, batch, both_paths=both_paths)
+
+
+def evaluate_split(
+    network: EMMR, corpus: Corpus, split: Split, features: Mapping[Source, FloatArray], device: torch.device
+) -> Evaluation:
+    """Every protocol on one part of a corpus.
+
+    Raises:
+        ValueError: the part is empty.
+    """
+    items = items_of(corpus.examples(split), features, network.config.classes)
+    return evaluate(NetworkPredictor(network, device), items, network.config.classes)
+
+
+def _adapters(
+    corpus: Corpus, training: Sequence[Example], recipe: Recipe, place: Workplace
+) -> tuple[dict[str, Tensor], str]:
+    """The adapters, and a name under which features made with them are cached."""
+    texts = sorted(
+        (getattr(source, "text", ""), example.label) for example in training for source in example.sources.values()
+    )
+    content = json.dumps([corpus.name, recipe.model.text.model_dump(), recipe.training.adapters.model_dump(), texts])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    path = place.folder / f"{digest}-{ADAPTERS}"
+    if not path.is_file():
+        encoder = TextEncoder(recipe.model.text, place.device)
+        adapters = train_adapters(encoder, training, corpus.classes, recipe.training.adapters)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".partial")
+        save_file(adapters, aside)
+        aside.replace(path)
+    return load_file(path), f"{recipe.model.text.encoder} {_digest(path)}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def adapted_config(config: ModelConfig, classes: Sequence[str], name: str) -> ModelConfig:
+    """A config under another name, for a corpus's classes."""
+    return ModelConfig.model_validate({**config.model_dump(), "classes": tuple(classes), "name": name})

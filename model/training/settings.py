@@ -1,0 +1,95 @@
+"""How a network is trained: everything that is not part of the checkpoint's own config.
+
+For: one frozen value that a run is started with, stored beside its results, and compared when a run is resumed.
+Does not know: the corpus, or anything of serving.
+"""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.config import AudioConfig, ModelConfig, NetworkConfig, Slots, TextConfig
+from model.emmr.losses import LossSettings
+
+
+class AdapterSettings(BaseModel):
+    """Low-rank adaptation of the text encoder, before anything else is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=2, ge=0)
+    batch_size: int = Field(default=32, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    head_learning_rate: float = Field(default=2e-3, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    seed: int = 0
+    """Its own: runs with different seeds share one adapted encoder."""
+
+
+class TrainingSettings(BaseModel):
+    """Schedule, regularisation and augmentation of guidance network and EMMR."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=10, gt=0)
+    guidance_epochs: int = Field(default=4, ge=0)
+    """Epochs of the guidance network on complete inputs; 0 leaves the forward loss out."""
+    batch_size: int = Field(default=64, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of all steps over which the rate rises; it then falls as a cosine."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    patience: int = Field(default=8, gt=0)
+    """Epochs without a better validation macro-F1 after which training stops."""
+    average_decay: float = Field(default=0.995, ge=0, lt=1)
+    """Of the moving average of weights that is validated and kept."""
+    complete_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of items that lose nothing; the rest lose one or two modalities in the proportion below."""
+    one_missing_share: float = Field(default=0.35, ge=0, le=1)
+    class_balance: float = Field(default=0.5, ge=0, le=1)
+    """Exponent of inverse class frequency as loss weight: 0 for none, 1 for full balance."""
+    feature_noise: float = Field(default=0.3, ge=0)
+    """Standard deviation of Gaussian noise on normalised sound and face features."""
+    time_mask: float = Field(default=0.25, ge=0, lt=1)
+    """Longest share of a clip's slots hidden from one training step."""
+    word_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of text slots hidden from one training step."""
+    audio_variants: int = Field(default=0, ge=0)
+    """Augmented variants of each training clip, one drawn each time it is used."""
+    redraw: bool = True
+    """Draw training pairs anew each epoch where the corpus can."""
+    losses: LossSettings = LossSettings()
+    adapters: AdapterSettings = AdapterSettings()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.complete_share + self.one_missing_share > 1 + 1e-9:
+            raise ValueError("complete_share and one_missing_share add up to more than one")
+        return self
+
+
+class Recipe(BaseModel):
+    """A config and its training: what `emmr train --config` reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelConfig
+    training: TrainingSettings = TrainingSettings()
+
+    @classmethod
+    def default(cls) -> Self:
+        """The recipe of the shipped weights."""
+        return cls(
+            model=ModelConfig(
+                text=TextConfig(adapter_rank=16),
+                audio=AudioConfig(dynamics=True),
+                slots=Slots(text=20, audio=16, visual=1),
+                network=NetworkConfig(
+                    hidden=48,
+                    feedforward=96,
+                    autoencoder=(48, 40, 32, 16, 32, 40, 48),
+                    imputed_slots=Slots(text=4, audio=4, visual=1),
+                ),
+            )
+        )

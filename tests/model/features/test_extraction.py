@@ -1,0 +1,163 @@
+"""From content to slots: what counts as empty, what is cut, and what is said about it."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from model.config import AudioConfig, ModelConfig, Slots, TextConfig, VisualConfig
+from model.errors import EmptyModality
+from model.features.audio import MIN_SAMPLES, SAMPLE_RATE, acoustic_features
+from model.features.extraction import FeatureExtractor, loudest_frame_dbfs, raw_audio_features
+from model.features.openface import FaceTrack
+from model.features.preprocessing import Preprocessing, Statistics, reduce_to_slots
+from model.features.text import TextEncoder
+from model.modality import Modality
+from tests.support.network import tiny_config
+from tests.support.speech import speech_of
+
+FloatArray = npt.NDArray[np.float32]
+SPEECH = speech_of(1.0)
+FRAMES = 1 + SPEECH.size // 512
+LONG = "well I must say that this was by far the most wonderful evening of the whole long year"
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder(TextConfig(), torch.device("cpu"))
+
+
+def extractor_of(config: ModelConfig, encoder: TextEncoder) -> FeatureExtractor:
+    def statistics(modality: Modality) -> Statistics:
+        size = config.feature_size(modality)
+        return Statistics(np.full(size, 0.5, dtype=np.float32), np.full(size, 4.0, dtype=np.float32))
+
+    return FeatureExtractor(
+        config, Preprocessing({m: statistics(m) for m in (Modality.AUDIO, Modality.VISUAL)}), encoder
+    )
+
+
+def track_of(frames: int, size: int = 35) -> FaceTrack:
+    values = np.random.default_rng(0).uniform(0, 5, (frames, size)).astype(np.float32)
+    return FaceTrack(
+        values, frames=frames + 2, kept=frames, skipped_unsuccessful=1, skipped_low_confidence=1, faces=1, face_id=0
+    )
+
+
+def tone_at(dbfs: float, samples: int = SAMPLE_RATE) -> FloatArray:
+    """A tone whose every hop has this root mean square: 31.25 Hz times a whole number fits whole periods in a hop."""
+    time = np.arange(samples) / SAMPLE_RATE
+    return (10 ** (dbfs / 20) * np.sqrt(2) * np.sin(2 * np.pi * 312.5 * time)).astype(np.float32)
+
+
+def slots_of_ten(reduction: str) -> Slots:
+    return Slots.model_validate({"text": 10, "audio": 10, "visual": 10, "reduction": reduction})
+
+
+def test_speech_becomes_normalised_slots(encoder: TextEncoder) -> None:
+    extractor = extractor_of(tiny_config(), encoder)
+    audio = extractor.audio(SPEECH)
+    expected = reduce_to_slots(((acoustic_features(SPEECH) - 0.5) / 4).clip(-8, 8), 20, "pool")
+    np.testing.assert_allclose(audio.array, expected, atol=1e-5)
+    assert (audio.seconds, audio.frames, audio.truncated) == (1.0, FRAMES, False)
+
+
+def test_digital_silence_is_silent(encoder: TextEncoder) -> None:
+    with pytest.raises(EmptyModality, match="never louder than -60 dBFS") as caught:
+        extractor_of(tiny_config(), encoder).audio(np.zeros(SAMPLE_RATE, dtype=np.float32))
+    assert (caught.value.reason, caught.value.modality) == ("silent", Modality.AUDIO)
+
+
+@pytest.mark.parametrize("dbfs", [-61.0, -80.0])
+def test_what_stays_under_the_threshold_is_silent(dbfs: float) -> None:
+    with pytest.raises(EmptyModality) as caught:
+        raw_audio_features(tone_at(dbfs), tiny_config())
+    assert caught.value.reason == "silent"
+
+
+def test_what_passes_the_threshold_is_not() -> None:
+    assert raw_audio_features(tone_at(-59.0), tiny_config()).shape == (32, 33)
+
+
+def test_one_loud_moment_makes_a_clip_audible() -> None:
+    waveform = np.zeros(SAMPLE_RATE, dtype=np.float32)
+    waveform[8192 : 8192 + 512] = tone_at(-40.0, 512)
+    assert raw_audio_features(waveform, tiny_config()).shape == (32, 33)
+
+
+def test_the_threshold_is_the_configs() -> None:
+    config = tiny_config(audio=AudioConfig(silence_dbfs=-20.0))
+    with pytest.raises(EmptyModality, match="-20 dBFS"):
+        raw_audio_features(tone_at(-25.0), config)
+
+
+@pytest.mark.parametrize("dbfs", [-6.0, -30.0])
+def test_loudness_is_measured_against_full_scale(dbfs: float) -> None:
+    assert loudest_frame_dbfs(tone_at(dbfs)) == pytest.approx(dbfs, abs=0.01)
+
+
+def test_a_clip_under_one_hop_is_too_short(encoder: TextEncoder) -> None:
+    extractor = extractor_of(tiny_config(), encoder)
+    with pytest.raises(EmptyModality, match="shorter than 32 ms") as caught:
+        extractor.audio(SPEECH[: MIN_SAMPLES - 1])
+    assert caught.value.reason == "too_short"
+    with pytest.raises(EmptyModality) as caught:
+        extractor.audio(SPEECH[:0])
+    assert caught.value.reason == "too_short"
+
+
+def test_a_clip_of_one_hop_is_long_enough() -> None:
+    assert raw_audio_features(tone_at(-10.0, MIN_SAMPLES), tiny_config()).shape == (2, 33)
+
+
+def test_dynamics_add_how_much_each_feature_changed() -> None:
+    plain = raw_audio_features(SPEECH, tiny_config())
+    with_change = raw_audio_features(SPEECH, tiny_config(audio=AudioConfig(dynamics=True)))
+    assert with_change.shape == (FRAMES, 66)
+    np.testing.assert_array_equal(with_change[:, :33], plain)
+    np.testing.assert_array_equal(with_change[0, 33:], 0)
+    np.testing.assert_array_equal(with_change[1:, 33:], np.abs(plain[1:] - plain[:-1]))
+
+
+def test_a_face_is_the_mean_of_its_frames_or_every_frame(encoder: TextEncoder) -> None:
+    track = track_of(8)
+    mean = extractor_of(tiny_config(), encoder).visual(track)
+    assert (mean.array.shape, mean.frames, mean.truncated) == ((1, 35), 8, False)
+    np.testing.assert_allclose(mean.array[0], (track.values.mean(axis=0) - 0.5) / 4, atol=1e-6)
+    config = tiny_config(slots=slots_of_ten("pool"), visual=VisualConfig(reduce="frames"))
+    frames = extractor_of(config, encoder).visual(track)
+    assert (frames.array.shape, frames.frames, frames.truncated) == ((8, 35), 8, False)
+    np.testing.assert_allclose(frames.array, (track.values - 0.5) / 4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("reduction", "cut"), [("truncate", True), ("pool", False)])
+def test_only_what_is_cut_is_called_truncated(encoder: TextEncoder, reduction: str, cut: bool) -> None:
+    config = tiny_config(slots=slots_of_ten(reduction), visual=VisualConfig(reduce="frames"))
+    extractor = extractor_of(config, encoder)
+    audio, visual, (text,) = extractor.audio(SPEECH), extractor.visual(track_of(11)), extractor.text([LONG])
+    assert (audio.truncated, visual.truncated, text.truncated) == (cut, cut, cut)
+    assert [len(f.array) for f in (audio, visual, text)] == [10, 10, 10]
+    assert (audio.frames, visual.frames, text.tokens) == (FRAMES, 11, len(LONG.split()) + 2)
+
+
+@pytest.mark.parametrize("reduction", ["truncate", "pool"])
+def test_what_just_fits_is_not_truncated(encoder: TextEncoder, reduction: str) -> None:
+    config = tiny_config(slots=slots_of_ten(reduction), visual=VisualConfig(reduce="frames"))
+    extractor = extractor_of(config, encoder)
+    audio = extractor.audio(SPEECH[: 9 * 512])
+    (text,) = extractor.text(["one two three four five six seven eight"])
+    assert (len(audio.array), audio.truncated) == (10, False)
+    assert (len(text.array), text.truncated) == (10, False)
+    assert not extractor.visual(track_of(10)).truncated
+
+
+def test_tokens_cut_by_the_encoder_are_reported_whatever_the_slots() -> None:
+    config = tiny_config(text=TextConfig(max_tokens=8))
+    encoder = TextEncoder(config.text, torch.device("cpu"))
+    (text,) = extractor_of(config, encoder).text([LONG])
+    assert (len(text.array), text.truncated) == (8, True)
+
+
+def test_text_is_not_normalised(encoder: TextEncoder) -> None:
+    (ours,), (raw,) = extractor_of(tiny_config(), encoder).text(["A fine day."]), encoder(["A fine day."])
+    np.testing.assert_array_equal(ours.array, raw.array)

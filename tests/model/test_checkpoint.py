@@ -1,0 +1,215 @@
+"""A weights folder: what was saved comes back, and nothing else is taken for it."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.checkpoint import CARD, CONFIG, HASHED, HASHES, PREPROCESSING, WEIGHTS, load_checkpoint, save_checkpoint
+from model.config import ModelConfig, TextConfig
+from model.emmr.network import EMMR
+from model.errors import CheckpointError, ConfigError
+from model.features.preprocessing import Preprocessing, Statistics
+from model.features.text import ADAPTER_SCALE, TextEncoder
+from model.modality import Modality
+from tests.support.network import random_network, tiny_config
+
+CPU = torch.device("cpu")
+MODULE = "encoder.layer.1.attention.self.value"
+
+
+def preprocessing_of(config: ModelConfig, scale: float = 2.0) -> Preprocessing:
+    def statistics(modality: Modality) -> Statistics:
+        size = config.feature_size(modality)
+        return Statistics(np.zeros(size, dtype=np.float32), np.full(size, scale, dtype=np.float32))
+
+    return Preprocessing({m: statistics(m) for m in (Modality.AUDIO, Modality.VISUAL)})
+
+
+def adapters_of(rank: int = 2, size: int = 384) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        f"{MODULE}.A": torch.randn(rank, size, generator=generator) * 0.1,
+        f"{MODULE}.B": torch.randn(size, rank, generator=generator) * 0.1,
+    }
+
+
+def save(folder: Path, network: EMMR, adapters: dict[str, Tensor] | None = None, scale: float = 2.0) -> str:
+    return save_checkpoint(folder, network, preprocessing_of(network.config, scale), adapters, "# A card\n")
+
+
+def rehash(folder: Path) -> None:
+    """Make the hashes those of what lies there, as one who altered it on purpose would."""
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in HASHED}
+    (folder / HASHES).write_text(json.dumps(hashes), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tiny_weights: Path, tmp_path: Path) -> Path:
+    """A weights folder of the test's own."""
+    return Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    network = random_network(tiny_config())
+    version = save(tmp_path / "new" / "weights", network)
+    loaded = load_checkpoint(tmp_path / "new" / "weights", CPU)
+    assert loaded.version == version
+    assert loaded.config == network.config
+    assert loaded.card == "# A card\n"
+    assert loaded.folder == tmp_path / "new" / "weights"
+    assert loaded.network.state_dict().keys() == network.state_dict().keys()
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[name], value)
+    for modality, statistics in preprocessing_of(network.config).statistics.items():
+        np.testing.assert_array_equal(loaded.preprocessing.statistics[modality].mean, statistics.mean)
+        np.testing.assert_array_equal(loaded.preprocessing.statistics[modality].std, statistics.std)
+
+
+def test_a_loaded_network_answers_and_does_not_train(tiny_weights: Path) -> None:
+    network = load_checkpoint(tiny_weights, CPU).network
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_the_version_is_that_of_the_content(tmp_path: Path) -> None:
+    network = random_network(tiny_config())
+    version = save(tmp_path / "a", network)
+    assert save(tmp_path / "b", network) == version
+    assert save_checkpoint(tmp_path / "c", network, preprocessing_of(network.config), card="another") == version
+    others = [
+        save(tmp_path / "d", network, scale=2.5),
+        save(tmp_path / "e", network, adapters_of()),
+        save(tmp_path / "f", random_network(tiny_config(name="renamed"))),
+        save(tmp_path / "g", random_network(tiny_config(), seed=1)),
+    ]
+    assert len({version, *others}) == 5
+
+
+def test_adapters_are_merged_into_the_text_encoder(tmp_path: Path) -> None:
+    config = tiny_config(text=TextConfig(adapter_rank=2))
+    adapters = adapters_of()
+    save(tmp_path, random_network(config), adapters)
+    merged = load_checkpoint(tmp_path, CPU).text_encoder.model.get_submodule(MODULE).weight
+    plain = TextEncoder(config.text, CPU).model.get_submodule(MODULE).weight
+    assert isinstance(merged, Tensor)
+    assert isinstance(plain, Tensor)
+    assert not torch.equal(merged, plain)
+    torch.testing.assert_close(merged, plain + ADAPTER_SCALE * adapters[f"{MODULE}.B"] @ adapters[f"{MODULE}.A"])
+
+
+@pytest.mark.parametrize("rename", [{}, {MODULE: "encoder.layer.99.query"}], ids=["size", "module"])
+def test_adapters_of_another_encoder_are_refused(tmp_path: Path, rename: dict[str, str]) -> None:
+    adapters = adapters_of(size=384 if rename else 100)
+    renamed = {name.replace(MODULE, rename.get(MODULE, MODULE)): value for name, value in adapters.items()}
+    save(tmp_path, random_network(tiny_config()), renamed)
+    with pytest.raises(CheckpointError, match="does not fit the text encoder"):
+        load_checkpoint(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        load_checkpoint(folder, CPU)
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_a_file_with_one_byte_changed_is_refused(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} is not the file that was hashed"):
+        load_checkpoint(folder, CPU)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config.json": "0"}'])
+def test_a_folder_without_proper_hashes_is_no_weights_folder(folder: Path, content: str) -> None:
+    (folder / HASHES).write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=HASHES):
+        load_checkpoint(folder, CPU)
+
+
+def test_a_folder_that_is_not_there_is_no_weights_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a weights folder"):
+        load_checkpoint(tmp_path / "nowhere", CPU)
+
+
+def test_a_folder_without_a_card_still_loads(folder: Path) -> None:
+    (folder / CARD).unlink()
+    assert load_checkpoint(folder, CPU).card == ""
+
+
+def alter_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    change(content)
+    (folder / CONFIG).write_text(json.dumps(content), encoding="utf-8")
+    rehash(folder)
+
+
+def test_weights_of_another_shape_than_the_config_says_are_refused(folder: Path) -> None:
+    alter_config(folder, lambda content: content["network"].update(feedforward=65))
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS} does not fit {CONFIG}"):
+        load_checkpoint(folder, CPU)
+
+
+def test_weights_with_a_tensor_less_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors.pop(next(name for name in tensors if name.startswith("network.")))
+    save_file(tensors, folder / WEIGHTS)
+    rehash(folder)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_checkpoint(folder, CPU)
+
+
+def test_a_config_that_cannot_be_is_refused(folder: Path) -> None:
+    alter_config(folder, lambda content: content.update(classes=["one"]))
+    with pytest.raises(CheckpointError, match="2, 3, 4 or 7"):
+        load_checkpoint(folder, CPU)
+
+
+def test_a_weights_file_that_is_none_is_refused(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(b"\x80\x04 a pickle perhaps")
+    rehash(folder)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(folder, CPU)
+
+
+@pytest.mark.parametrize("field", ["mean", "std"])
+def test_statistics_of_another_size_are_refused(folder: Path, field: str) -> None:
+    path = folder / PREPROCESSING
+    statistics = Preprocessing.read(path).statistics
+    short = replace(statistics[Modality.AUDIO], **{field: np.ones(5, dtype=np.float32)})
+    Preprocessing({**statistics, Modality.AUDIO: short}).write(path)
+    rehash(folder)
+    with pytest.raises(CheckpointError, match="does not fit the config's audio features"):
+        load_checkpoint(folder, CPU)
+
+
+def test_statistics_that_lack_a_modality_are_refused(folder: Path) -> None:
+    path = folder / PREPROCESSING
+    Preprocessing({Modality.AUDIO: Preprocessing.read(path).statistics[Modality.AUDIO]}).write(path)
+    rehash(folder)
+    with pytest.raises(CheckpointError, match="does not fit the config's visual features"):
+        load_checkpoint(folder, CPU)
+
+
+def test_a_text_encoder_that_cannot_be_found_is_a_config_error(folder: Path) -> None:
+    alter_config(folder, lambda content: content["text"].update(encoder=str(folder)))
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_checkpoint(folder, CPU)
+
+
+def test_a_text_encoder_of_another_size_is_a_config_error(tmp_path: Path) -> None:
+    save(tmp_path, random_network(tiny_config(text=TextConfig(size=100))))
+    with pytest.raises(ConfigError, match="hidden size 384, the config says 100"):
+        load_checkpoint(tmp_path, CPU)

@@ -1,0 +1,53 @@
+"""What the errors say and how they can be told apart."""
+
+import pytest
+
+from model.errors import (
+    CheckpointError,
+    ConfigError,
+    CorpusError,
+    CorruptModality,
+    EMMRError,
+    EmptyModality,
+    ModalityError,
+    ModalityTooLarge,
+    UnsupportedFormat,
+)
+from model.modality import Modality
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("x"),
+        CheckpointError("x"),
+        CorpusError("file", 1, "x"),
+        CorruptModality(Modality.TEXT, "x"),
+        ModalityTooLarge(Modality.AUDIO, "x"),
+        UnsupportedFormat(Modality.AUDIO, "x"),
+        EmptyModality(Modality.VISUAL, "no_face", "x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_one_base_catches_every_error_and_each_says_what_is_wrong(error: EMMRError) -> None:
+    assert isinstance(error, EMMRError)
+    assert "x" in str(error)
+
+
+def test_a_corpus_error_names_file_and_row() -> None:
+    assert str(CorpusError("a.csv", 7, "the label is empty")) == "a.csv, line 7: the label is empty"
+    assert str(CorpusError("a.csv", None, "holds no rows")) == "a.csv: holds no rows"
+
+
+def test_a_modality_error_names_modality_and_place() -> None:
+    error = CorruptModality(Modality.VISUAL, "no number", "line 7, column AU12_r")
+    assert str(error) == "visual: no number (line 7, column AU12_r)"
+    assert (error.modality, error.detail, error.place) == (Modality.VISUAL, "no number", "line 7, column AU12_r")
+    assert str(CorruptModality(Modality.AUDIO, "cut")) == "audio: cut"
+
+
+def test_an_empty_modality_tells_why_and_is_no_corrupt_one() -> None:
+    error = EmptyModality(Modality.AUDIO, "silent", "never louder than -60 dBFS")
+    assert error.reason == "silent"
+    assert isinstance(error, ModalityError)
+    assert not isinstance(error, CorruptModality)

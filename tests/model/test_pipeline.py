@@ -1,0 +1,62 @@
+"""A loaded checkpoint answers for every subset."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.errors import CheckpointError
+from model.modality import SUBSETS, Modality, Utterance
+from model.pipeline import Pipeline, choose_device
+from tests.support.network import random_utterances
+from tests.support.speech import speech_of
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_weights: Path) -> Pipeline:
+    return Pipeline.load(tiny_weights)
+
+
+def test_every_subset_is_decided_and_side_by_side_as_alone(pipeline: Pipeline) -> None:
+    utterances = random_utterances(pipeline.config, SUBSETS, longest=16)
+    together = pipeline.decide(utterances)
+    assert len(together) == 7
+    for utterance, decision in zip(utterances, together, strict=True):
+        assert sum(decision.probabilities) == pytest.approx(1)
+        (alone,) = pipeline.decide([utterance])
+        np.testing.assert_allclose(decision.probabilities, alone.probabilities, atol=1e-4)
+
+
+def test_explanations_and_both_paths_are_given_where_asked_for(pipeline: Pipeline) -> None:
+    (utterance,) = random_utterances(pipeline.config, [SUBSETS[1]], longest=16)
+    (plain,) = pipeline.decide([utterance])
+    (told,) = pipeline.decide([utterance], explain=True, both_paths=True)
+    assert (plain.votes, plain.transformer, plain.ensemble) == (None, None, None)
+    assert told.votes is not None
+    assert told.ensemble is not None
+    assert told.reconstruction is not None
+
+
+def test_a_sentence_and_a_voice_go_all_the_way(pipeline: Pipeline) -> None:
+    (text,) = pipeline.extractor.text(["I did not expect to like this film, and yet I did!"])
+    audio = pipeline.extractor.audio(speech_of(1.0))
+    (decision,) = pipeline.decide([Utterance({Modality.TEXT: text.array, Modality.AUDIO: audio.array})])
+    assert decision.label_index in range(3)
+
+
+def test_a_device_is_chosen_where_none_is_named() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert choose_device().type == expected
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device(torch.device("meta")) == torch.device("meta")
+
+
+def test_the_pipeline_works_on_the_chosen_device(pipeline: Pipeline) -> None:
+    assert pipeline.device == choose_device("auto")
+    assert {p.device.type for p in pipeline.checkpoint.network.parameters()} == {pipeline.device.type}
+
+
+def test_a_folder_that_holds_no_weights_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a weights folder"):
+        Pipeline.load(tmp_path, "cpu")

@@ -1,0 +1,199 @@
+"""What an epoch feeds the network: every draw a function of seed and epoch, nothing hidden that must be seen."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.emmr.losses import IGNORED
+from model.modality import COMPLETE, MODALITIES, Presence
+from model.training.batches import BatchSource, TrainingBatch, to_device
+from model.training.corpora.base import Example, SoundSource, Source, TextSource
+from model.training.patterns import TrainingMix
+from tests.support.training import CONFIG, FloatArray, tiny_training, toy
+
+T, A, V = MODALITIES
+CORPUS, FEATURES = toy(train=40)
+EXAMPLES = CORPUS.parts["train"]
+PLAIN: dict[str, Any] = {"feature_noise": 0, "time_mask": 0, "word_dropout": 0}
+
+
+def source_of(seed: int = 0, features: dict[Source, FloatArray] | None = None, **settings: Any) -> BatchSource:
+    return BatchSource(CONFIG, tiny_training(**settings), FEATURES if features is None else features, seed)
+
+
+def same(one: TrainingBatch, other: TrainingBatch) -> bool:
+    def tensors(item: TrainingBatch) -> list[torch.Tensor]:
+        batch = item.batch
+        return [*batch.features.values(), *batch.valid.values(), batch.held, batch.present, item.targets.labels]
+
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+
+
+def test_an_epoch_is_a_function_of_seed_and_number() -> None:
+    first, again = (list(source_of(seed=3).epoch(EXAMPLES, 5)) for _ in range(2))
+    assert len(first) == 3  # 16 + 16 + 8 of 40
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(3, 6), (4, 5)])
+def test_another_seed_or_epoch_draws_anew(seed: int, epoch: int) -> None:
+    first, other = next(source_of(seed=3).epoch(EXAMPLES, 5)), next(source_of(seed=seed).epoch(EXAMPLES, epoch))
+    assert not same(first, other)
+
+
+def test_every_example_comes_once_an_epoch_the_last_few_too() -> None:
+    batches = list(source_of(**PLAIN).epoch(EXAMPLES, 0))
+    assert [b.batch.size for b in batches] == [16, 16, 8]
+    seen = [row.sum().item() for b in batches for row in b.batch.features[V][:, 0]]
+    expected = [float(FEATURES[e.sources[V]].sum()) for e in EXAMPLES]
+    np.testing.assert_allclose(sorted(seen), sorted(expected), atol=1e-3)
+    assert not np.allclose(seen, expected, atol=1e-3)  # in a random order
+
+
+def test_labels_stay_with_their_examples() -> None:
+    by_content = {round(float(FEATURES[e.sources[V]].sum()), 2): CONFIG.classes.index(e.label) for e in EXAMPLES}
+    for item in source_of(**PLAIN).epoch(EXAMPLES, 0):
+        for row, label in zip(item.batch.features[V][:, 0], item.targets.labels.tolist(), strict=True):
+            assert by_content[round(row.sum().item(), 2)] == label
+
+
+@pytest.mark.parametrize("epoch", range(3))
+def test_cls_is_never_hidden_and_no_modality_is_hidden_whole(epoch: int) -> None:
+    for item in source_of(word_dropout=0.95, time_mask=0.95).epoch(EXAMPLES, epoch):
+        batch = item.batch
+        assert batch.valid[T][:, 0].all()
+        for modality in MODALITIES:
+            assert batch.valid[modality].any(dim=1).all()
+
+
+def test_words_are_dropped_in_about_the_share_asked_for() -> None:
+    def words(**settings: Any) -> int:
+        return sum(int(b.batch.valid[T][:, 1:].sum()) for n in range(5) for b in source_of(**settings).epoch(EXAMPLES, n))
+
+    assert words(word_dropout=0.4) / words(word_dropout=0.0) == pytest.approx(0.6, abs=0.05)
+
+
+def test_what_is_hidden_of_a_sound_is_one_stretch_at_most_as_long_as_asked_for() -> None:
+    hidden = 0
+    for plain, masked in zip(
+        source_of(**PLAIN).epoch(EXAMPLES, 0), source_of(**{**PLAIN, "time_mask": 0.6}).epoch(EXAMPLES, 0), strict=True
+    ):
+        before, after = plain.batch.valid[A], masked.batch.valid[A]
+        assert not (after & ~before).any()
+        for row_before, row_after in zip(before, after, strict=True):
+            gone = torch.nonzero(row_before & ~row_after).flatten().tolist()
+            assert gone == list(range(gone[0], gone[-1] + 1)) if gone else True
+            assert len(gone) <= 0.6 * int(row_before.sum())
+            hidden += len(gone)
+    assert hidden > 20
+
+
+def test_noise_falls_on_sound_and_face_not_on_words() -> None:
+    clean = next(source_of(**PLAIN).epoch(EXAMPLES, 0)).batch
+    noisy = next(source_of(**{**PLAIN, "feature_noise": 0.5}).epoch(EXAMPLES, 0)).batch
+    assert torch.equal(noisy.features[T], clean.features[T])
+    for modality in (A, V):
+        difference = (noisy.features[modality] - clean.features[modality])[clean.valid[modality]]
+        assert difference.std().item() == pytest.approx(0.5, rel=0.1)
+
+
+def test_patterns_hide_in_the_shares_asked_for_and_hold_what_they_hide() -> None:
+    source = source_of(complete_share=0.2, one_missing_share=0.5)
+    assert source.mix.shares == pytest.approx((0.2, 0.5, 0.3))
+    items = [item.batch for n in range(20) for item in source.epoch(EXAMPLES, n)]
+    assert all(batch.held.all() for batch in items)
+    lost = Counter(int(count) for batch in items for count in (~batch.present).sum(dim=1))
+    assert set(lost) == {0, 1, 2}
+    for count, share in ((0, 0.2), (1, 0.5), (2, 0.3)):
+        assert lost[count] / lost.total() == pytest.approx(share, abs=0.08)
+
+
+def test_shares_that_add_up_to_one_leave_no_rounding_below_zero() -> None:
+    assert source_of(complete_share=0.7, one_missing_share=0.3).mix == TrainingMix(0.7, 0.3, 0.0)
+
+
+def test_complete_mode_hides_nothing_and_passes_over_what_lacks_something() -> None:
+    corpus, features = toy(train=14, mixed=True)
+    items = list(source_of(features=features).epoch(corpus.parts["train"], 0, complete=True))
+    assert sum(item.batch.size for item in items) == 2
+    assert all(item.batch.present.all() for item in items)
+
+
+def test_what_an_example_lacks_stays_absent() -> None:
+    corpus, features = toy(train=14, mixed=True)
+    (item,) = source_of(features=features).epoch(corpus.parts["train"], 0)
+    assert Counter(tuple(row) for row in item.batch.held.tolist()) == Counter(
+        e.presence.mask() for e in corpus.parts["train"]
+    )
+    assert not (item.batch.present & ~item.batch.held).any()
+
+
+def test_a_source_without_features_is_absent_and_an_example_without_any_is_passed_over() -> None:
+    few = {s: x for s, x in FEATURES.items() if s in {EXAMPLES[0].sources[A], EXAMPLES[0].sources[V]}}
+    (item,) = source_of(features=few).epoch(EXAMPLES, 0)
+    assert item.batch.held.tolist() == [list(Presence.of(A, V).mask())]
+
+
+def test_no_example_makes_no_batch() -> None:
+    assert list(source_of(features={}).epoch(EXAMPLES, 0)) == []
+
+
+def test_polarities_of_single_modalities_are_targets_where_they_are_known() -> None:
+    known = [replace(e, modality_labels={T: "positive"}) for e in EXAMPLES]
+    for item in source_of().epoch(known, 0):
+        assert set(item.targets.modality_labels[T].tolist()) == {2}
+        assert set(item.targets.modality_labels[A].tolist()) == {IGNORED}
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_rare_classes_weigh_more(balance: float) -> None:
+    uneven = [replace(e, label=CONFIG.classes[0 if n < 30 else 1 if n < 38 else 2]) for n, e in enumerate(EXAMPLES)]
+    weights = next(source_of(class_balance=balance).epoch(uneven, 0)).targets.class_weights
+    raised = np.array([(40 / count) ** balance for count in (30, 8, 2)])
+    np.testing.assert_allclose(weights, raised / raised.mean(), rtol=1e-5)
+
+
+def test_without_balance_classes_weigh_the_same() -> None:
+    assert next(source_of(class_balance=0).epoch(EXAMPLES, 0)).targets.class_weights is None
+
+
+def test_variants_of_a_clip_are_drawn_and_the_clip_stands_in_for_one_that_is_not_there() -> None:
+    clip = SoundSource(Path("clip"))
+    values: dict[Source, FloatArray] = {
+        SoundSource(clip.path, k): np.full((1, 33), k, dtype=np.float32) for k in range(3)
+    }
+    source = source_of(features=values, audio_variants=3, **PLAIN)
+    example = Example("x", "neutral", {A: clip})
+    drawn = Counter(
+        int(item.batch.features[A][0, 0, 0]) for epoch in range(200) for item in source.epoch([example], epoch)
+    )
+    assert set(drawn) == {0, 1, 2}
+    assert drawn[0] / 200 == pytest.approx(0.5, abs=0.12)  # itself, and in the third variant's place
+
+
+def test_all_of_a_batch_goes_to_a_device() -> None:
+    item = next(source_of().epoch(EXAMPLES, 0))
+    moved = to_device(item, torch.device("meta"))
+    assert moved.targets.class_weights is not None
+    tensors = [
+        *moved.batch.features.values(), moved.batch.present, moved.targets.labels, moved.targets.class_weights,
+        *moved.targets.modality_labels.values(),
+    ]  # fmt: skip
+    assert {t.device.type for t in tensors} == {"meta"}
+    unweighted = replace(item, targets=replace(item.targets, class_weights=None))
+    assert to_device(unweighted, torch.device("meta")).targets.class_weights is None
+
+
+def test_room_is_left_for_what_a_pattern_may_hide() -> None:
+    short = Example("x", "neutral", {T: TextSource("a"), A: SoundSource(Path("b"))})
+    features: dict[Source, FloatArray] = {
+        short.sources[T]: np.ones((1, 384), dtype=np.float32),
+        short.sources[A]: np.ones((1, 33), dtype=np.float32),
+    }
+    (item,) = source_of(features=features).epoch([short], 0)
+    assert [item.batch.valid[m].shape[1] for m in COMPLETE] == [4, 5, 1]
