@@ -38,7 +38,7 @@ def filled(encoder: Encoder, batch: Batch) -> tuple[dict[Modality, Tensor], dict
 
 def test_the_projection_of_a_modality_has_no_bias_and_its_slots_see_each_other() -> None:
     encoder = ModalityEncoder(33, D, 4, 0.0)
-    assert encoder.project.bias is None
+    assert [name for name, _ in encoder.project.named_parameters()] == ["weight"]
     x, valid = torch.randn(2, 5, 33), torch.ones(2, 5, dtype=torch.bool)
     torch.testing.assert_close(encoder(x, valid), encoder.attention(encoder.project(x), valid))
 

@@ -102,10 +102,12 @@ def test_deciding_equals_the_whole_graph(network: EMMR) -> None:
     for i, decision in enumerate(decide(network, batch, both_paths=True, explain=True)):
         presence = Presence(frozenset(m for m, here in zip(MODALITIES, batch.present[i].tolist(), strict=True) if here))
         transformer = output.transformer[i].softmax(0)
+        assert decision.transformer is not None
         np.testing.assert_allclose(decision.transformer, transformer, atol=1e-5)
         if presence.complete:
             assert decision.ensemble is None
             continue
+        assert decision.ensemble is not None
         np.testing.assert_allclose(decision.ensemble, output.ensemble[i].softmax(0), atol=1e-5)
         np.testing.assert_allclose(decision.full, output.heads[BRANCHES[0], COMPLETE.name][i].softmax(0), atol=1e-5)
         np.testing.assert_allclose(

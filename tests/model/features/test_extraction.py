@@ -45,9 +45,10 @@ def track_of(frames: int, size: int = 35) -> FaceTrack:
 
 
 def tone_at(dbfs: float, samples: int = SAMPLE_RATE) -> FloatArray:
-    """A tone whose every hop has this root mean square: 31.25 Hz times a whole number fits whole periods in a hop."""
+    """A tone whose every hop has this root mean square: 312.5 Hz fits ten whole periods in a hop."""
     time = np.arange(samples) / SAMPLE_RATE
-    return (10 ** (dbfs / 20) * np.sqrt(2) * np.sin(2 * np.pi * 312.5 * time)).astype(np.float32)
+    tone: FloatArray = (10 ** (dbfs / 20) * np.sqrt(2) * np.sin(2 * np.pi * 312.5 * time)).astype(np.float32)
+    return tone
 
 
 def slots_of_ten(reduction: str) -> Slots:

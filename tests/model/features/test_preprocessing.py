@@ -53,7 +53,7 @@ def test_nothing_to_measure_is_refused() -> None:
 
 
 def test_statistics_come_back_from_their_file_to_the_last_bit(tmp_path: Path) -> None:
-    written = Preprocessing({m: Statistics.of([ramp(20) / 3]) for m in (Modality.AUDIO, Modality.VISUAL)})
+    written = Preprocessing({m: Statistics.of([ramp(20)]) for m in (Modality.AUDIO, Modality.VISUAL)})
     written.write(tmp_path / "preprocessing.json")
     read = Preprocessing.read(tmp_path / "preprocessing.json")
     assert read.statistics.keys() == written.statistics.keys()

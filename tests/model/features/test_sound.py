@@ -133,6 +133,18 @@ def test_a_webm_file_that_does_not_hold_opus_is_refused() -> None:
         read(FILES["webm"].replace(b"A_OPUS", b"A_FLAC"))
 
 
+def test_a_codec_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(UnsupportedFormat):
+        read(FILES["webm"].replace(b"A_OPUS", b"A_OOPS"))
+
+
+@pytest.mark.parametrize("container", ["webm", "m4a"])
+def test_a_tag_that_is_no_text_is_no_matter(container: Container) -> None:
+    data = FILES[container]
+    assert b"Lavf" in data
+    assert np.array_equal(read(data.replace(b"Lavf", b"\xff\xfe\x80f")).waveform, read(data).waveform)
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_file_cut_anywhere_is_an_error(container: Container) -> None:
     data = FILES[container]

@@ -13,13 +13,12 @@ from model.emmr.losses import IGNORED
 from model.modality import COMPLETE, MODALITIES, Presence
 from model.training.batches import BatchSource, TrainingBatch, to_device
 from model.training.corpora.base import Example, SoundSource, Source, TextSource
-from model.training.patterns import TrainingMix
 from tests.support.training import CONFIG, FloatArray, tiny_training, toy
 
 T, A, V = MODALITIES
 CORPUS, FEATURES = toy(train=40)
 EXAMPLES = CORPUS.parts["train"]
-PLAIN: dict[str, Any] = {"feature_noise": 0, "time_mask": 0, "word_dropout": 0}
+PLAIN: dict[str, Any] = {"audio_noise": 0, "visual_noise": 0, "blend": 0, "time_mask": 0, "word_dropout": 0}
 
 
 def source_of(seed: int = 0, features: dict[Source, FloatArray] | None = None, **settings: Any) -> BatchSource:
@@ -73,7 +72,9 @@ def test_cls_is_never_hidden_and_no_modality_is_hidden_whole(epoch: int) -> None
 
 def test_words_are_dropped_in_about_the_share_asked_for() -> None:
     def words(**settings: Any) -> int:
-        return sum(int(b.batch.valid[T][:, 1:].sum()) for n in range(5) for b in source_of(**settings).epoch(EXAMPLES, n))
+        return sum(
+            int(b.batch.valid[T][:, 1:].sum()) for n in range(5) for b in source_of(**settings).epoch(EXAMPLES, n)
+        )
 
     assert words(word_dropout=0.4) / words(word_dropout=0.0) == pytest.approx(0.6, abs=0.05)
 
@@ -95,11 +96,46 @@ def test_what_is_hidden_of_a_sound_is_one_stretch_at_most_as_long_as_asked_for()
 
 def test_noise_falls_on_sound_and_face_not_on_words() -> None:
     clean = next(source_of(**PLAIN).epoch(EXAMPLES, 0)).batch
-    noisy = next(source_of(**{**PLAIN, "feature_noise": 0.5}).epoch(EXAMPLES, 0)).batch
+    noisy = next(source_of(**{**PLAIN, "audio_noise": 0.5, "visual_noise": 0.2}).epoch(EXAMPLES, 0)).batch
     assert torch.equal(noisy.features[T], clean.features[T])
-    for modality in (A, V):
+    for modality, deviation in ((A, 0.5), (V, 0.2)):
         difference = (noisy.features[modality] - clean.features[modality])[clean.valid[modality]]
-        assert difference.std().item() == pytest.approx(0.5, rel=0.1)
+        assert difference.std().item() == pytest.approx(deviation, rel=0.1)
+
+
+def test_voices_and_faces_blend_only_with_others_of_their_own_polarity_and_length() -> None:
+    marked = [replace(e, modality_labels={A: e.label, V: e.label}) for e in EXAMPLES]
+    clean = next(source_of(**PLAIN).epoch(marked, 0))
+    blended = next(source_of(**{**PLAIN, "blend": 0.4}).epoch(marked, 0))
+    assert torch.equal(blended.targets.labels, clean.targets.labels)
+    assert torch.equal(blended.batch.features[T], clean.batch.features[T])
+    changed = 0
+    for modality in (A, V):
+        own, lengths = clean.targets.modality_labels[modality], clean.batch.valid[modality].sum(dim=1)
+        before, after = clean.batch.features[modality], blended.batch.features[modality]
+        for row in range(clean.batch.size):
+            if torch.equal(before[row], after[row]):
+                continue
+            changed += 1
+            others = [
+                n for n in range(clean.batch.size)
+                if n != row and own[n] == own[row] and lengths[n] == lengths[row]
+            ]  # fmt: skip
+            # What was added points at one of them, at most 0.4 of the way.
+            shares = [(after[row] - before[row]).norm() / (before[n] - before[row]).norm() for n in others]
+            found = [
+                torch.allclose(after[row], before[row] + share * (before[n] - before[row]), atol=1e-4)
+                for n, share in zip(others, shares, strict=True)
+            ]
+            assert sum(found) == 1
+            assert shares[found.index(True)] <= 0.4 + 1e-5
+    assert changed > 10
+
+
+def test_a_voice_of_unknown_polarity_is_left_alone() -> None:
+    clean = next(source_of(**PLAIN).epoch(EXAMPLES, 0)).batch
+    blended = next(source_of(**{**PLAIN, "blend": 0.4}).epoch(EXAMPLES, 0)).batch
+    assert all(torch.equal(blended.features[m], clean.features[m]) for m in MODALITIES)
 
 
 def test_patterns_hide_in_the_shares_asked_for_and_hold_what_they_hide() -> None:
@@ -114,7 +150,9 @@ def test_patterns_hide_in_the_shares_asked_for_and_hold_what_they_hide() -> None
 
 
 def test_shares_that_add_up_to_one_leave_no_rounding_below_zero() -> None:
-    assert source_of(complete_share=0.7, one_missing_share=0.3).mix == TrainingMix(0.7, 0.3, 0.0)
+    for complete in (0.1, 0.3, 0.7, 0.9):
+        mix = source_of(complete_share=complete, one_missing_share=1 - complete).mix
+        assert mix.shares == pytest.approx((complete, 1 - complete, 0.0))
 
 
 def test_complete_mode_hides_nothing_and_passes_over_what_lacks_something() -> None:
@@ -155,6 +193,7 @@ def test_rare_classes_weigh_more(balance: float) -> None:
     uneven = [replace(e, label=CONFIG.classes[0 if n < 30 else 1 if n < 38 else 2]) for n, e in enumerate(EXAMPLES)]
     weights = next(source_of(class_balance=balance).epoch(uneven, 0)).targets.class_weights
     raised = np.array([(40 / count) ** balance for count in (30, 8, 2)])
+    assert weights is not None
     np.testing.assert_allclose(weights, raised / raised.mean(), rtol=1e-5)
 
 

@@ -1,0 +1,231 @@
+"""`emmr`: serve, predict, train and evaluate from a terminal.
+
+For: a thin layer of options over what the service and `model.training` do; each command imports what it needs when it
+runs, so that `--help` answers at once.
+Does not know: how anything is done. Bad input ends with status 2 and a sentence on standard error.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from app.api.schemas import Prediction
+    from app.settings import Settings
+
+BAD_INPUT: Final = 2
+
+cli = typer.Typer(
+    name="emmr",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    help="The polarity of an utterance from its words, voice and face, with any of them missing.",
+    epilog="[b]Try:[/b]  emmr predict --text 'What a lovely surprise!'   ·   emmr serve",
+)
+
+Weights = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="A weights folder.", show_default="the shipped weights"),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, …", show_default="auto")]
+
+
+def main() -> None:
+    """The console script."""
+    cli()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"emmr {version('emmr')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The polarity of an utterance from its words, voice and face, with any of them missing."""
+
+
+@cli.command(rich_help_panel="Use")
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 for any that is free.", show_default="8000")] = None,
+    weights: Weights = None,
+    device: Device = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+) -> None:
+    """Serve POST /predict, a page at /, /health, /metrics and /model.
+
+    Every limit is an environment variable too: EMMR_MAX_BODY_BYTES, EMMR_QUEUE_SIZE, EMMR_API_KEYS, …
+    What is given here goes before the environment.
+    """
+    settings = _settings(host=host, port=port, weights=weights, device=device, log_level=log_level)
+    from app.server import serve as run
+
+    raise typer.Exit(run(settings))
+
+
+@cli.command(rich_help_panel="Use")
+def predict(
+    text: Annotated[str | None, typer.Option(help="The words.")] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="The voice: WAV, FLAC, OGG, MP3, WebM or M4A."),
+    ] = None,
+    openface: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="The face: an OpenFace 2 CSV."),
+    ] = None,
+    weights: Weights = None,
+    device: Device = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Add every head's vote.")] = False,
+    as_json: Annotated[
+        bool | None,
+        typer.Option("--json/--table", help="The answer as JSON or as a table.", show_default="a table on a terminal"),
+    ] = None,
+) -> None:
+    """Answer for one utterance: give its words, its voice, its face, or any two or one of them.
+
+    The answer has the same fields as the service's.
+    """
+    if text is None and audio is None and openface is None:
+        _refuse("Nothing to answer: give at least one of --text, --audio and --openface.")
+    settings = _settings(weights=weights, device=device)
+    from app.once import predict_once
+
+    with _readable_errors():
+        answer = predict_once(
+            settings,
+            # What a terminal sent that is not UTF-8 arrives as surrogates: back to bytes, to be refused like any other.
+            text=None if text is None else os.fsencode(text),
+            audio=audio,
+            openface=openface,
+            explain=explain,
+        )
+    if as_json if as_json is not None else not sys.stdout.isatty():
+        typer.echo(answer.model_dump_json(indent=2))
+    else:
+        _show_table(answer)
+
+
+@cli.command(rich_help_panel="Make")
+def train(
+    corpus: Annotated[
+        str, typer.Option(help="composite, or manifest for your own: a CSV or JSON lines file of clips.")
+    ],
+    data: Annotated[
+        Path, typer.Option(exists=True, help="The corpus's folder, or the manifest file.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the weights to.", show_default=False)],
+    config: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Model and training configuration, JSON."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Most epochs to train.", show_default="the configuration's")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    cache: Annotated[Path, typer.Option(help="Folder for computed features, kept between runs.")] = Path(
+        ".cache/features"
+    ),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes computing features.", show_default="one a processor")
+    ] = None,
+) -> None:
+    """Train weights on a corpus; the epoch that is best on its validation part is kept."""
+    with _readable_errors():
+        from model.training.commands import train as run
+
+        status = run(
+            corpus=corpus,
+            data=data,
+            out=out,
+            config=config,
+            seed=seed,
+            epochs=epochs,
+            resume=resume,
+            device=device,
+            cache=cache,
+            workers=workers or os.cpu_count() or 1,
+        )
+    raise typer.Exit(status)
+
+
+@cli.command(rich_help_panel="Make")
+def evaluate(
+    corpus: Annotated[str, typer.Option(help="composite or manifest.")],
+    data: Annotated[
+        Path, typer.Option(exists=True, help="The corpus's folder, or the manifest file.", show_default=False)
+    ],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    weights: Weights = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="File to write every figure to.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+) -> None:
+    """Score weights: all seven subsets of modalities, all missing rates, and by what decides the label."""
+    settings = _settings(weights=weights)
+    with _readable_errors():
+        from model.training.commands import evaluate as run
+
+        status = run(corpus=corpus, data=data, split=split, weights=settings.weights, json_out=json_out, device=device)
+    raise typer.Exit(status)
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.secho(message, err=True, fg="red")
+    raise typer.Exit(BAD_INPUT)
+
+
+def _settings(**given: object) -> "Settings":
+    """The environment's settings under what the command line gave."""
+    from pydantic import ValidationError
+
+    from app.settings import Settings
+
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Settings(**chosen)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        _refuse("Settings that do not fit: " + "; ".join(faults))
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Say what the service would say, instead of a traceback, where input or weights are at fault."""
+    from app.inference.errors import ServiceError
+    from app.uploads.errors import UploadError
+    from model.errors import EMMRError, ModalityError
+
+    try:
+        yield
+    except (UploadError, ServiceError, ModalityError) as error:
+        from app.api.problems import trouble
+
+        said = trouble(error)
+        places = [" ".join(filter(None, (fault.part, fault.place))) for fault in said.faults]
+        where = f" ({', '.join(filter(None, places))})" if any(places) else ""
+        _refuse(f"{said.title}: {said.detail}{where}")
+    except EMMRError as error:
+        _refuse(str(error))
+
+
+def _show_table(answer: "Prediction") -> None:
+    from rich.console import Console
+
+    from app.table import render
+
+    Console().print(render(answer))

@@ -1,0 +1,63 @@
+"""Requests the service sends itself before it says it is ready: one for each subset of modalities.
+
+For: loading lazily compiled code, allocating device memory, and proving the whole way from upload bytes to an answer.
+Does not know: what becomes of them.
+
+The sound is a wavering tone and the face a still one; what they mean to the model does not matter.
+"""
+
+import io
+import tempfile
+import wave
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from app.uploads.form import RawForm
+from model.modality import SUBSETS, Modality
+
+RATE: Final = 16_000  # Hz
+SECONDS: Final = 1.0
+FRAMES: Final = 4
+SPOOL_BYTES: Final = 2**20  # both stay in memory
+SENTENCE: Final = "This is only a test."
+
+
+def warm_up_forms(columns: Sequence[str]) -> Iterator[RawForm]:
+    """One form for each of the seven subsets; the face's CSV has `columns`. Each is closed after its turn."""
+    sound, face = tone(), still_face(columns)
+    for subset in SUBSETS:
+        with (
+            tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as audio,
+            tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as openface,
+        ):
+            for file, content in ((audio, sound), (openface, face)):
+                file.write(content)
+                file.seek(0)
+            yield RawForm(
+                text=SENTENCE.encode() if Modality.TEXT in subset else None,
+                audio=audio if Modality.AUDIO in subset else None,
+                openface=openface if Modality.VISUAL in subset else None,
+            )
+
+
+def tone() -> bytes:
+    """A WAV file of a wavering tone."""
+    t = np.arange(int(RATE * SECONDS)) / RATE
+    samples = 0.3 * np.sin(2 * np.pi * (220 * t + 3 * np.sin(2 * np.pi * 4 * t)))
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(RATE)
+        writer.writeframes((samples * 32767).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def still_face(columns: Sequence[str]) -> bytes:
+    """An OpenFace CSV of a face that does not move."""
+    header = ["frame", "face_id", "timestamp", "confidence", "success", *columns]
+    frames = range(1, FRAMES + 1)
+    rows = ([str(frame), "0", f"{frame / 30:.3f}", "0.98", "1", *["0.5"] * len(columns)] for frame in frames)
+    return "".join(",".join(row) + "\n" for row in (header, *rows)).encode()

@@ -1,0 +1,51 @@
+"""The application: settings, lifespan and routes wired together, and nothing else.
+
+`create_app` builds one from given settings; without any it reads the environment, so that an ASGI server can use it as
+a factory: `uvicorn --factory app.main:create_app`.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+
+from app.api import auth, health, metrics, model, page, predict, problems
+from app.api.middleware import RequestMiddleware
+from app.inference.engine import Engine
+from app.logging import configure_logging
+from app.settings import Settings
+
+
+def create_app(settings: Settings | None = None, on_failure: Callable[[], None] | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: read from the environment when None.
+        on_failure: told once when the service has failed for good and the process should end.
+    """
+    settings = settings or Settings()
+    configure_logging(settings.log_level)
+    measured = metrics.Metrics()
+    engine = Engine(settings, on_batch=measured.observe_batch, on_failure=on_failure)
+    measured.watch(engine)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        try:
+            yield
+        finally:
+            await engine.stop()
+
+    # The interactive documentation pages load scripts from elsewhere, so there are none; /openapi.json is there.
+    app = FastAPI(title="EMMR", version=version("emmr"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.settings, app.state.metrics, app.state.engine = settings, measured, engine
+    app.add_middleware(RequestMiddleware, metrics=measured)
+    problems.install_problem_handlers(app)
+    keyed = [Depends(auth.require_key)]
+    for router in (predict.router, model.router, metrics.router):
+        app.include_router(router, dependencies=keyed)
+    for router in (health.router, problems.router, page.router):
+        app.include_router(router)
+    return app

@@ -1,0 +1,75 @@
+"""Every number and switch of the service, read from the environment once.
+
+For: the limits of the service's contract and where it listens, as one frozen value handed to whoever needs a part.
+Does not know: the model's own sizes (`model.config`); nothing else in the project reads the environment.
+
+`EMMR_PORT=9000` sets `port`, and so on; lists are JSON (`EMMR_API_KEYS='["one", "two"]'`).
+"""
+
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB: Final = 2**20
+KIB: Final = 2**10
+DEFAULT_WEIGHTS: Final = Path(__file__).resolve().parent.parent / "weights" / "default"
+
+
+def _processors() -> int:
+    return os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """What the service may be told from outside. Sizes are bytes and times seconds unless a name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix="EMMR_", frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    weights: Path = DEFAULT_WEIGHTS
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:1`: what `torch.device` takes, or the best there is."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    api_keys: tuple[SecretStr, ...] = ()
+    """With any key here, everything but the page and the health checks asks for one of them."""
+
+    max_body_bytes: int = Field(default=25 * MIB, gt=0)
+    body_timeout: float = Field(default=30.0, gt=0)
+    """From the first byte of a request's body to its last."""
+    max_text_bytes: int = Field(default=64 * KIB, gt=0)
+
+    max_audio_seconds: float = Field(default=300.0, gt=0)
+    max_audio_decoded_bytes: int = Field(default=64 * MIB, gt=0)
+    min_audio_rate: int = Field(default=8_000, gt=0)
+    max_audio_rate: int = Field(default=192_000, gt=0)
+    max_audio_channels: int = Field(default=8, gt=0)
+
+    max_openface_bytes: int = Field(default=8 * MIB, gt=0)
+    max_openface_line_bytes: int = Field(default=64 * KIB, gt=0)
+    max_openface_columns: int = Field(default=1_024, gt=0)
+    max_openface_rows: int = Field(default=20_000, gt=0)
+
+    decode_timeout: float = Field(default=10.0, gt=0)
+    decode_workers: int = Field(default_factory=lambda: min(4, _processors()), gt=0)
+    decode_memory_bytes: int = Field(default=2048 * MIB, gt=0)
+    """Address space of one decoding process."""
+
+    feature_threads: int = Field(default_factory=lambda: min(4, _processors()), gt=0)
+    queue_size: int = Field(default=256, gt=0)
+    """Requests that may wait, wherever they wait, before their forward pass."""
+    max_batch: int = Field(default=32, gt=0)
+    batch_delay_ms: float = Field(default=0.0, ge=0)
+    """How long a waiting item may be held back for company."""
+    deadline: float = Field(default=30.0, gt=0)
+    """From the last byte of a request's body to its answer."""
+    retry_after: int = Field(default=1, ge=0)
+
+    heartbeat_timeout: float = Field(default=30.0, gt=0)
+    """How long the worker may be silent before it no longer counts as healthy."""
+    grace_period: float = Field(default=5.0, ge=0)
+    """After SIGTERM: how long to serve on, not ready, while load balancers notice."""
+    drain_timeout: float = Field(default=60.0, gt=0)
+    """After that: how long accepted requests may take to finish."""

@@ -1,0 +1,270 @@
+"""A few processes that decode uploads, and what happens when one of them dies, hangs or eats too much.
+
+For: running `app.uploads.decode_worker` on behalf of requests. A file that kills its decoder, or keeps it busy past the
+time limit, costs its own request an error and the pool one process, which is replaced.
+Does not know: formats; what it gives back is what `app.uploads.replies` restores.
+
+`start`, `stop` and `state` may be called from any thread, `run` from any event loop. Each process has a thread here
+that waits on it, and one more replaces processes that died while idle.
+"""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Final, Literal, TypeAlias
+
+from app.uploads.decoder import Decoder, DecoderDied, Unresponsive
+from app.uploads.errors import DecoderFailed, from_modality
+from app.uploads.form import SpooledFile
+from app.uploads.frames import BrokenFrame, Json
+from app.uploads.replies import Decoded, DecoderStopped, restore
+from model.errors import EmptyModality, ModalityError
+
+MIB: Final = 2**20
+START_SECONDS: Final = 30.0  # for a process to come up; a loaded machine takes a few
+HEARD_SECONDS: Final = 2.0  # for an idle process to say that it heard; one that does not is stopped or stuck
+CHECK_SECONDS: Final = 0.5  # between looks at idle processes
+ATTEMPTS: Final = 3  # to find a process that takes the job
+
+PartWithFile: TypeAlias = Literal["audio", "openface"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """What health checks report.
+
+    Args:
+        workers: processes there should be.
+        alive: processes there are.
+        busy: files being decoded.
+        replaced: processes lost and replaced since the start.
+    """
+
+    workers: int
+    alive: int
+    busy: int
+    replaced: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether anything can be decoded."""
+        return self.alive > 0
+
+
+class _Task:
+    """One file's way through a thread; `abandon` ends it from outside."""
+
+    def __init__(self, job: Json, file: SpooledFile, part: PartWithFile) -> None:
+        self.job, self.file, self.part = job, file, part
+        self._guard = threading.Lock()
+        self._decoder: Decoder | None = None
+        self._abandoned = False
+
+    def hold(self, decoder: Decoder | None) -> None:
+        """Say which process has the file now.
+
+        Raises:
+            DecoderDied: nobody wants it any more.
+        """
+        with self._guard:
+            self._decoder = decoder
+            if self._abandoned and decoder is not None:
+                raise DecoderDied("the request has been dropped")
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for the result."""
+        return self._abandoned
+
+    def abandon(self) -> None:
+        """End it: the process that has the file, if any, is killed."""
+        with self._guard:
+            self._abandoned = True
+            if self._decoder is not None:
+                self._decoder.kill()
+
+
+class DecodePool:
+    """Processes that decode; none before `start`.
+
+    Args:
+        workers: how many.
+        timeout: seconds one file may take; waiting for a free process is not counted.
+        memory_bytes: address space of each process.
+        cpu_seconds: processor seconds one file may take; `timeout` when not given.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        timeout: float = 10.0,
+        memory_bytes: int = 1024 * MIB,
+        cpu_seconds: float | None = None,
+    ) -> None:
+        self.timeout = timeout
+        cpu_seconds = timeout if cpu_seconds is None else cpu_seconds
+        self._decoders = [Decoder(memory_bytes, cpu_seconds) for _ in range(workers)]
+        self._idle: SimpleQueue[Decoder] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(workers, "emmr-decode")
+        self._keeper: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._counting = threading.Lock()
+        self._busy = self._replaced = 0
+
+    def start(self) -> None:
+        """Start every process and wait until each is ready.
+
+        Raises:
+            DecoderDied, Unresponsive: one does not come up; what it said is on standard error.
+        """
+        try:
+            for decoder in self._decoders:
+                decoder.launch()
+            for decoder in self._decoders:
+                decoder.await_ready(START_SECONDS)
+                self._idle.put(decoder)
+        except (DecoderDied, Unresponsive):
+            self.stop()
+            raise
+        self._keeper = threading.Thread(target=self._keep, name="emmr-decode-keeper", daemon=True)
+        self._keeper.start()
+
+    def stop(self) -> None:
+        """End every process. A file still being decoded becomes `DecoderFailed`."""
+        self._stopping.set()
+        for decoder in self._decoders:
+            decoder.kill()
+        if self._keeper is not None:
+            self._keeper.join()
+        self._threads.shutdown()
+        # A thread may have launched a replacement between the two.
+        for decoder in self._decoders:
+            decoder.kill()
+
+    def state(self) -> PoolState:
+        """What there is at this moment."""
+        alive = len(self.pids())
+        return PoolState(workers=len(self._decoders), alive=alive, busy=self._busy, replaced=self._replaced)
+
+    def pids(self) -> list[int]:
+        """The living processes."""
+        return [pid for decoder in self._decoders if (pid := decoder.pid) is not None]
+
+    async def run(self, job: Json, file: SpooledFile, part: PartWithFile) -> Decoded:
+        """Decode the whole of `file`; cancelling kills the process that has it.
+
+        Raises:
+            EmptyModality: well-formed, with nothing in it.
+            UploadError: the file's fault, or that of its decoder (`DecoderFailed`).
+        """
+        task = _Task(job, file, part)
+        future = self._submit(task)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task.abandon()
+            raise
+        except EmptyModality:
+            raise
+        except ModalityError as error:
+            raise from_modality(error) from None
+
+    def _submit(self, task: _Task) -> Future[Decoded]:
+        try:
+            return self._threads.submit(self._work, task)
+        except RuntimeError:
+            raise self._stopped(task) from None
+
+    def _work(self, task: _Task) -> Decoded:
+        """In a thread: find a process, have it decode."""
+        decoder = self._take(task)
+        with self._counting:
+            self._busy += 1
+        try:
+            self._hand_over(task, decoder)
+            return self._result(task, decoder)
+        finally:
+            task.hold(None)
+            with self._counting:
+                self._busy -= 1
+            self._idle.put(decoder)
+
+    def _take(self, task: _Task) -> Decoder:
+        # There are as many threads as processes, so this waits for the keeper at most.
+        while self._keeper is not None and not self._stopping.is_set():
+            try:
+                return self._idle.get(timeout=CHECK_SECONDS)
+            except Empty:
+                continue
+        raise self._stopped(task)
+
+    def _hand_over(self, task: _Task, decoder: Decoder) -> None:
+        """Find out that the process listens, and replace one that does not: the file has not been near it yet."""
+        for _ in range(ATTEMPTS):
+            if self._stopping.is_set() or task.abandoned:
+                break
+            if decoder.pid is None:
+                self._replace(decoder)
+            try:
+                task.hold(decoder)
+                decoder.await_ready(START_SECONDS)
+                decoder.begin(task.job, min(HEARD_SECONDS, self.timeout))
+            except (DecoderDied, Unresponsive):
+                self._replace(decoder)
+            else:
+                return
+        raise self._stopped(task)
+
+    def _result(self, task: _Task, decoder: Decoder) -> Decoded:
+        try:
+            return restore(*decoder.finish(task.file, self.timeout))
+        except ModalityError:
+            raise
+        except (DecoderDied, Unresponsive, DecoderStopped, BrokenFrame, OSError, ValueError) as error:
+            # OSError and ValueError: the file cannot be read, for one because a dropped request has closed it.
+            # In every case the conversation has broken off, or left a process that is short of memory.
+            ended_by = self._replace(decoder)
+            raise DecoderFailed(self._why(error, ended_by), part=task.part) from None
+
+    def _why(self, error: Exception, ended_by: str | None) -> str:
+        if isinstance(error, DecoderStopped):
+            return f"decoding stopped: {error.reason}"
+        if isinstance(error, Unresponsive):
+            return f"decoding takes longer than the {self.timeout:g} seconds allowed"
+        if ended_by == signal.SIGXCPU.name:
+            return "decoding takes more processor time than is allowed"
+        return "the decoder broke off"
+
+    def _replace(self, decoder: Decoder) -> str | None:
+        """Launch another process in place of this one; returns the signal that ended it."""
+        ended_by = decoder.kill()
+        if not self._stopping.is_set() and decoder.may_launch:
+            with self._counting:
+                self._replaced += 1
+            # A machine out of processes or memory may have some again later.
+            with contextlib.suppress(OSError):
+                decoder.launch()
+        return ended_by
+
+    def _keep(self) -> None:
+        """In a thread: look after processes that die while nobody uses them."""
+        while not self._stopping.wait(CHECK_SECONDS):
+            for _ in range(self._idle.qsize()):
+                try:
+                    decoder = self._idle.get_nowait()
+                except Empty:
+                    break
+                if decoder.pid is None:
+                    self._replace(decoder)
+                    with contextlib.suppress(DecoderDied, Unresponsive):
+                        decoder.await_ready(START_SECONDS)
+                self._idle.put(decoder)
+
+    @staticmethod
+    def _stopped(task: _Task) -> DecoderFailed:
+        return DecoderFailed("no decoder takes the file", part=task.part)

@@ -1,0 +1,150 @@
+"""The exceptions of reading an upload, each with the HTTP status and title it answers with.
+
+For: telling a client exactly which part of its request is wrong, and where.
+Does not know: problem+json (see `app.api.problems`). `model.errors.EmptyModality` passes through this package
+unchanged: it makes a modality missing, not a request wrong.
+
+    UploadError
+    ├── MalformedBody              400  framing broken: cut before its closing boundary, bad part header
+    │   └── ClientGone             400  the client closed the connection before the body's end
+    ├── SlowBody                   408  the whole body did not arrive in time
+    ├── BodyTooLarge               413  past the body limit, counted while streaming
+    ├── UnsupportedContentType     415  neither multipart/form-data nor application/x-www-form-urlencoded
+    ├── EmptyForm                  422  no part at all
+    ├── UnknownPart                422  a part that is not text, audio or openface
+    ├── DuplicatePart              422  a part given twice
+    ├── PartTooLarge               413  one part past a limit of size, duration or rows
+    │   └── TextTooLong            422
+    ├── UnsupportedPart            415  a part in a format that is not accepted
+    ├── CorruptPart                422  a part that is not what it claims to be
+    └── DecoderFailed              422  a part's decoder was stopped: out of time, memory or processor seconds
+"""
+
+from typing import ClassVar
+
+from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
+from model.modality import Modality
+
+PART_OF = {Modality.TEXT: "text", Modality.AUDIO: "audio", Modality.VISUAL: "openface"}
+
+
+class UploadError(Exception):
+    """Base of everything below.
+
+    Args:
+        detail: what is wrong; never quotes the content.
+        part: the part it is in; None where it is the whole body.
+        place: where in the part ("line 7, column AU12_r", "byte 1042"); None where it is the whole part.
+    """
+
+    status: ClassVar[int] = 422
+    title: ClassVar[str] = "Upload not acceptable"
+
+    def __init__(self, detail: str, *, part: str | None = None, place: str | None = None) -> None:
+        self.detail, self.part, self.place = detail, part, place
+        super().__init__(": ".join(filter(None, (part, place, detail))))
+
+
+class MalformedBody(UploadError):
+    """The body's framing is broken."""
+
+    status = 400
+    title = "Malformed body"
+
+
+class ClientGone(MalformedBody):
+    """The client closed the connection before the body's end; nobody is left to read the answer."""
+
+    title = "Client closed the connection"
+
+
+class SlowBody(UploadError):
+    """The whole body did not arrive in time. The connection should be closed with the answer."""
+
+    status = 408
+    title = "Body too slow"
+
+
+class BodyTooLarge(UploadError):
+    """Past the body limit. The connection should be closed with the answer."""
+
+    status = 413
+    title = "Body too large"
+
+
+class UnsupportedContentType(UploadError):
+    """Neither multipart/form-data nor application/x-www-form-urlencoded, or encoded in a way that is not accepted."""
+
+    status = 415
+    title = "Unsupported content type"
+
+
+class EmptyForm(UploadError):
+    """No part at all."""
+
+    title = "Empty form"
+
+
+class UnknownPart(UploadError):
+    """A part that is not text, audio or openface."""
+
+    title = "Unknown part"
+
+
+class DuplicatePart(UploadError):
+    """A part given twice."""
+
+    title = "Duplicate part"
+
+
+class PartTooLarge(UploadError):
+    """One part past a limit of size, duration or rows."""
+
+    status = 413
+    title = "Part too large"
+
+
+class TextTooLong(PartTooLarge):
+    """The text past its limit."""
+
+    status = 422
+    title = "Text too long"
+
+
+class UnsupportedPart(UploadError):
+    """A part in a format that is not accepted."""
+
+    status = 415
+    title = "Unsupported format"
+
+
+class CorruptPart(UploadError):
+    """A part that is not what it claims to be, or not readable to its end."""
+
+    title = "Corrupt part"
+
+
+class DecoderFailed(UploadError):
+    """A part's decoder was stopped: out of time, memory or processor seconds, or killed from outside."""
+
+    title = "Decoding failed"
+
+
+def from_modality(error: ModalityError) -> UploadError:
+    """Say a modality's fault as a fault of the part it came in.
+
+    Raises:
+        TypeError: `EmptyModality`, which is no fault.
+    """
+    if isinstance(error, EmptyModality):
+        raise TypeError("an empty modality is missing, not wrong")
+    part = PART_OF[error.modality]
+    kind: type[UploadError] = CorruptPart
+    if isinstance(error, ModalityTooLarge):
+        kind = TextTooLong if error.modality is Modality.TEXT else PartTooLarge
+    elif isinstance(error, UnsupportedFormat) and error.modality is Modality.AUDIO:
+        # Only sound has formats to choose from; a CSV without the columns needed is a wrong CSV.
+        kind = UnsupportedPart
+    elif not isinstance(error, CorruptModality | UnsupportedFormat):
+        raise TypeError(f"no upload error stands for {type(error).__name__}")
+    return kind(error.detail, part=part, place=error.place)

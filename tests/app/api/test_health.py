@@ -1,0 +1,105 @@
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+from pydantic import SecretStr
+from starlette.testclient import TestClient
+
+from app.inference.lifecycle import Phase
+from tests.support.service import make_app
+
+COMPONENTS = ["weights", "text_encoder", "decode_pool", "worker", "queue", "device"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready", "/health/live"])
+def test_a_ready_service_is_well_in_every_part(client: TestClient, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 200
+    health = response.json()
+    assert (health["state"], health["ready"]) == ("ready", True)
+    assert list(health["components"]) == COMPONENTS
+    assert all(part["ok"] for part in health["components"].values())
+    assert health["components"]["weights"]["detail"]["name"] == "tiny"
+    assert health["components"]["device"]["detail"]["used"] == "cpu"
+    assert health["components"]["queue"]["detail"] == {"depth": 0, "capacity": 256}
+
+
+@pytest.mark.anyio
+async def test_a_service_that_has_not_started_is_alive_and_not_ready(tiny_weights: Path) -> None:
+    transport = ASGITransport(app=make_app(tiny_weights, retry_after=9))  # without lifespan: nothing is ever loaded
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/health/live")).status_code == 200
+        for path in ("/health", "/health/ready"):
+            response = await client.get(path)
+            assert response.status_code == 503
+            assert response.headers["content-type"] == "application/problem+json"
+            assert response.headers["retry-after"] == "9"
+            body = response.json()
+            assert (body["status"], body["state"], body["ready"]) == (503, "starting", False)
+            assert list(body["components"]) == COMPONENTS
+        for response in (await client.post("/predict", data={"text": "Hello."}), await client.get("/model")):
+            assert response.status_code == 503
+            assert response.headers["retry-after"] == "9"
+            assert response.json()["type"] == "/problems/not-ready"
+
+
+def test_a_leaving_service_is_not_ready_and_still_answers(tiny_weights: Path) -> None:
+    with TestClient(application := make_app(tiny_weights)) as client:
+        wait_for(application, Phase.READY)
+        lifecycle = application.state.engine.lifecycle
+        lifecycle.advance(Phase.LEAVING)
+        assert client.get("/health/ready").json()["state"] == "leaving"
+        assert client.post("/predict", data={"text": "Hello."}).status_code == 200
+        lifecycle.advance(Phase.DRAINING)
+        refused = client.post("/predict", data={"text": "Hello."})
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/not-ready")
+        assert client.get("/health/live").status_code == 200
+
+
+def test_altered_weights_fail_the_service_and_health_says_why(tiny_weights: Path, tmp_path: Path) -> None:
+    altered = tmp_path / "altered"
+    altered.mkdir()
+    for file in tiny_weights.iterdir():
+        content = file.read_bytes()
+        altered.joinpath(file.name).write_bytes(content + b"\n" if file.name == "config.json" else content)
+    with TestClient(application := make_app(altered)) as client:
+        wait_for(application, Phase.FAILED)
+        for path in ("/health", "/health/ready", "/health/live"):
+            response = client.get(path)
+            assert response.status_code == 503
+            assert "config.json is not the file that was hashed" in response.json()["detail"]
+        assert client.post("/predict", data={"text": "Hello."}).json()["type"] == "/problems/device-lost"
+
+
+def test_health_never_asks_for_a_key(tiny_weights: Path) -> None:
+    with TestClient(make_app(tiny_weights, api_keys=(SecretStr("one"),))) as client:
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/health").status_code in {200, 503}
+
+
+def wait_for(application: FastAPI, phase: Phase) -> None:
+    end = time.monotonic() + 120
+    while application.state.engine.lifecycle.phase is not phase:
+        assert time.monotonic() < end, application.state.engine.lifecycle.phase
+        time.sleep(0.05)
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_is_stuck_turns_health_to_503(tiny_weights: Path) -> None:
+    application = make_app(tiny_weights, heartbeat_timeout=0.05)
+    async with application.router.lifespan_context(application):
+        await asyncio.to_thread(wait_for, application, Phase.READY)
+        transport = ASGITransport(app=application)
+        async with AsyncClient(transport=transport, base_url="http://test") as client:
+            # An idle worker's signs of life are half a second apart, so with this timeout it soon counts as silent.
+            response = await client.get("/health")
+            for _ in range(200):
+                if response.status_code == 503:
+                    break
+                await asyncio.sleep(0.02)
+                response = await client.get("/health")
+            assert response.json()["components"]["worker"]["state"] == "silent"
+            assert "worker" in response.json()["detail"]

@@ -1,0 +1,49 @@
+import re
+
+import pytest
+from starlette.testclient import TestClient
+
+ASSETS = {
+    "/web/icon.svg": "image/svg+xml",
+    "/web/style.css": "text/css; charset=utf-8",
+    "/web/page.js": "text/javascript; charset=utf-8",
+}
+
+
+def test_the_page_is_html_that_asks_for_nothing_from_elsewhere(client: TestClient) -> None:
+    response = client.get("/")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert sorted(re.findall(r'(?:src|href)="([^"]*)"', response.text)) == sorted(ASSETS)
+    for text in (response.text, *(client.get(path).text for path in ASSETS)):
+        without_comments = re.sub(r"^\s*//.*", "", text, flags=re.MULTILINE)
+        assert "//" not in without_comments.replace("http://www.w3.org/2000/svg", "")  # a name, which nobody fetches
+
+
+@pytest.mark.parametrize(("path", "kind"), list(ASSETS.items()))
+def test_its_files_are_served(client: TestClient, path: str, kind: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == kind
+
+
+def test_the_page_has_nothing_inline_that_its_policy_would_block(client: TestClient) -> None:
+    html = client.get("/").text
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", html)
+
+
+def test_every_control_has_a_label_and_the_answer_is_announced(client: TestClient) -> None:
+    html = client.get("/").text
+    controls = re.findall(r'<(?:input|textarea)[^>]*\bid="(\w+)"', html)
+    assert controls == ["text", "audio", "openface", "key"]
+    assert all(f'<label for="{control}">' in html for control in controls)
+    assert 'lang="en"' in html
+    assert 'role="status"' in html
+    assert 'role="alert"' in html
+
+
+def test_the_script_speaks_of_elements_that_exist(client: TestClient) -> None:
+    html, script = client.get("/").text, client.get("/web/page.js").text
+    named = set(re.findall(r'byId\("([\w-]+)"\)', script))
+    assert named
+    assert all(f'id="{name}"' in html for name in named)

@@ -1,0 +1,88 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from app.inference.engine import Engine
+from app.inference.errors import DeviceLost, NotReady
+from app.inference.lifecycle import Phase
+from app.settings import Settings
+from app.uploads.errors import UploadError
+from app.uploads.form import RawForm
+from model.errors import CorruptModality, EMMRError
+
+pytestmark = pytest.mark.anyio
+
+
+async def until(engine: Engine, phase: Phase) -> None:
+    for _ in range(6000):
+        if engine.lifecycle.phase is phase:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"still {engine.lifecycle.phase}: {engine.lifecycle.reason}")
+
+
+async def test_it_warms_up_with_every_subset_before_it_is_ready(tiny_weights: Path) -> None:
+    batches: list[str] = []
+    engine = Engine(
+        Settings(weights=tiny_weights, device="cpu"),
+        on_batch=lambda batch: batches.extend(prepared.presence.name for prepared in batch),
+    )
+    with pytest.raises(NotReady):
+        engine.admit()
+    engine.start()
+    await until(engine, Phase.READY)
+    assert batches == [
+        "text+audio+visual",
+        "text+audio",
+        "text+visual",
+        "audio+visual",
+        "text",
+        "audio",
+        "visual",
+    ]
+    assert engine.checkpoint.config.name == "tiny"
+    await engine.stop()
+    assert engine.lifecycle.phase is Phase.DRAINING
+    with pytest.raises(NotReady):
+        await engine.answer(RawForm(text=b"Hello."), explain=False)
+
+
+async def test_stopping_while_it_starts_is_quiet(tiny_weights: Path) -> None:
+    engine = Engine(Settings(weights=tiny_weights, device="cpu"))
+    engine.start()
+    await asyncio.sleep(0.01)
+    await engine.stop()
+    assert engine.lifecycle.phase is Phase.DRAINING
+
+
+async def test_a_device_that_breaks_ends_the_service(tiny_weights: Path) -> None:
+    failures: list[str] = []
+    engine = Engine(Settings(weights=tiny_weights, device="cpu"), on_failure=lambda: failures.append("failed"))
+    engine.start()
+    await until(engine, Phase.READY)
+    assert engine.predictor is not None
+    engine.predictor.pipeline.checkpoint.network.to("meta")  # weights without numbers: a device that lost its memory
+    with pytest.raises(DeviceLost):
+        await engine.answer(RawForm(text=b"Hello."), explain=False)
+    assert engine.lifecycle.phase is Phase.FAILED
+    assert failures == ["failed"]
+    with pytest.raises(DeviceLost):
+        engine.admit()
+    await engine.stop()
+
+
+async def test_of_two_bad_parts_one_is_told_and_nothing_is_left_running(tiny_weights: Path, tmp_path: Path) -> None:
+    import tempfile
+
+    engine = Engine(Settings(weights=tiny_weights, device="cpu"))
+    engine.start()
+    await until(engine, Phase.READY)
+    with tempfile.SpooledTemporaryFile() as audio, tempfile.SpooledTemporaryFile() as openface:
+        for file in (audio, openface):
+            file.write(b"neither sound nor table")
+            file.seek(0)
+        with pytest.raises((UploadError, CorruptModality, EMMRError)):
+            await engine.answer(RawForm(audio=audio, openface=openface), explain=False)
+    assert engine.batcher.depth == 0
+    await engine.stop()

@@ -1,0 +1,30 @@
+import io
+
+import soundfile
+
+from app.inference.warmup import FRAMES, still_face, tone, warm_up_forms
+from model.modality import SUBSETS
+
+
+def test_there_is_one_form_for_each_subset_and_its_files_are_closed_after_its_turn() -> None:
+    given, files = [], []
+    for form in warm_up_forms(["AU01_r"]):
+        given.append((form.text is not None, form.audio is not None, form.openface is not None))
+        files += [file for file in (form.audio, form.openface) if file is not None]
+        assert not any(file.closed for file in (form.audio, form.openface) if file is not None)
+    assert given == [subset.mask() for subset in SUBSETS]
+    assert files
+    assert all(file.closed for file in files)
+
+
+def test_the_tone_is_a_sound() -> None:
+    samples, rate = soundfile.read(io.BytesIO(tone()))
+    assert (rate, len(samples)) == (16_000, 16_000)
+    assert abs(samples).max() > 0.1
+
+
+def test_the_face_has_the_columns_asked_for() -> None:
+    header, *rows = still_face(["AU01_r", "AU02_r"]).decode().splitlines()
+    assert header == "frame,face_id,timestamp,confidence,success,AU01_r,AU02_r"
+    assert len(rows) == FRAMES
+    assert {row.count(",") for row in rows} == {header.count(",")}

@@ -1,0 +1,123 @@
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from app.cli import cli
+from tests.support.service import Part
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def files(parts: Mapping[str, Part], tmp_path: Path) -> dict[str, str]:
+    for name, suffix in (("audio", "wav"), ("openface", "csv")):
+        (tmp_path / f"{name}.{suffix}").write_bytes(parts[name][1])
+    return {"audio": str(tmp_path / "audio.wav"), "openface": str(tmp_path / "openface.csv")}
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["predict"], ["train"], ["evaluate"]])
+def test_help_tells_the_way(command: list[str]) -> None:
+    result = runner.invoke(cli, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "--help" in result.output
+
+
+def test_help_is_there_before_pytorch_is() -> None:
+    code = "import sys; from app.cli import cli; sys.exit('torch' in sys.modules or 'fastapi' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_version_is_told() -> None:
+    assert runner.invoke(cli, ["--version"]).output.startswith("emmr ")
+
+
+@pytest.mark.parametrize("names", [["text"], ["audio"], ["openface"], ["text", "audio", "openface"]])
+def test_the_command_line_gives_the_services_answer(
+    client: TestClient, parts: Mapping[str, Part], files: dict[str, str], tiny_weights: Path, names: list[str]
+) -> None:
+    given = {**files, "text": parts["text"][1].decode()}
+    options = [option for name in names for option in (f"--{name}", given[name])]
+    result = runner.invoke(cli, ["predict", *options, "--weights", str(tiny_weights), "--explain", "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    served = client.post("/predict?explain=true", files={name: parts[name] for name in names}).json()
+    assert list(told) == list(served)
+    assert told["probabilities"] == pytest.approx(served["probabilities"], abs=1e-5)
+    for field in ("model", "polarity", "modalities", "key_missing", "warnings"):
+        assert told[field] == served[field]
+
+
+def test_a_table_is_for_reading(files: dict[str, str], tiny_weights: Path) -> None:
+    options = ["--audio", files["audio"], "--weights", str(tiny_weights), "--explain", "--table"]
+    result = runner.invoke(cli, ["predict", *options])
+    assert result.exit_code == 0, result.output
+    for word in ("the missing", "text+audio", "answer", "not_provided", "seconds 1.0", "tiny"):
+        assert word in result.stdout
+
+
+def test_nothing_given_is_refused(tiny_weights: Path) -> None:
+    result = runner.invoke(cli, ["predict", "--weights", str(tiny_weights)])
+    assert result.exit_code == 2
+    assert "--text, --audio and --openface" in result.output
+
+
+def test_a_bad_input_is_refused_in_a_sentence_with_its_place(tmp_path: Path, tiny_weights: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("frame,AU01_r\n1,nan\n")
+    result = runner.invoke(cli, ["predict", "--openface", str(bad), "--weights", str(tiny_weights)])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    assert "openface" in result.output
+
+
+def test_a_sound_that_is_none_is_refused_before_the_weights_are_loaded(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"This is not a sound at all.")
+    result = runner.invoke(cli, ["predict", "--audio", str(bad), "--weights", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "Unsupported format" in result.output
+    assert "audio" in result.output
+
+
+def test_a_blank_text_is_refused() -> None:
+    result = runner.invoke(cli, ["predict", "--text", "  "])
+    assert result.exit_code == 2
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    result = runner.invoke(cli, ["predict", "--text", "Hello.", "--weights", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "hashes.json" in result.output
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device: str, tiny_weights: Path) -> None:
+    result = runner.invoke(cli, ["predict", "--text", "Hello.", "--weights", str(tiny_weights), "--device", device])
+    assert result.exit_code == 2
+    assert device in result.output
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    result = runner.invoke(cli, ["serve", "--port", "70000"])
+    assert result.exit_code == 2
+    assert "port" in result.output
+
+
+def test_evaluating_an_unknown_corpus_is_refused(tmp_path: Path, tiny_weights: Path) -> None:
+    options = ["--corpus", "nowhere", "--data", str(tmp_path), "--weights", str(tiny_weights)]
+    result = runner.invoke(cli, ["evaluate", *options])
+    assert result.exit_code == 2
+    assert "nowhere" in result.output
+
+
+def test_training_on_an_unknown_corpus_is_refused(tmp_path: Path) -> None:
+    options = ["--corpus", "nowhere", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    result = runner.invoke(cli, ["train", *options])
+    assert result.exit_code == 2
+    assert "nowhere" in result.output

@@ -1,0 +1,194 @@
+"""The real process: a port, signals, exit statuses."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+
+from app.inference.lifecycle import Lifecycle, Phase
+from app.server import Server, serve
+from app.settings import Settings
+from tests.support.service import Part
+
+COMMAND = [sys.executable, "-c", "from app.cli import main; main()", "serve", "--port", "0", "--device", "cpu"]
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """`emmr serve` on a free port, and what it logs."""
+
+    def __init__(self, weights: Path, environment: Mapping[str, str]) -> None:
+        self.popen = subprocess.Popen(
+            [*COMMAND, "--weights", str(weights)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.events: list[dict[str, Any]] = []
+        self.raw: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stderr is not None
+        for line in self.popen.stderr:
+            self.raw.append(line)
+            if line.startswith("{"):
+                self.events.append(json.loads(line))
+
+    def until(self, what: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
+        end, known = time.monotonic() + seconds, -1
+        while time.monotonic() < end:
+            for event in list(self.events):
+                if what(event):
+                    return event
+            if not self._reader.is_alive() and len(self.events) == known:
+                break
+            known = len(self.events)
+            time.sleep(0.02)
+        raise AssertionError("".join(self.raw))
+
+    def base(self) -> str:
+        message = self.until(lambda e: "Uvicorn running on" in e["event"])["event"]
+        return str(message).split()[3]
+
+    def exit_status(self, seconds: float = 60) -> int:
+        status = self.popen.wait(seconds)
+        self._reader.join(10)
+        assert self.popen.stderr is not None
+        self.popen.stderr.close()
+        return status
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[..., Process]]:
+    running: list[Process] = []
+
+    def start(weights: Path, **environment: str) -> Process:
+        running.append(Process(weights, environment))
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.popen.poll() is None:
+            process.popen.kill()
+        process.exit_status()
+
+
+def test_on_sigterm_it_serves_through_the_grace_period_and_exits_0(
+    launch: Callable[..., Process], tiny_weights: Path, parts: Mapping[str, Part], canary: str
+) -> None:
+    process = launch(tiny_weights, EMMR_GRACE_PERIOD="2", EMMR_LOG_LEVEL="debug")
+    base = process.base()
+    with httpx2.Client(base_url=base, timeout=60) as client:
+        assert client.get("/health/live").status_code == 200  # it listens before the weights are loaded
+        process.until(lambda e: e["event"] == "ready")
+        assert client.get("/health").status_code == 200
+        assert client.post("/predict", files=dict(parts)).status_code == 200
+
+        process.popen.send_signal(signal.SIGTERM)
+        process.until(lambda e: e["event"] == "leaving")
+        ready = client.get("/health/ready")
+        assert (ready.status_code, ready.json()["state"]) == (503, "leaving")
+        assert client.post("/predict", files=dict(parts)).status_code == 200
+    assert process.exit_status() == 0
+    assert canary not in "".join(process.raw)
+
+
+def assert_what_is_not_http_is_refused_as_a_problem_too(base: str) -> None:
+    host, _, port = base.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"NONSENSE\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert b"content-type: application/problem+json" in head
+    problem = json.loads(body)
+    assert problem["status"] == 400
+    assert f"x-request-id: {problem['request_id']}".encode() in head
+
+
+def test_an_accepted_request_is_finished_before_the_end(launch: Callable[..., Process], tiny_weights: Path) -> None:
+    # The item is held back for company for two seconds; the end comes meanwhile.
+    process = launch(tiny_weights, EMMR_GRACE_PERIOD="0", EMMR_BATCH_DELAY_MS="2000")
+    base = process.base()
+    process.until(lambda e: e["event"] == "ready")
+    assert_what_is_not_http_is_refused_as_a_problem_too(base)
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(httpx2.post(f"{base}/predict", data={"text": "Hello."}, timeout=60).status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    end = time.monotonic() + 10
+    while httpx2.get(f"{base}/health").json()["components"]["queue"]["detail"]["depth"] != 1:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.popen.send_signal(signal.SIGTERM)
+    asking.join(30)
+    assert answers == [200]
+    assert process.exit_status() == 0
+
+
+# ---- the same in this process, where it can be looked into ----
+
+
+@pytest.fixture
+def on_event() -> Iterator[Callable[[str, Callable[[], None]], None]]:
+    """Do something when the service logs an event."""
+    handlers: list[logging.Handler] = []
+
+    def when(event: str, act: Callable[[], None]) -> None:
+        class Watcher(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if isinstance(record.msg, dict) and record.msg.get("event") == event:
+                    act()
+
+        handlers.append(Watcher())
+        logging.getLogger("emmr").addHandler(handlers[-1])
+
+    yield when
+    for handler in handlers:
+        logging.getLogger("emmr").removeHandler(handler)
+    logging.captureWarnings(False)
+
+
+def test_serving_ends_well_when_told_to(
+    tiny_weights: Path, on_event: Callable[[str, Callable[[], None]], None]
+) -> None:
+    on_event("ready", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert serve(Settings(port=0, weights=tiny_weights, device="cpu", grace_period=0.05)) == 0
+
+
+def test_serving_ends_badly_when_the_weights_do_not_load(tmp_path: Path) -> None:
+    assert serve(Settings(port=0, weights=tmp_path, device="cpu")) == 1
+
+
+def test_serving_on_a_port_that_is_taken_ends_badly(tiny_weights: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+        serve(Settings(port=taken.getsockname()[1], weights=tiny_weights, device="cpu"))
+    assert ended.value.code not in {0, None}
+
+
+def test_the_way_out_has_two_steps_and_a_second_signal_takes_the_last_at_once() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.advance(Phase.READY)
+    server = Server(uvicorn.Config(lambda: None), lifecycle, grace=60)
+    server.handle_exit(signal.SIGTERM, None)
+    assert (lifecycle.phase, server.should_exit) == (Phase.LEAVING, False)
+    server.handle_exit(signal.SIGTERM, None)
+    assert (lifecycle.phase, server.should_exit) == (Phase.DRAINING, True)

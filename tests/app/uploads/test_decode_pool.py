@@ -1,0 +1,233 @@
+"""Processes that are killed, stopped, starved and lied to: each costs one request at most, and is replaced."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import psutil
+import pytest
+
+from app.uploads.audio import decode_audio
+from app.uploads.decode_pool import DecodePool
+from app.uploads.errors import DecoderFailed, UploadError
+from app.uploads.form import SpooledFile
+from model.features.sound import SoundLimits
+from tests.support.sound import encode, voice_like
+
+pytestmark = pytest.mark.anyio
+
+Spool = Callable[[bytes], SpooledFile]
+CLIP = encode(voice_like(1.0), "wav")
+# Elements of two bytes each: some seconds of walking, whatever the machine.
+LONG_WALK = encode(voice_like(0.1, 48_000), "webm", 48_000) + b"\xec\x80" * 10 * 2**20
+LIMITS = SoundLimits()
+
+
+@pytest.fixture
+def own_pool() -> Iterator[Callable[..., DecodePool]]:
+    """Pools to do harm to."""
+    pools = []
+
+    def make(workers: int = 1, timeout: float = 10.0, **options: float) -> DecodePool:
+        pool = DecodePool(workers=workers, timeout=timeout, **options)  # type: ignore[arg-type]
+        pools.append(pool)
+        pool.start()
+        return pool
+
+    yield make
+    for pool in pools:
+        pool.stop()
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not come true"
+        await asyncio.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    return bool(psutil.pid_exists(pid))
+
+
+async def decode(pool: DecodePool, file: SpooledFile) -> float:
+    return (await decode_audio(file, LIMITS, pool)).seconds
+
+
+async def test_a_started_pool_has_all_its_processes(pool: DecodePool) -> None:
+    state = pool.state()
+    assert (state.workers, state.alive, state.busy, state.ok) == (2, 2, 0, True)
+    assert len(set(pool.pids())) == 2
+
+
+async def test_more_files_than_processes_wait_their_turn(pool: DecodePool, spool: Spool) -> None:
+    assert await asyncio.gather(*(decode(pool, spool(CLIP)) for _ in range(20))) == [1.0] * 20
+
+
+async def test_an_idle_process_that_is_killed_is_replaced_unasked(own_pool: Callable[..., DecodePool]) -> None:
+    pool = own_pool(workers=2)
+    (victim, other) = pool.pids()
+    os.kill(victim, signal.SIGKILL)
+    await eventually(lambda: pool.state().alive == 2 and victim not in pool.pids())
+    assert other in pool.pids()
+    assert pool.state().replaced == 1
+
+
+async def test_a_request_just_after_the_kill_does_not_notice(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
+    pool = own_pool()
+    os.kill(pool.pids()[0], signal.SIGKILL)
+    assert await decode(pool, spool(CLIP)) == 1.0
+
+
+async def test_a_process_that_was_stopped_while_idle_is_replaced_and_the_request_answered(
+    own_pool: Callable[..., DecodePool], spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.uploads.decode_pool.HEARD_SECONDS", 0.2)
+    pool = own_pool()
+    (victim,) = pool.pids()
+    os.kill(victim, signal.SIGSTOP)
+    assert await decode(pool, spool(CLIP)) == 1.0
+    assert pool.pids() != [victim]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV])
+async def test_a_process_killed_at_work_fails_its_own_request_alone(
+    sent: signal.Signals, own_pool: Callable[..., DecodePool], spool: Spool
+) -> None:
+    pool = own_pool()
+    failing = asyncio.create_task(decode(pool, spool(LONG_WALK)))
+    waiting = asyncio.create_task(decode(pool, spool(CLIP)))
+    await eventually(lambda: pool.state().busy == 1)
+    await asyncio.sleep(0.2)
+    os.kill(pool.pids()[0], sent)
+    with pytest.raises(DecoderFailed, match="broke off") as caught:
+        await failing
+    assert (caught.value.status, caught.value.part) == (422, "audio")
+    assert await waiting == 1.0
+
+
+async def test_a_process_stopped_at_work_fails_its_request_once_the_time_is_up(
+    own_pool: Callable[..., DecodePool], spool: Spool
+) -> None:
+    pool = own_pool(timeout=1.0)
+    failing = asyncio.create_task(decode(pool, spool(LONG_WALK)))
+    await eventually(lambda: pool.state().busy == 1)
+    await asyncio.sleep(0.1)
+    (victim,) = pool.pids()
+    os.kill(victim, signal.SIGSTOP)
+    with pytest.raises(DecoderFailed, match="longer than the 1 seconds"):
+        await failing
+    assert await decode(pool, spool(CLIP)) == 1.0
+    assert not alive(victim)
+
+
+async def test_a_file_that_takes_too_long_fails_in_time(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
+    pool = own_pool(timeout=0.3)
+    began = time.monotonic()
+    with pytest.raises(DecoderFailed, match="longer"):
+        await decode(pool, spool(LONG_WALK))
+    assert time.monotonic() - began < 3.0
+
+
+async def test_a_file_that_takes_too_much_processor_time_fails(
+    own_pool: Callable[..., DecodePool], spool: Spool
+) -> None:
+    pool = own_pool(timeout=60.0, cpu_seconds=0.0)
+    with pytest.raises(DecoderFailed, match="processor"):
+        await decode(pool, spool(LONG_WALK))
+    assert await decode(pool, spool(CLIP)) == 1.0
+
+
+async def test_the_processor_time_of_one_file_is_not_that_of_the_next(
+    own_pool: Callable[..., DecodePool], spool: Spool
+) -> None:
+    pool = own_pool(cpu_seconds=1.0)
+    before = pool.pids()
+    music = encode(voice_like(60.0, 48_000), "opus", 48_000)
+    for _ in range(12):
+        assert await decode(pool, spool(music)) == pytest.approx(60.0)
+    assert pool.pids() == before
+
+
+async def test_a_file_that_takes_too_much_memory_fails_and_the_next_does_not(
+    own_pool: Callable[..., DecodePool], spool: Spool
+) -> None:
+    pool = own_pool(memory_bytes=256 * 2**20)
+    # Small to send, within the limit of seconds, and 53 MiB once decoded, twice: a process has 210 MiB to begin with.
+    large = encode(np.zeros(290 * 48_000, dtype=np.float32), "flac", 48_000)
+    with pytest.raises(DecoderFailed, match="memory"):
+        await decode(pool, spool(large))
+    assert await decode(pool, spool(CLIP)) == 1.0
+
+
+async def test_a_dropped_request_frees_its_process(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
+    pool = own_pool()
+    dropped = asyncio.create_task(decode(pool, spool(LONG_WALK)))
+    never_begun = asyncio.create_task(decode(pool, spool(LONG_WALK)))
+    await eventually(lambda: pool.state().busy == 1)
+    await asyncio.sleep(0.1)
+    for task in (never_begun, dropped):
+        task.cancel()
+    for task in (never_begun, dropped):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    began = time.monotonic()
+    assert await decode(pool, spool(CLIP)) == 1.0
+    assert time.monotonic() - began < 5.0
+
+
+async def test_a_file_closed_under_way_harms_nobody_else(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
+    pool = own_pool()
+    file = spool(CLIP)
+    file.close()
+    with pytest.raises(DecoderFailed):
+        await decode(pool, file)
+    assert await decode(pool, spool(CLIP)) == 1.0
+
+
+async def test_a_stopped_pool_takes_nothing_and_leaves_nothing_behind(
+    own_pool: Callable[..., DecodePool], spool: Spool
+) -> None:
+    pool = own_pool(workers=2)
+    pids = pool.pids()
+    working = asyncio.create_task(decode(pool, spool(LONG_WALK)))
+    await eventually(lambda: pool.state().busy == 1)
+    await asyncio.to_thread(pool.stop)
+    with pytest.raises(DecoderFailed):
+        await working
+    assert pool.state().alive == 0
+    assert not pool.state().ok
+    assert not any(map(alive, pids))
+    with pytest.raises(UploadError):
+        await decode(pool, spool(CLIP))
+
+
+async def test_a_pool_that_was_never_started_takes_nothing(spool: Spool) -> None:
+    pool = DecodePool(workers=1)
+    with pytest.raises(DecoderFailed):
+        await decode(pool, spool(CLIP))
+    pool.stop()
+
+
+async def test_a_process_knows_nothing_of_the_service_s_secrets(
+    own_pool: Callable[..., DecodePool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMMR_API_KEYS", '["secret"]')
+    (pid,) = own_pool().pids()
+    assert "EMMR_API_KEYS" not in psutil.Process(pid).environ()
+
+
+async def test_decoding_there_costs_little_more_than_here(pool: DecodePool, spool: Spool) -> None:
+    clip = encode(voice_like(5.0), "wav")
+    await decode(pool, spool(clip))
+    costs = []
+    for _ in range(20):
+        file = spool(clip)
+        began = time.perf_counter()
+        await decode(pool, file)
+        costs.append(time.perf_counter() - began)
+    # 2 ms on an idle machine; the best of twenty, for this one may be busy.
+    assert min(costs) < 0.025

@@ -1,0 +1,132 @@
+import json
+from typing import NoReturn
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.uploads.frames import BrokenFrame, Json
+from app.uploads.replies import Decoded, DecoderStopped, dismantle, restore
+from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
+from model.features.openface import FaceTrack
+from model.features.sound import Sound
+from model.modality import Modality
+
+SOUND = Sound(np.linspace(-1, 1, 9, dtype=np.float32), seconds=0.5, source_rate=44_100, channels=2)
+TRACK = FaceTrack(np.arange(6, dtype=np.float32).reshape(2, 3), 5, 2, 1, 2, faces=2, face_id=4)
+
+
+def across(decoded: Decoded) -> Decoded:
+    """Through a frame and back."""
+    message, content = dismantle(lambda: decoded)
+    return restore(json.loads(json.dumps(message)), bytearray(content))
+
+
+def raising(error: Exception) -> tuple[Json, bytes]:
+    def decode() -> NoReturn:
+        raise error
+
+    return dismantle(decode)
+
+
+def test_a_sound_comes_across_whole_and_may_be_written_to() -> None:
+    sound = across(SOUND)
+    assert isinstance(sound, Sound)
+    assert np.array_equal(sound.waveform, SOUND.waveform)
+    assert (sound.seconds, sound.source_rate, sound.channels) == (0.5, 44_100, 2)
+    assert sound.waveform.dtype == np.float32
+    assert sound.waveform.flags.writeable
+
+
+@pytest.mark.parametrize("face_id", [4, None])
+def test_a_face_track_comes_across_whole(face_id: int | None) -> None:
+    track = across(FaceTrack(TRACK.values, 5, 2, 1, 2, faces=2, face_id=face_id))
+    assert isinstance(track, FaceTrack)
+    assert np.array_equal(track.values, TRACK.values)
+    assert (track.frames, track.kept, track.skipped_unsuccessful, track.skipped_low_confidence) == (5, 2, 1, 2)
+    assert (track.faces, track.face_id) == (2, face_id)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CorruptModality(Modality.VISUAL, "a cell is not a finite number", "line 7, column AU12_r"),
+        ModalityTooLarge(Modality.AUDIO, "too long"),
+        UnsupportedFormat(Modality.AUDIO, "no", None),
+    ],
+)
+def test_a_fault_comes_across_with_its_place(error: ModalityError) -> None:
+    message, content = raising(error)
+    with pytest.raises(ModalityError) as caught:
+        restore(message, bytearray(content))
+    assert type(caught.value) is type(error)
+    assert (caught.value.modality, caught.value.detail, caught.value.place) == (
+        error.modality,
+        error.detail,
+        error.place,
+    )
+
+
+def test_an_empty_modality_comes_across_with_its_reason() -> None:
+    message, content = raising(EmptyModality(Modality.VISUAL, "no_face", "nobody"))
+    with pytest.raises(EmptyModality, match="nobody") as caught:
+        restore(message, bytearray(content))
+    assert caught.value.reason == "no_face"
+
+
+def test_running_out_of_memory_is_no_verdict_on_the_file() -> None:
+    message, content = raising(MemoryError())
+    with pytest.raises(DecoderStopped, match="memory"):
+        restore(message, bytearray(content))
+
+
+def test_a_decoder_s_own_fault_is_not_taken_for_the_file_s() -> None:
+    with pytest.raises(ZeroDivisionError):
+        raising(ZeroDivisionError())
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        {"kind": "Unheard"},
+        {"kind": "EMMRError"},
+        {"kind": 7},
+        {"kind": "empty"},
+        {"kind": "stopped", "reason": 1},
+        {"kind": "CorruptModality", "modality": "smell", "detail": "x"},
+        {"kind": "CorruptModality", "modality": "audio", "detail": None},
+        {"kind": "CorruptModality", "modality": "audio", "detail": "x", "place": 3},
+        {"kind": "Sound"},
+        {"kind": "Sound", "about": [], "shape": [2]},
+        {"kind": "Sound", "about": {}, "shape": [2]},
+        {"kind": "Sound", "about": {"seconds": 1, "source_rate": 1, "channels": 1}, "shape": [3]},
+        {"kind": "Sound", "about": {"seconds": 1, "source_rate": 1, "channels": 1}, "shape": [1, 2]},
+        {"kind": "Sound", "about": {"seconds": 1, "source_rate": 1, "channels": 1}, "shape": "2"},
+        {"kind": "Sound", "about": {"seconds": 1, "source_rate": 1, "channels": 1, "waveform": 1}, "shape": [2]},
+        {"kind": "FaceTrack", "about": {"seconds": 1}, "shape": [1, 2]},
+    ],
+)
+def test_a_reply_that_does_not_fit_together_is_an_error(message: Json) -> None:
+    with pytest.raises(BrokenFrame):
+        restore(message, bytearray(8))
+
+
+json_values = st.recursive(
+    st.none() | st.integers(-3, 9) | st.sampled_from(["Sound", "FaceTrack", "empty", "audio", "CorruptModality", "x"]),
+    lambda inner: st.lists(inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@given(
+    message=st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("kind", "modality", "detail", "reason", "place", "shape", "about"), json_values)
+    ),
+    size=st.integers(0, 12),
+)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_whatever_the_reply_only_what_is_declared_is_raised(message: Json, size: int) -> None:
+    with pytest.raises((BrokenFrame, ModalityError, DecoderStopped)):
+        restore(message, bytearray(size))

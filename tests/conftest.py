@@ -1,0 +1,109 @@
+"""What tests of every part share: a small, real weights folder, and a service running on it.
+
+The network is random but complete, the text encoder is the packaged one. Imports are inside the fixtures, so that tests
+which ask for none of them start without PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from model.config import ModelConfig, NetworkConfig, Slots
+from model.modality import Modality
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.testclient import TestClient
+
+    from tests.support.service import Part
+
+CARD = "# A tiny model\n\nRandom, for tests.\n"
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+    return ModelConfig(
+        name="tiny",
+        slots=Slots(text=16, audio=16, visual=1),
+        network=NetworkConfig(
+            hidden=32,
+            heads=4,
+            feedforward=64,
+            autoencoder=(32, 24, 16, 8, 16, 24, 32),
+            imputed_slots=Slots(text=4, audio=4, visual=1),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from model.checkpoint import save_checkpoint
+    from model.emmr.network import EMMR
+    from model.features.preprocessing import Preprocessing, Statistics
+
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        network = EMMR(tiny_config)
+    preprocessing = Preprocessing(
+        {
+            modality: Statistics(
+                np.zeros(tiny_config.feature_size(modality), dtype=np.float32),
+                np.full(tiny_config.feature_size(modality), scale, dtype=np.float32),
+            )
+            for modality, scale in ((Modality.AUDIO, 50.0), (Modality.VISUAL, 1.0))
+        }
+    )
+    save_checkpoint(folder, network, preprocessing, card=CARD)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def canary() -> str:
+    """A word that is in the sentence and the file names of `parts`, and that no log may ever show."""
+    return "xylophone"
+
+
+@pytest.fixture(scope="session")
+def parts(canary: str) -> dict[str, Part]:
+    """One good part of each kind."""
+    from app.inference.warmup import still_face, tone
+    from model.features.openface import ACTION_UNIT_COLUMNS
+
+    return {
+        "text": (None, f"What a lovely {canary}!".encode(), "text/plain"),
+        "audio": (f"{canary}.wav", tone(), "audio/wav"),
+        "openface": (f"{canary}.csv", still_face(ACTION_UNIT_COLUMNS), "text/csv"),
+    }
+
+
+@pytest.fixture(scope="session")
+def application(tiny_weights: Path) -> FastAPI:
+    """An application with the default limits."""
+    from tests.support.service import make_app
+
+    return make_app(tiny_weights)
+
+
+@pytest.fixture(scope="session")
+def client(application: FastAPI) -> Iterator[TestClient]:
+    """A client of that application, once it is ready."""
+    from starlette.testclient import TestClient
+
+    from tests.support.service import ready
+
+    with TestClient(application) as client:
+        ready(client)
+        yield client

@@ -1,0 +1,133 @@
+"""The answer's field names are a contract with whoever reads it: none may go or change its meaning."""
+
+from collections.abc import Mapping
+
+import pytest
+from starlette.testclient import TestClient
+
+from model.modality import SUBSETS, Modality, Presence
+from tests.support.service import Part
+
+PART_OF = {Modality.TEXT: "text", Modality.AUDIO: "audio", Modality.VISUAL: "openface"}
+CLASSES = ["negative", "neutral", "positive"]
+PAIRS = ["text+audio", "text+visual", "audio+visual", "all"]
+
+
+def ask(client: TestClient, parts: Mapping[str, Part], subset: Presence, query: str = "") -> dict[str, object]:
+    files = {PART_OF[m]: parts[PART_OF[m]] for m in subset}
+    response = client.post(f"/predict{query}", files=files)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/json"
+    answer: dict[str, object] = response.json()
+    return answer
+
+
+def assert_distribution(probabilities: object) -> None:
+    assert isinstance(probabilities, dict)
+    assert list(probabilities) == CLASSES
+    assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert min(probabilities.values()) >= 0
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
+@pytest.mark.parametrize("query", ["", "?explain=true"])
+def test_every_subset_is_answered_with_every_field(
+    client: TestClient, parts: Mapping[str, Part], subset: Presence, query: str
+) -> None:
+    answer = ask(client, parts, subset, query)
+    explained = ["votes", "reconstruction"] if query else []
+    assert list(answer) == [
+        "request_id",
+        "model",
+        "polarity",
+        "confidence",
+        "probabilities",
+        "modalities",
+        "key_missing",
+        "ensemble",
+        "warnings",
+        "timings_ms",
+        *explained,
+    ]
+    assert answer["model"] == {"name": "tiny", "version": client.get("/model").json()["version"], "classes": CLASSES}
+    probabilities = answer["probabilities"]
+    assert_distribution(probabilities)
+    assert isinstance(probabilities, dict)
+    assert answer["confidence"] == max(probabilities.values()) == probabilities[answer["polarity"]]
+
+    modalities = answer["modalities"]
+    assert isinstance(modalities, dict)
+    assert {m: use["status"] == "present" for m, use in modalities.items()} == {m: m in subset for m in Modality}
+    assert all(use["reason"] == "not_provided" for use in modalities.values() if use["status"] == "missing")
+    assert list(modalities["text"]) == ["status", "reason", "tokens", "truncated"]
+    assert list(modalities["audio"]) == ["status", "reason", "seconds", "frames", "truncated"]
+    assert list(modalities["visual"]) == ["status", "reason", "frames", "skipped", "faces", "truncated"]
+
+    key = answer["key_missing"]
+    assert isinstance(key, dict)
+    assert list(key) == ["detected", "modalities", "polarity_full", "polarity_available", "score"]
+    assert key["detected"] == bool(key["modalities"])
+    assert set(key["modalities"]) <= set(subset.missing)
+    assert 0 <= key["score"] <= 1
+    assert {key["polarity_full"], key["polarity_available"]} <= set(CLASSES)
+    assert key["detected"] == (key["polarity_full"] != key["polarity_available"])
+    if subset.complete:
+        assert key == {
+            "detected": False,
+            "modalities": [],
+            "polarity_full": answer["polarity"],
+            "polarity_available": answer["polarity"],
+            "score": 0,
+        }
+
+    ensemble = answer["ensemble"]
+    assert isinstance(ensemble, dict)
+    assert ensemble["used"] == key["detected"]
+    assert list(ensemble["weights"]) == ["transformer", "autoencoder", "cascade"]
+    assert sum(ensemble["weights"].values()) == pytest.approx(1, abs=1e-5)
+    timings = answer["timings_ms"]
+    assert isinstance(timings, dict)
+    assert {"parse", "features", "queue", "forward"} <= set(timings)
+    assert all(value >= 0 for value in timings.values())
+
+    if query:
+        votes, reconstruction = answer["votes"], answer["reconstruction"]
+        assert isinstance(votes, dict)
+        assert list(votes) == PAIRS
+        for vote in votes.values():
+            assert_distribution(vote)
+        assert isinstance(reconstruction, dict)
+        assert set(reconstruction) == set(subset.missing)
+
+
+def test_what_was_used_is_told(client: TestClient, parts: Mapping[str, Part]) -> None:
+    modalities = ask(client, parts, SUBSETS[0])["modalities"]
+    assert isinstance(modalities, dict)
+    assert modalities["text"]["tokens"] > 5
+    assert modalities["audio"]["seconds"] == pytest.approx(1.0)
+    assert modalities["audio"]["frames"] == 32
+    assert (modalities["visual"]["frames"], modalities["visual"]["faces"]) == (4, 1)
+
+
+def test_text_alone_may_come_urlencoded(client: TestClient) -> None:
+    plain = client.post("/predict", data={"text": "Good & bad = 50 %"})
+    multipart = client.post("/predict", files={"text": (None, b"Good & bad = 50 %", "text/plain")})
+    assert plain.status_code == multipart.status_code == 200
+    assert plain.json()["probabilities"] == pytest.approx(multipart.json()["probabilities"], abs=1e-6)
+
+
+def test_explaining_changes_no_answer(client: TestClient, parts: Mapping[str, Part]) -> None:
+    for subset in SUBSETS:
+        plain, explained = ask(client, parts, subset), ask(client, parts, subset, "?explain=true")
+        for field in ("polarity", "key_missing", "modalities", "warnings"):
+            assert plain[field] == explained[field]
+        assert plain["probabilities"] == pytest.approx(explained["probabilities"], abs=1e-5)
+
+
+def test_the_openapi_document_names_the_three_parts_and_the_problems(client: TestClient) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
+    content = operation["requestBody"]["content"]
+    assert list(content["multipart/form-data"]["schema"]["properties"]) == ["text", "audio", "openface"]
+    assert list(content["application/x-www-form-urlencoded"]["schema"]["properties"]) == ["text"]
+    assert {"200", "400", "408", "413", "415", "422", "429", "503", "504"} <= set(operation["responses"])
+    assert "application/problem+json" in operation["responses"]["422"]["content"]

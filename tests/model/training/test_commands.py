@@ -1,0 +1,175 @@
+"""`emmr train` and `emmr evaluate`, from files to files."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.checkpoint import load_checkpoint
+from model.errors import CheckpointError, ConfigError, CorpusError
+from model.modality import SUBSETS
+from model.pipeline import Pipeline, choose_device
+from model.training.commands import DEFAULT_CACHE, RUNS, evaluate, read_recipe, train
+from model.training.patterns import RATES
+from model.training.settings import Recipe
+from tests.support.corpus import write_manifest, write_openface, write_tone
+from tests.support.training import tiny_recipe
+
+PITCHES = {"negative": 140.0, "neutral": 220.0, "positive": 400.0}
+WORDS = {"negative": "awful", "neutral": "ordinary", "positive": "wonderful"}
+LACKING: Sequence[tuple[str, ...]] = ((), (), ("audio",), ("openface",), ("text",), ("audio", "openface"))
+
+
+def manifest(folder: Path, splits: dict[str, int], labels: Sequence[str] = tuple(PITCHES)) -> Path:
+    """A manifest with files, some of whose cells are empty, `splits` rows a part."""
+    rows: list[dict[str, object]] = []
+    for split, count in splits.items():
+        for number in range(count):
+            label, name = labels[number % len(labels)], f"{split}-{number}"
+            row: dict[str, object] = {"id": name, "split": split, "label": label, "text": f"it was {WORDS[label]}"}
+            lacking = LACKING[number % len(LACKING)]
+            if "audio" not in lacking:
+                row["audio"] = write_tone(folder / "clips" / f"{name}.wav", PITCHES[label], seed=number).relative_to(
+                    folder
+                )
+            if "openface" not in lacking:
+                path = write_openface(folder / "clips" / f"{name}.csv", label, frames=3, seed=number)
+                row["openface"] = path.relative_to(folder)
+            if "text" in lacking:
+                del row["text"]
+            rows.append(row)
+    return write_manifest(folder, rows)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default cache lies under the working folder: keep it out of the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.json"
+    path.write_text(tiny_recipe().model_dump_json(), encoding="utf-8")
+    return path
+
+
+def train_on(data: Path, out: Path, recipe: Path, **changes: Any) -> int:
+    arguments: dict[str, Any] = {
+        "corpus": "manifest", "data": data, "out": out, "config": recipe, "seed": 0, "epochs": None, "resume": False,
+        "device": "cpu", "cache": DEFAULT_CACHE, "workers": 1,
+    }  # fmt: skip
+    return train(**(arguments | changes))
+
+
+def test_training_on_ones_own_files_then_measuring(tmp_path: Path, recipe: Path) -> None:
+    data, out, results = manifest(tmp_path, {"train": 18, "val": 6, "test": 12}), tmp_path / "mine", tmp_path / "r.json"
+    assert train_on(data, out, recipe) == 0
+    checkpoint = load_checkpoint(out, choose_device("cpu"))
+    assert (checkpoint.config.name, checkpoint.config.classes) == ("mine", tuple(PITCHES))
+    assert checkpoint.card.startswith("# mine\n")
+    assert (tmp_path / RUNS / "mine" / "seed-0" / "state.json").is_file()
+
+    assert evaluate("manifest", data, "test", out, results, "cpu") == 0
+    measured = json.loads(results.read_text(encoding="utf-8"))
+    assert measured["patterns"].keys() == {s.name for s in SUBSETS}
+    assert measured["rates"].keys() == {str(rate) for rate in RATES}
+    assert measured["decided_by"] == {}
+    for scores in (*measured["patterns"].values(), *measured["rates"].values()):
+        assert 0 <= scores["accuracy"] <= 1
+        assert 0 <= scores["macro_f1"] <= 1
+    assert measured["patterns"]["text+audio+visual"]["n"] == 4
+    assert measured["patterns"]["text+audio+visual"]["left_out"] == 8
+    # What training said of the test part is what the written weights do.
+    assert measured == json.loads((out / "results.json").read_text(encoding="utf-8"))
+
+
+def test_the_composite_corpus_tells_who_carries_the_label(
+    tmp_path: Path, composite_data: Path, feature_cache: Path, recipe: Path
+) -> None:
+    assert train_on(composite_data, tmp_path / "w", recipe, corpus="composite", cache=feature_cache, epochs=1) == 0
+    measured = json.loads((tmp_path / "w" / "results.json").read_text(encoding="utf-8"))
+    assert measured["decided_by"].keys() == {"congruent", "text", "voice+face", "voice", "face", "native"}
+    assert measured["gate"]["n"] == 3 * measured["n"]
+
+
+def test_the_number_of_epochs_can_be_given_and_a_run_resumed(
+    tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = manifest(tmp_path, {"train": 9, "val": 3})
+    assert train_on(data, tmp_path / "w", recipe, epochs=1) == 0
+    told = capsys.readouterr().out
+    assert "epoch   1" in told
+    assert "epoch   2" not in told
+    version = Pipeline.load(tmp_path / "w", "cpu").checkpoint.version
+    assert train_on(data, tmp_path / "w", recipe, epochs=1, resume=True) == 0
+    assert "epoch   1" not in capsys.readouterr().out
+    assert Pipeline.load(tmp_path / "w", "cpu").checkpoint.version == version
+    with pytest.raises(ConfigError, match="another recipe"):
+        train_on(data, tmp_path / "w", recipe, epochs=2, resume=True)
+
+
+def test_a_corpus_without_a_test_part_trains_and_has_no_figures(tmp_path: Path, recipe: Path) -> None:
+    data = manifest(tmp_path, {"train": 9, "val": 3})
+    assert train_on(data, tmp_path / "w", recipe, epochs=1) == 0
+    assert not (tmp_path / "w" / "results.json").exists()
+    with pytest.raises(ConfigError, match="no test examples"):
+        evaluate("manifest", data, "test", tmp_path / "w", None, "cpu")
+
+
+def test_a_bad_row_is_named_before_anything_is_trained(tmp_path: Path, recipe: Path) -> None:
+    data = write_manifest(tmp_path, [{"id": "a", "text": "b", "label": ""}])
+    with pytest.raises(CorpusError, match=r"manifest\.csv, line 2: the label is empty"):
+        train_on(data, tmp_path / "w", recipe)
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_number_of_classes_follows_the_corpus(tmp_path: Path, recipe: Path) -> None:
+    data = manifest(tmp_path, {"train": 8, "val": 4, "test": 4}, labels=("negative", "positive"))
+    assert train_on(data, tmp_path / "w", recipe, epochs=1) == 0
+    assert Pipeline.load(tmp_path / "w", "cpu").config.classes == ("negative", "positive")
+
+
+def test_weights_are_not_measured_on_classes_they_do_not_know(tmp_path: Path, tiny_weights: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"split": split, "text": f"{split} {label}", "label": label}
+        for split in ("train", "val", "test")
+        for label in ("glad", "sad")
+    ]
+    with pytest.raises(ConfigError, match="do not know the class 'glad'"):
+        evaluate("manifest", write_manifest(tmp_path, rows), "test", tiny_weights, None, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "split", "message"), [("manifest", "exam", "unknown split 'exam'"), ("corpse", "test", "unknown corpus")]
+)
+def test_splits_and_corpora_nobody_knows_are_refused(
+    tmp_path: Path, tiny_weights: Path, corpus: str, split: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate(corpus, tmp_path, split, tiny_weights, None, "cpu")
+
+
+def test_weights_that_are_not_there_are_an_error(tmp_path: Path) -> None:
+    data = write_manifest(
+        tmp_path,
+        [{"split": s, "text": f"{s} {label}", "label": label} for s in ("train", "val") for label in ("a", "b")],
+    )
+    with pytest.raises(CheckpointError, match="is not a weights folder"):
+        evaluate("manifest", data, "val", tmp_path / "nowhere", None, "cpu")
+
+
+def test_without_a_recipe_the_default_one_is_used(recipe: Path) -> None:
+    assert read_recipe(None) == Recipe.default()
+    assert read_recipe(recipe) == tiny_recipe()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b'{"model": {}, "training": {}}', b"\xff\xfe"])
+def test_a_file_without_a_recipe_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "recipe.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"recipe\.json holds no recipe"):
+        read_recipe(path)

@@ -1,0 +1,148 @@
+"""From a corpus's files to slots in memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from model.config import AudioConfig, TextConfig
+from model.errors import CorpusError
+from model.features.extraction import FeatureExtractor, raw_audio_features
+from model.features.preprocessing import reduce_to_slots
+from model.features.text import TextEncoder
+from model.modality import Modality
+from model.training.augmentation import variant
+from model.training.corpora.base import ActionUnitMeansSource, Example, OpenFaceSource, SoundSource, Source, TextSource
+from model.training.corpora.composite import CompositeCorpus
+from model.training.prepare import RawFeatures, prepare_split, raw_features, slots_of
+from model.training.run import Workplace
+from tests.support.corpus import SAMPLE_RATE, tone, write_openface, write_tone
+from tests.support.network import tiny_config
+
+CONFIG = tiny_config()
+T, A, V = Modality
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder(TextConfig(), torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def corpus(composite_data: Path) -> CompositeCorpus:
+    return CompositeCorpus(composite_data)
+
+
+@pytest.fixture
+def raw(corpus: CompositeCorpus, place: Workplace) -> RawFeatures:
+    return raw_features([*corpus.examples("train"), *corpus.examples("val")], CONFIG, place.cache, place.workers)
+
+
+def sources_of(examples: Sequence[Example]) -> set[Source]:
+    return {source for example in examples for source in example.sources.values()}
+
+
+def test_every_clip_of_a_corpus_gets_its_features(corpus: CompositeCorpus, raw: RawFeatures) -> None:
+    used = sources_of([*corpus.examples("train"), *corpus.examples("val")])
+    assert set(raw.sounds) == {s for s in used if isinstance(s, SoundSource)}
+    assert set(raw.faces) == {s for s in used if isinstance(s, ActionUnitMeansSource)}
+    for source, face in raw.faces.items():
+        assert isinstance(source, ActionUnitMeansSource)
+        np.testing.assert_array_equal(face, np.array([source.values], dtype=np.float32))
+    assert {x.shape for x in raw.sounds.values()} == {(13, 33)}  # 0.4 s
+
+
+def test_statistics_are_those_of_the_training_clips_each_counted_once(
+    corpus: CompositeCorpus, raw: RawFeatures
+) -> None:
+    training = sources_of(corpus.examples("train"))
+    frames = np.concatenate([x for s, x in raw.sounds.items() if s in training]).astype(np.float64)
+    measured = raw.measure([*corpus.examples("train")] * 2, CONFIG).statistics
+    np.testing.assert_allclose(measured[A].mean, frames.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(measured[A].std, np.maximum(frames.std(axis=0), 1e-3), rtol=1e-3)
+    faces = np.concatenate([x for s, x in raw.faces.items() if s in training])
+    np.testing.assert_allclose(measured[V].mean, faces.mean(axis=0), atol=1e-4)
+
+
+def test_a_modality_nobody_has_is_left_as_it_is(raw: RawFeatures) -> None:
+    only_text = [Example("x", "neutral", {T: TextSource("a")})]
+    for modality, statistics in raw.measure(only_text, CONFIG).statistics.items():
+        assert statistics.mean.shape == (CONFIG.feature_size(modality),)
+        assert not statistics.mean.any()
+        assert (statistics.std == 1).all()
+
+
+def test_slots_are_those_the_extractor_makes(
+    corpus: CompositeCorpus, raw: RawFeatures, encoder: TextEncoder, place: Workplace
+) -> None:
+    examples = corpus.examples("val")
+    preprocessing = raw.measure(corpus.examples("train"), CONFIG)
+    extractor = FeatureExtractor(CONFIG, preprocessing, encoder)
+    slots = slots_of(examples, raw, extractor, place.cache, "plain")
+    assert sources_of(examples) <= slots.keys()
+    example = examples[0]
+    text, sound = example.sources[T], example.sources[A]
+    assert isinstance(text, TextSource)
+    np.testing.assert_allclose(slots[text], extractor.text([text.text])[0].array, atol=1e-5)
+    expected = reduce_to_slots(preprocessing.statistics[A].normalise(raw.sounds[sound]), 20, "pool")
+    np.testing.assert_array_equal(slots[sound], expected)
+    again = prepare_split(corpus, "val", CONFIG, preprocessing, encoder, "plain", place.cache, place.workers)
+    assert all(np.array_equal(slots[source], array) for source, array in again.items())
+
+
+def test_what_was_computed_is_read_from_the_cache(tmp_path: Path) -> None:
+    path = write_tone(tmp_path / "a.wav")
+    examples = [Example("x", "neutral", {A: SoundSource(path)})]
+    first = raw_features(examples, CONFIG, tmp_path / "cache", 1).sounds
+    (entry,) = (tmp_path / "cache").rglob("*.feature")
+    written = entry.stat().st_mtime_ns
+    again = raw_features(examples, CONFIG, tmp_path / "cache", 1).sounds
+    assert entry.stat().st_mtime_ns == written
+    np.testing.assert_array_equal(first[SoundSource(path)], again[SoundSource(path)])
+
+
+def test_other_features_are_other_entries(tmp_path: Path) -> None:
+    source = SoundSource(write_tone(tmp_path / "a.wav"))
+    examples = [Example("x", "neutral", {A: source})]
+    dynamic = tiny_config(audio=AudioConfig(dynamics=True))
+    sizes = [raw_features(examples, c, tmp_path / "cache", 1).sounds[source].shape[1] for c in (CONFIG, dynamic)]
+    assert sizes == [33, 66]
+
+
+def test_variants_of_each_clip_are_computed_when_asked_for(tmp_path: Path) -> None:
+    path = write_tone(tmp_path / "a.wav")
+    examples = [Example("x", "neutral", {A: SoundSource(path)})]
+    sounds = raw_features(examples, CONFIG, tmp_path / "cache", 1, variants=2).sounds
+    assert set(sounds) == {SoundSource(path, k) for k in range(3)}
+    waveform, _ = soundfile.read(path, dtype="float32")
+    np.testing.assert_allclose(
+        sounds[SoundSource(path, 2)], raw_audio_features(variant(waveform, 2), CONFIG), atol=1e-4
+    )
+
+
+def test_an_openface_file_becomes_the_mean_of_its_frames(tmp_path: Path) -> None:
+    source = OpenFaceSource(write_openface(tmp_path / "face.csv", "positive", frames=7))
+    faces = raw_features([Example("x", "positive", {V: source})], CONFIG, tmp_path / "cache", 1).faces
+    cells = np.genfromtxt(tmp_path / "face.csv", delimiter=",", skip_header=1)[:, 5:]
+    np.testing.assert_allclose(faces[source], cells.mean(axis=0, keepdims=True), rtol=1e-5)
+
+
+def test_a_silent_clip_is_missing_and_says_why(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "quiet.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
+    source = SoundSource(tmp_path / "quiet.wav")
+    sounds = raw_features([Example("x", "neutral", {A: source})], CONFIG, tmp_path / "cache", 1).sounds
+    assert source not in sounds
+    assert sounds.absent[source].reason == "silent"
+
+
+@pytest.mark.parametrize(("name", "modality"), [("torn.flac", A), ("face.csv", V)])
+def test_content_that_cannot_be_read_is_named(tmp_path: Path, name: str, modality: Modality) -> None:
+    path = tmp_path / name
+    soundfile.write(tmp_path / "whole.flac", tone(), SAMPLE_RATE)
+    path.write_bytes((tmp_path / "whole.flac").read_bytes()[:900])
+    source = SoundSource(path) if modality == A else OpenFaceSource(path)
+    with pytest.raises(CorpusError, match=name.replace(".", r"\.")):
+        raw_features([Example("x", "neutral", {modality: source})], CONFIG, tmp_path / "cache", 1)

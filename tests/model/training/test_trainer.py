@@ -1,0 +1,222 @@
+"""Training: it learns, it stops in time, and an interruption changes nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from model.emmr.network import EMMR
+from model.errors import ConfigError
+from model.modality import SUBSETS, Modality
+from model.training.state import load_state
+from model.training.trainer import FitReport, Trainer
+from tests.support.network import tiny_config
+from tests.support.training import CONFIG, Toy, tiny_training, toy
+
+CORPUS, FEATURES = toy()
+
+
+def trainer(folder: Path, corpus: Toy = CORPUS, *, seed: int = 0, **settings: Any) -> Trainer:
+    return Trainer(
+        corpus,
+        FEATURES,
+        CONFIG,
+        tiny_training(**settings),
+        seed=seed,
+        device=torch.device("cpu"),
+        folder=folder,
+        console=Console(quiet=True),
+    )
+
+
+def fit(folder: Path, corpus: Toy = CORPUS, *, resume: bool = False, **settings: Any) -> tuple[EMMR, FitReport]:
+    return trainer(folder, corpus, **settings).fit(resume=resume)
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def assert_same(one: EMMR, other: EMMR) -> None:
+    states: list[dict[str, Tensor]] = [one.state_dict(), other.state_dict()]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_a_separable_toy_is_learnt_from_every_subset_and_the_losses_fall(tmp_path: Path) -> None:
+    network, report = fit(tmp_path, epochs=12, learning_rate=3e-3)
+    assert report.by_pattern.keys() == {s.name for s in SUBSETS}
+    assert min(report.by_pattern.values()) > 0.9
+    assert not network.training
+    recorded = scalars(tmp_path)
+    for name in ("transformer", "ensemble", "auxiliary", "backward"):
+        values = [value for _, value in recorded[f"loss/{name}"]]
+        assert values[-1] < 0.9 * values[0], name
+
+
+def test_the_network_returned_is_the_best_epochs(tmp_path: Path) -> None:
+    made = trainer(tmp_path, epochs=6, learning_rate=3e-2, patience=6)
+    network, report = made.fit()
+    assert report.best_macro_f1 == max(report.history) == report.history[report.best_epoch - 1]
+    assert made.validate(network) == report.by_pattern
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    first, report = fit(tmp_path / "a")
+    again, same = fit(tmp_path / "b")
+    assert_same(first, again)
+    assert report == same
+    other, _ = fit(tmp_path / "c", seed=1)
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tmp_path: Path, stopped_after: int) -> None:
+    whole, report = fit(tmp_path / "whole", epochs=4)
+    with pytest.raises(KeyboardInterrupt):  # one draw is the guidance network's epoch
+        fit(tmp_path / "torn", Toy(CORPUS.parts, fail_at=1 + stopped_after), epochs=4)
+    state = load_state(tmp_path / "torn")
+    assert state is not None
+    assert state[1]["epoch"] == stopped_after
+    rest = Toy(CORPUS.parts)
+    resumed, same = fit(tmp_path / "torn", rest, resume=True, epochs=4)
+    assert rest.redraws == 4 - stopped_after
+    assert_same(whole, resumed)
+    assert report == same
+    assert scalars(tmp_path / "torn") == scalars(tmp_path / "whole")
+
+
+def test_a_run_interrupted_before_its_first_epoch_ended_starts_anew(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "torn", Toy(CORPUS.parts, fail_at=1))
+    whole, _ = fit(tmp_path / "whole")
+    resumed, _ = fit(tmp_path / "torn", resume=True)
+    assert_same(whole, resumed)
+
+
+def test_resuming_a_finished_run_returns_its_result_without_training(tmp_path: Path) -> None:
+    network, report = fit(tmp_path)
+    untouched = Toy(CORPUS.parts, fail_at=0)
+    again, same = fit(tmp_path, untouched, resume=True)
+    assert_same(network, again)
+    assert report == same
+
+
+def test_without_asking_to_resume_a_run_starts_anew(tmp_path: Path) -> None:
+    first, _ = fit(tmp_path)
+    fresh = Toy(CORPUS.parts)
+    again, _ = fit(tmp_path, fresh)
+    assert fresh.redraws == 3
+    assert_same(first, again)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 3}, {"learning_rate": 2e-3}], ids=lambda c: next(iter(c)))
+def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, change: dict[str, Any]) -> None:
+    fit(tmp_path)
+    with pytest.raises(ConfigError, match="another recipe"):
+        fit(tmp_path, resume=True, **change)
+
+
+def test_training_stops_when_validation_no_longer_gets_better(tmp_path: Path) -> None:
+    corpus = Toy(CORPUS.parts)
+    _, report = fit(tmp_path, corpus, epochs=10, patience=2, learning_rate=1e-12, guidance_epochs=0)
+    assert report.best_epoch == 1
+    assert len(report.history) == corpus.redraws == 3
+    assert len(set(report.history)) == 1
+
+
+def test_scalars_are_written_for_every_epoch(tmp_path: Path) -> None:
+    _, report = fit(tmp_path, epochs=3)
+    recorded = scalars(tmp_path)
+    parts = ("transformer", "ensemble", "auxiliary", "modality", "forward", "backward")
+    assert recorded.keys() == {
+        "validation/macro_f1",
+        *(f"validation/{s.name}" for s in SUBSETS),
+        *(f"loss/{part}" for part in parts),
+    }
+    assert {tuple(step for step, _ in points) for points in recorded.values()} == {(1, 2, 3)}
+    assert [value for _, value in recorded["validation/macro_f1"]] == pytest.approx(report.history)
+
+
+def test_the_guidance_network_is_kept_with_the_state(tmp_path: Path) -> None:
+    fit(tmp_path)
+    state = load_state(tmp_path)
+    assert state is not None
+    assert any(name.startswith("guidance.") for name in state[0])
+    assert all(value > 0 for _, value in scalars(tmp_path)["loss/forward"])
+
+
+@pytest.mark.parametrize(
+    "without", [{"guidance_epochs": 0}, {"losses": {"forward_weight": 0}}], ids=["epochs", "weight"]
+)
+def test_guidance_can_be_left_out_and_resumed_without(tmp_path: Path, without: dict[str, Any]) -> None:
+    network, _ = fit(tmp_path, **without)
+    state = load_state(tmp_path)
+    assert state is not None
+    assert not any(name.startswith("guidance.") for name in state[0])
+    assert {value for _, value in scalars(tmp_path)["loss/forward"]} == {0.0}
+    assert_same(network, fit(tmp_path, resume=True, **without)[0])
+
+
+def test_without_redrawing_the_fixed_pairs_are_used(tmp_path: Path) -> None:
+    corpus = Toy(CORPUS.parts, fail_at=0)
+    _, report = fit(tmp_path, corpus, redraw=False)
+    assert len(report.history) == 2
+
+
+def test_a_corpus_whose_examples_lack_modalities_trains(tmp_path: Path) -> None:
+    corpus, features = toy(train=49, val=21, mixed=True)
+    made = Trainer(
+        corpus, features, CONFIG, tiny_training(epochs=10, learning_rate=5e-3), seed=0, device=torch.device("cpu"),
+        folder=tmp_path, console=Console(quiet=True),
+    )  # fmt: skip
+    _, report = made.fit()
+    assert report.by_pattern.keys() == {s.name for s in SUBSETS}
+    assert report.best_macro_f1 > 0.7
+
+
+def test_a_pattern_that_no_validation_item_has_is_not_scored_and_nothing_complete_means_no_guidance(
+    tmp_path: Path,
+) -> None:
+    faces = {s for e in (*CORPUS.parts["train"], *CORPUS.parts["val"]) for m, s in e.sources.items() if m == "visual"}
+    features = {s: x for s, x in FEATURES.items() if s not in faces}
+    made = Trainer(
+        CORPUS, features, CONFIG, tiny_training(), seed=0, device=torch.device("cpu"), folder=tmp_path,
+        console=Console(quiet=True),
+    )  # fmt: skip
+    _, report = made.fit()
+    assert report.by_pattern.keys() == {"text+audio", "text", "audio"}
+    assert {value for _, value in scalars(tmp_path)["loss/forward"]} == {0.0}
+
+
+def test_a_corpus_without_validation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no validation examples"):
+        trainer(tmp_path, Toy({"train": CORPUS.parts["train"]}))
+
+
+def test_training_examples_without_any_features_are_refused(tmp_path: Path) -> None:
+    held = {s for e in CORPUS.parts["val"] for s in e.sources.values()}
+    with pytest.raises(ConfigError, match="no training example with any features"):
+        Trainer(
+            CORPUS, {s: FEATURES[s] for s in held}, tiny_config(), tiny_training(), seed=0,
+            device=torch.device("cpu"), folder=tmp_path,
+        )  # fmt: skip
+
+
+def test_progress_is_told_epoch_by_epoch(tmp_path: Path) -> None:
+    console = Console(record=True, width=200, quiet=False, file=(tmp_path / "log").open("w", encoding="utf-8"))
+    with console.file:
+        Trainer(
+            CORPUS, FEATURES, CONFIG, tiny_training(), seed=0, device=torch.device("cpu"), folder=tmp_path,
+            console=console,
+        ).fit()  # fmt: skip
+        told = console.export_text()
+    assert "epoch   1 * validation macro-F1" in told
+    assert all(f"{m} " in told for m in Modality)
