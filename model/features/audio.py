@@ -33,6 +33,13 @@ MIN_SAMPLES: Final = HOP_LENGTH  # one hop: anything shorter holds no frame wort
 
 assert ACOUSTIC_SIZE == 33, "the paper's acoustic size"
 
+# Said by librosa of inputs that are welcome here. Filtered once and for the process: `catch_warnings` around each call
+# would not be safe in threads.
+SHORT_CLIP: Final = r"n_fft=\d+ is too large"  # a clip shorter than a window is padded, as intended
+NO_PITCH: Final = "Trying to estimate tuning from empty"  # silence: concert pitch is assumed, as wanted
+warnings.filterwarnings("ignore", message=SHORT_CLIP, category=UserWarning)
+warnings.filterwarnings("ignore", message=NO_PITCH, category=UserWarning)
+
 
 def acoustic_features(waveform: FloatArray) -> FloatArray:
     """Compute zero-crossing rate (1), MFCC (20) and harmonic chroma (12), in this order.
@@ -53,20 +60,15 @@ def acoustic_features(waveform: FloatArray) -> FloatArray:
     if not np.isfinite(waveform).all():
         raise ValueError("waveform holds a sample that is not finite")
     y = np.ascontiguousarray(waveform, dtype=np.float32)
-    with warnings.catch_warnings():
-        # A clip shorter than one FFT window is padded by librosa, as intended here; it also says so, each time.
-        warnings.filterwarnings("ignore", message=r"n_fft=\d+ is too large", category=UserWarning)
-        # Silence has no pitch to tune to; librosa then assumes concert pitch, which is what is wanted.
-        warnings.filterwarnings("ignore", message="Trying to estimate tuning from empty", category=UserWarning)
-        zcr = librosa.feature.zero_crossing_rate(y, frame_length=ZCR_FRAME_LENGTH, hop_length=HOP_LENGTH)
-        mfcc = librosa.feature.mfcc(y=y, sr=SAMPLE_RATE, n_mfcc=N_MFCC, n_fft=N_FFT, hop_length=HOP_LENGTH)
-        chroma = librosa.feature.chroma_cqt(
-            y=harmonic_component(y),
-            sr=SAMPLE_RATE,
-            hop_length=HOP_LENGTH,
-            n_chroma=N_CHROMA,
-            bins_per_octave=BINS_PER_OCTAVE,
-        )
+    zcr = librosa.feature.zero_crossing_rate(y, frame_length=ZCR_FRAME_LENGTH, hop_length=HOP_LENGTH)
+    mfcc = librosa.feature.mfcc(y=y, sr=SAMPLE_RATE, n_mfcc=N_MFCC, n_fft=N_FFT, hop_length=HOP_LENGTH)
+    chroma = librosa.feature.chroma_cqt(
+        y=harmonic_component(y),
+        sr=SAMPLE_RATE,
+        hop_length=HOP_LENGTH,
+        n_chroma=N_CHROMA,
+        bins_per_octave=BINS_PER_OCTAVE,
+    )
     frames = min(zcr.shape[1], mfcc.shape[1], chroma.shape[1])
     stacked = np.concatenate([zcr[:, :frames], mfcc[:, :frames], chroma[:, :frames]])  # (33, T)
     return np.ascontiguousarray(stacked.T, dtype=np.float32)  # (T, 33)

@@ -211,9 +211,18 @@ def _decode_with_ffmpeg(data: bytes, container: str, tape: _Tape) -> None:
 
     demuxer, codec, decoders = FFMPEG[container]
     try:
-        with av.open(io.BytesIO(data), mode="r", format=demuxer, options={"codec_whitelist": decoders}) as file:
+        # Tags are of no interest, but PyAV decodes them.
+        with av.open(
+            io.BytesIO(data),
+            mode="r",
+            format=demuxer,
+            options={"codec_whitelist": decoders},
+            metadata_errors="replace",
+        ) as file:
             streams = file.streams.audio
-            if len(streams) != 1 or streams[0].codec_context.name not in decoders.split(","):
+            # A stream of a codec that FFmpeg does not know has no context, whatever PyAV's types say.
+            names = [getattr(stream.codec_context, "name", None) for stream in streams]
+            if len(names) != 1 or names[0] not in decoders.split(","):
                 raise UnsupportedFormat(Modality.AUDIO, f"the file must hold one sound stream, coded as {codec}")
             (stream,) = streams
             stream.codec_context.thread_count = 1

@@ -63,11 +63,12 @@ class BatchSource:
         for start in range(0, len(order), size):
             chosen = [pairs[i] for i in order[start : start + size]]
             utterances = [u for _, u in chosen]
-            batch = self._augment(collate(utterances, self.config, room_to_impute=True), rng)
+            targets = self._targets([e for e, _ in chosen], weights)
+            batch = self._augment(collate(utterances, self.config, room_to_impute=True), targets, rng)
             if not complete:
                 kept = draw_training_patterns([u.presence for u in utterances], self.mix, rng)
                 batch = batch.with_present(torch.tensor([p.mask() for p in kept]))
-            yield TrainingBatch(batch, self._targets([e for e, _ in chosen], weights))
+            yield TrainingBatch(batch, targets)
 
     def _utterance(self, example: Example, rng: np.random.Generator) -> Utterance | None:
         arrays = {}
@@ -80,14 +81,17 @@ class BatchSource:
                 arrays[modality] = array
         return Utterance(arrays) if arrays else None
 
-    def _augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """Noise on sound and face, a hidden stretch of sound, hidden words."""
+    def _augment(self, batch: Batch, targets: Targets, rng: np.random.Generator) -> Batch:
+        """Voices and faces blended with others of their polarity, noise, a hidden stretch of sound, hidden words."""
         features, valid = dict(batch.features), dict(batch.valid)
         settings = self.settings
-        if settings.feature_noise:
-            for modality in (Modality.AUDIO, Modality.VISUAL):
-                noise = rng.standard_normal(features[modality].shape, dtype=np.float32) * settings.feature_noise
-                features[modality] = features[modality] + torch.from_numpy(noise)
+        for modality, deviation in ((Modality.AUDIO, settings.audio_noise), (Modality.VISUAL, settings.visual_noise)):
+            x = features[modality]
+            if settings.blend:
+                own = targets.modality_labels[modality].numpy()
+                x = _blend(x, valid[modality], own, settings.blend, rng)
+            noise = rng.standard_normal(x.shape, dtype=np.float32) * deviation
+            features[modality] = x + torch.from_numpy(noise)
         if settings.time_mask:
             valid[Modality.AUDIO] = _hide_stretch(valid[Modality.AUDIO], settings.time_mask, rng)
         if settings.word_dropout:
@@ -108,11 +112,27 @@ class BatchSource:
         return Targets(torch.tensor([classes.index(e.label) for e in examples]), own, weights)
 
     def _class_weights(self, examples: Sequence[Example]) -> Tensor | None:
-        if not self.settings.class_balance:
+        if not self.settings.class_balance or not examples:
             return None
         counts = np.bincount([self.config.classes.index(e.label) for e in examples], minlength=len(self.config.classes))
         weights = (counts.sum() / np.maximum(counts, 1)) ** self.settings.class_balance
         return torch.from_numpy((weights / weights.mean()).astype(np.float32))
+
+
+def _blend(x: Tensor, valid: Tensor, labels: npt.NDArray[np.int64], most: float, rng: np.random.Generator) -> Tensor:
+    """Mix into each row `(B, T, d)` up to a share `most` of a random row of the same known label and length.
+
+    Between two speakers of one polarity lies a third: the nearest to new speakers that few speakers allow. (Mixup,
+    Zhang et al. 2018, kept within a class so that the label stands.)
+    """
+    lengths = valid.sum(dim=1).numpy()
+    partner = np.arange(len(labels))
+    kinds = set(zip(labels[labels >= 0].tolist(), lengths[labels >= 0].tolist(), strict=True))
+    for label, length in kinds:
+        rows = np.flatnonzero((labels == label) & (lengths == length))
+        partner[rows] = rng.permutation(rows)
+    share = torch.from_numpy((rng.random(len(labels)) * most).astype(np.float32))[:, None, None]
+    return x + share * (x[torch.from_numpy(partner)] - x)
 
 
 def _hide_stretch(valid: Tensor, longest: float, rng: np.random.Generator) -> Tensor:

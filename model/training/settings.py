@@ -49,8 +49,12 @@ class TrainingSettings(BaseModel):
     one_missing_share: float = Field(default=0.35, ge=0, le=1)
     class_balance: float = Field(default=0.5, ge=0, le=1)
     """Exponent of inverse class frequency as loss weight: 0 for none, 1 for full balance."""
-    feature_noise: float = Field(default=0.3, ge=0)
-    """Standard deviation of Gaussian noise on normalised sound and face features."""
+    audio_noise: float = Field(default=0.3, ge=0)
+    """Standard deviation of Gaussian noise on normalised acoustic features."""
+    visual_noise: float = Field(default=0.6, ge=0)
+    """The same on face features."""
+    blend: float = Field(default=0.5, ge=0, lt=1)
+    """Largest share of another clip of the same polarity mixed into a clip's features, voice and face each."""
     time_mask: float = Field(default=0.25, ge=0, lt=1)
     """Longest share of a clip's slots hidden from one training step."""
     word_dropout: float = Field(default=0.1, ge=0, lt=1)

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +33,16 @@ from model.training.trainer import FitReport
 SEEDS = (0, 1, 2)
 
 
-def build(data: Path, out: Path, work: Path, cache: Path, seeds: tuple[int, ...], *, resume: bool) -> None:
+def build(
+    data: Path,
+    out: Path,
+    work: Path,
+    cache: Path,
+    seeds: tuple[int, ...],
+    *,
+    resume: bool,
+    recipe: Recipe | None = None,
+) -> None:
     """Train and write `out`.
 
     Args:
@@ -42,13 +52,14 @@ def build(data: Path, out: Path, work: Path, cache: Path, seeds: tuple[int, ...]
         cache: folder of the feature cache.
         seeds: one run each.
         resume: go on with interrupted runs.
+        recipe: instead of the shipped weights' own.
 
     Raises:
         CorpusError: bad data; names file and row.
     """
     console = Console()
     started = time.monotonic()
-    recipe = Recipe.default()
+    recipe = recipe or Recipe.default()
     cores = os.cpu_count() or 1
     place = Workplace(work, cache, cores, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     corpus = CompositeCorpus(data)
@@ -57,7 +68,7 @@ def build(data: Path, out: Path, work: Path, cache: Path, seeds: tuple[int, ...]
     # Small networks gain little from a second thread, so seeds run side by side instead, one thread each.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(len(seeds), cores), mp_context=context, initializer=_one_thread) as pool:
-        runs = [pool.submit(_train_seed, data, place, seed, resume) for seed in seeds]
+        runs = [pool.submit(_train_seed, data, recipe, place, seed, resume) for seed in seeds]
         reports = {seed: run.result() for seed, run in zip(seeds, runs, strict=True)}
     console.print(f"trained in {time.monotonic() - started:.0f} s")
     networks = {seed: _network(recipe, place, seed) for seed in seeds}
@@ -80,8 +91,8 @@ def build(data: Path, out: Path, work: Path, cache: Path, seeds: tuple[int, ...]
     console.print(f"{out}: version {version}, seed {best}, {time.monotonic() - started:.0f} s in all")
 
 
-def _train_seed(data: Path, place: Workplace, seed: int, resume: bool) -> FitReport:
-    recipe, corpus = Recipe.default(), CompositeCorpus(data)
+def _train_seed(data: Path, recipe: Recipe, place: Workplace, seed: int, resume: bool) -> FitReport:
+    corpus = CompositeCorpus(data)
     network, report = fit(
         corpus, prepare(corpus, recipe, place), recipe, seed, place, resume=resume, console=Console(width=200)
     )
@@ -103,7 +114,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description="Train the shipped weights.")
     parser.add_argument("--data", type=Path, required=True, help="folder with composite/, ravdess/, meld/ and mosi/")
@@ -112,7 +123,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted build")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     build(chosen.data, chosen.out, chosen.work, chosen.cache, tuple(chosen.seeds), resume=chosen.resume)
 
 

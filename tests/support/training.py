@@ -77,13 +77,16 @@ def source_of(modality: Modality, name: str) -> Source:
 
 
 def tiny_training(**changes: Any) -> TrainingSettings:
-    """A schedule of seconds: two epochs, one of guidance, no adapters unless asked for."""
+    """A schedule of seconds: two epochs, one of guidance, mild augmentation, no adapters unless asked for."""
     quick: dict[str, Any] = {
         "epochs": 2,
         "guidance_epochs": 1,
         "batch_size": 16,
         "average_decay": 0.5,
         "audio_variants": 0,
+        "audio_noise": 0.2,
+        "visual_noise": 0.2,
+        "blend": 0.0,
         "adapters": {"epochs": 0},
     }
     return TrainingSettings.model_validate(quick | changes)
