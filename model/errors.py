@@ -14,6 +14,8 @@ Does not know: HTTP; `app.api.problems` maps these to answers.
         └── EmptyModality      well-formed with nothing in it: it counts as missing, with this reason
 """
 
+from typing import Self
+
 from model.modality import Modality
 
 
@@ -42,6 +44,10 @@ class CorpusError(EMMRError):
         self.path, self.row, self.detail = str(path), row, detail
         super().__init__(f"{path}{'' if row is None else f', line {row}'}: {detail}")
 
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        """Travel between processes by what it was made of."""
+        return type(self), (self.path, self.row, self.detail)
+
 
 class ModalityError(EMMRError):
     """A fault in one modality's content.
@@ -55,6 +61,10 @@ class ModalityError(EMMRError):
     def __init__(self, modality: Modality, detail: str, place: str | None = None) -> None:
         self.modality, self.detail, self.place = modality, detail, place
         super().__init__(f"{modality}: {detail}" + (f" ({place})" if place else ""))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        """Travel between processes by what it was made of."""
+        return type(self), (self.modality, self.detail, self.place)
 
 
 class CorruptModality(ModalityError):
@@ -79,3 +89,7 @@ class EmptyModality(ModalityError):
     def __init__(self, modality: Modality, reason: str, detail: str) -> None:
         self.reason = reason
         super().__init__(modality, detail)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        """Travel between processes by what it was made of."""
+        return type(self), (self.modality, self.reason, self.detail)

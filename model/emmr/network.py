@@ -71,6 +71,7 @@ class EMMR(nn.Module):
         self.branch_weights = BranchWeights(net.hidden)
         self.dropout = nn.Dropout(net.dropout)
         self.classifier = nn.Linear(net.hidden, classes)  # shared by both paths (Eq. 17)
+        self.modality_pools = nn.ModuleDict({m: AttentivePooling(net.hidden) for m in MODALITIES})
         self.modality_heads = nn.ModuleDict({m: nn.Linear(net.hidden, classes) for m in MODALITIES})
 
     @property
@@ -97,13 +98,13 @@ class EMMR(nn.Module):
         for branch in BRANCHES:
             encodings[branch], decodings[branch] = self.branches[branch](x, valid)
         heads, keys = self._vote(sequences, slots, decodings, batch.present)
-        singles, modality_heads = self._vote_alone(common, batch)
+        described = self.describe(common, batch.valid)
         summary, _ = self.branch_weights(torch.stack(keys, dim=1))
         return Output(
             transformer=self.classify(self.pool(encodings["transformer"], valid)),
             ensemble=self.classify(summary),
-            heads=heads | singles,
-            modality_heads=modality_heads,
+            heads=heads | self._vote_alone(common, batch),
+            modality_heads={m: self.modality_heads[m](feature) for m, feature in described.items()},
             encodings=encodings,
             decodings=decodings,
             complete=complete,
@@ -147,18 +148,17 @@ class EMMR(nn.Module):
                     pooled[branch].append(pooled_feature)
         return heads, [self.key_feature(branch, pooled[branch], heads) for branch in BRANCHES]
 
-    def _vote_alone(
-        self, common: Mapping[Modality, Tensor], batch: Batch
-    ) -> tuple[dict[tuple[str, str], Tensor], dict[Modality, Tensor]]:
-        """Votes of each modality alone on the label, and on the polarity it carries itself."""
+    def _vote_alone(self, common: Mapping[Modality, Tensor], batch: Batch) -> dict[tuple[str, str], Tensor]:
+        """Votes of each modality alone on the label."""
         heads: dict[tuple[str, str], Tensor] = {}
-        own: dict[Modality, Tensor] = {}
         for subset in SINGLES:
-            (modality,) = subset
             feature = self.subsets.pool(subset, common, batch.valid)
             heads[BRANCHES[0], subset.name] = self.subsets.logits(BRANCHES[0], subset, feature)
-            own[modality] = self.modality_heads[modality](self.dropout(feature))
-        return heads, own
+        return heads
+
+    def describe(self, common: Mapping[Modality, Tensor], valid: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """One feature of each modality alone, `(B, D)`, for what it carries by itself; only training asks."""
+        return {m: self.dropout(self.modality_pools[m](common[m], valid[m])) for m in MODALITIES}
 
     def recover(
         self, sequences: Mapping[Modality, Tensor], decoded: Mapping[Modality, Tensor], present: Tensor

@@ -30,6 +30,7 @@ class TrainingBatch:
 
     batch: Batch
     targets: Targets
+    examples: Sequence[Example]
 
 
 class BatchSource:
@@ -68,7 +69,7 @@ class BatchSource:
             if not complete:
                 kept = draw_training_patterns([u.presence for u in utterances], self.mix, rng)
                 batch = batch.with_present(torch.tensor([p.mask() for p in kept]))
-            yield TrainingBatch(batch, targets)
+            yield TrainingBatch(batch, targets, [e for e, _ in chosen])
 
     def _utterance(self, example: Example, rng: np.random.Generator) -> Utterance | None:
         arrays = {}
@@ -155,4 +156,5 @@ def to_device(item: TrainingBatch, device: torch.device) -> TrainingBatch:
             {m: labels.to(device, non_blocking=True) for m, labels in targets.modality_labels.items()},
             None if targets.class_weights is None else targets.class_weights.to(device, non_blocking=True),
         ),
+        item.examples,
     )

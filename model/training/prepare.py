@@ -75,7 +75,13 @@ class RawFeatures:
 
 
 def raw_features(
-    examples: Sequence[Example], config: ModelConfig, cache: Path, workers: int, variants: int = 0
+    examples: Sequence[Example],
+    config: ModelConfig,
+    cache: Path,
+    workers: int,
+    *,
+    varied: Sequence[Example] = (),
+    variants: int = 0,
 ) -> RawFeatures:
     """Compute, or read from the cache, sound and face features of examples.
 
@@ -84,17 +90,20 @@ def raw_features(
         config: which features.
         cache: folder of the cache.
         workers: processes for what is not cached.
-        variants: augmented variants of each clip to compute as well.
+        varied: examples whose clips are wanted in augmented variants as well.
+        variants: how many of each.
 
     Raises:
         CorpusError: content that cannot be read; names the file.
     """
     sources = [source for example in examples for source in example.sources.values()]
-    sounds = [
+    sounds = [source for source in sources if isinstance(source, SoundSource)]
+    sounds += [
         SoundSource(source.path, index)
-        for source in sources
+        for example in varied
+        for source in example.sources.values()
         if isinstance(source, SoundSource)
-        for index in range(variants + 1)
+        for index in range(1, variants + 1)
     ]
     faces = [source for source in sources if isinstance(source, OpenFaceSource | ActionUnitMeansSource)]
     recipe = f"{RECIPE_VERSION} {config.audio.model_dump_json()}"

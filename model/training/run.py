@@ -67,7 +67,9 @@ def prepare(corpus: Corpus, recipe: Recipe, place: Workplace) -> Prepared:
     adapters, encoder_id = _adapters(corpus, training, recipe, place)
     encoder = TextEncoder(config.text, place.device)
     encoder.merge({name: value.to(place.device) for name, value in adapters.items()})
-    raw = raw_features(parts, config, place.cache, place.workers, recipe.training.audio_variants)
+    raw = raw_features(
+        parts, config, place.cache, place.workers, varied=training, variants=recipe.training.audio_variants
+    )
     preprocessing = raw.measure(training, config)
     extractor = FeatureExtractor(config, preprocessing, encoder)
     return Prepared(slots_of(parts, raw, extractor, place.cache, encoder_id), preprocessing, adapters)

@@ -31,35 +31,41 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(default=10, gt=0)
-    guidance_epochs: int = Field(default=4, ge=0)
+    epochs: int = Field(default=5, gt=0)
+    guidance_epochs: int = Field(default=2, ge=0)
     """Epochs of the guidance network on complete inputs; 0 leaves the forward loss out."""
+    pretraining_epochs: int = Field(default=120, ge=0)
+    """Epochs over the distinct clips in which voice and face encoders learn what each carries alone."""
+    emotion_weight: float = Field(default=0.5, ge=0)
+    """Of the cross-entropy on the emotion of a clip in pretraining, where the corpus knows it."""
+    encoder_rate: float = Field(default=0.1, ge=0)
+    """Factor on the learning rate of pretrained encoders afterwards."""
     batch_size: int = Field(default=64, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps over which the rate rises; it then falls as a cosine."""
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
-    patience: int = Field(default=8, gt=0)
+    patience: int = Field(default=4, gt=0)
     """Epochs without a better validation macro-F1 after which training stops."""
     average_decay: float = Field(default=0.995, ge=0, lt=1)
     """Of the moving average of weights that is validated and kept."""
     complete_share: float = Field(default=0.3, ge=0, le=1)
     """Share of items that lose nothing; the rest lose one or two modalities in the proportion below."""
     one_missing_share: float = Field(default=0.35, ge=0, le=1)
-    class_balance: float = Field(default=0.5, ge=0, le=1)
+    class_balance: float = Field(default=0.3, ge=0, le=1)
     """Exponent of inverse class frequency as loss weight: 0 for none, 1 for full balance."""
     audio_noise: float = Field(default=0.3, ge=0)
     """Standard deviation of Gaussian noise on normalised acoustic features."""
-    visual_noise: float = Field(default=0.6, ge=0)
+    visual_noise: float = Field(default=0.4, ge=0)
     """The same on face features."""
-    blend: float = Field(default=0.5, ge=0, lt=1)
+    blend: float = Field(default=0.3, ge=0, lt=1)
     """Largest share of another clip of the same polarity mixed into a clip's features, voice and face each."""
     time_mask: float = Field(default=0.25, ge=0, lt=1)
     """Longest share of a clip's slots hidden from one training step."""
     word_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of text slots hidden from one training step."""
-    audio_variants: int = Field(default=0, ge=0)
+    audio_variants: int = Field(default=8, ge=0)
     """Augmented variants of each training clip, one drawn each time it is used."""
     redraw: bool = True
     """Draw training pairs anew each epoch where the corpus can."""
@@ -90,9 +96,9 @@ class Recipe(BaseModel):
                 audio=AudioConfig(dynamics=True),
                 slots=Slots(text=20, audio=16, visual=1),
                 network=NetworkConfig(
-                    hidden=48,
-                    feedforward=96,
-                    autoencoder=(48, 40, 32, 16, 32, 40, 48),
+                    hidden=64,
+                    feedforward=128,
+                    autoencoder=(64, 48, 32, 16, 32, 48, 64),
                     imputed_slots=Slots(text=4, audio=4, visual=1),
                 ),
             )

@@ -7,6 +7,7 @@ Source: paper 3.7 and Table 7; schedule, moving average and class balance were c
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from model.training.batches import BatchSource, TrainingBatch, to_device
 from model.training.corpora.base import Corpus, Example, Source
 from model.training.evaluation import Item, items_of
 from model.training.metrics import macro_f1
+from model.training.pretraining import PRETRAINED, PretrainingTask, single_modality_examples
 from model.training.settings import TrainingSettings
 from model.training.state import (
     MovingAverage,
@@ -43,6 +45,7 @@ from model.training.state import (
 
 FloatArray = npt.NDArray[np.float32]
 VALIDATION_BATCH = 256
+_PRETRAINING = 1_000_000  # its epochs' numbers, apart from those of the network's
 
 
 @dataclass(slots=True)
@@ -117,14 +120,16 @@ class Trainer:
         """
         torch.manual_seed(self.seed)
         network = EMMR(self.config).to(self.device)
+        recipe = self._recipe()
+        state = load_state(self.folder) if resume else None
+        if state is None:
+            self._pretrain(network)
         optimiser = self._optimiser(network)
         average = MovingAverage(network, self.settings.average_decay)
         report, start = FitReport(), 0
         best = {name: value.clone() for name, value in average.values.items()}
-        recipe = self._recipe()
-        state = load_state(self.folder) if resume else None
         if state is None:
-            guidance = self._fit_guidance()
+            guidance = self._fit_guidance(network)
         else:
             tensors, facts = state
             if facts["recipe"] != recipe:
@@ -209,13 +214,40 @@ class Trainer:
         for name, value in sums.items():
             writer.add_scalar(f"loss/{name}", float(value) / max(steps, 1), epoch + 1)
 
-    def _fit_guidance(self) -> GuidanceNetwork | None:
-        """Train on complete inputs; None where the corpus has none or the settings want none."""
+    def _pretrain(self, network: EMMR) -> None:
+        """Let the voice and face encoders learn what each carries alone (`model.training.pretraining`)."""
+        settings = self.settings
+        clips = single_modality_examples(self.fixed, self.features)
+        if not clips or not settings.pretraining_epochs:
+            return
+        task = PretrainingTask(network, clips, settings)
+        optimiser = self._optimiser(task, encoder_rate=1.0)
+        total_steps = settings.pretraining_epochs * -(-len(clips) // settings.batch_size)
+        done = 0
+
+        def step(item: TrainingBatch) -> None:
+            nonlocal done
+            _set_rate(optimiser, settings, done, total_steps)
+            with self._precision():
+                loss = task(item)
+            self._update(task, optimiser, loss)
+            done += 1
+
+        torch.manual_seed(_seed_of(self.seed, -500))
+        with self._progress("Encoders", total_steps) as advance:
+            for epoch in range(settings.pretraining_epochs):
+                for item in self.source.epoch(clips, _PRETRAINING + epoch):
+                    step(to_device(item, self.device))
+                    advance()
+
+    def _fit_guidance(self, network: EMMR) -> GuidanceNetwork | None:
+        """Train on complete inputs, from the network's encoders; None where there are none or none is wanted."""
         if not self.settings.guidance_epochs or not self.settings.losses.forward_weight:
             return None
         if not self.guidable:
             return None
         guidance = GuidanceNetwork(self.config).to(self.device)
+        guidance.encoder.load_state_dict(network.encoder.state_dict())
         optimiser = self._optimiser(guidance)
         total_steps = self.settings.guidance_epochs * self._steps
         done = 0
@@ -260,17 +292,35 @@ class Trainer:
         *,
         complete: bool = False,
     ) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(title, total=self._steps)
+        with self._progress(title, self._steps) as advance:
             for item in self.source.epoch(examples, epoch, complete=complete):
                 step(to_device(item, self.device))
-                progress.advance(task)
+                advance()
 
-    def _optimiser(self, network: nn.Module) -> torch.optim.AdamW:
-        trained = [p for p in network.parameters() if p.requires_grad]
+    @contextmanager
+    def _progress(self, title: str, total: int) -> Iterator[Callable[[], None]]:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(title, total=total)
+            yield lambda: progress.advance(task)
+
+    def _optimiser(self, network: nn.Module, encoder_rate: float | None = None) -> torch.optim.AdamW:
+        """AdamW; what pretraining has shaped gets its own factor on the rate, so that few clips do not reshape it."""
+        factor = self.settings.encoder_rate if encoder_rate is None else encoder_rate
+        trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        pretrained = (
+            [p for name, p in trained if name.startswith(PRETRAINED)] if self.settings.pretraining_epochs else []
+        )
+        kept = {id(p) for p in pretrained}
+        groups = [
+            {"params": [p for _, p in trained if id(p) not in kept], "factor": 1.0},
+            {"params": pretrained, "factor": factor},
+        ]
         return torch.optim.AdamW(
-            trained, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
+            [group for group in groups if group["params"]],
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
         )
 
     def _precision(self) -> torch.autocast:
@@ -306,7 +356,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, settings: TrainingSettings, step
     warm = max(1, int(settings.warmup * total))
     factor = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
     for group in optimiser.param_groups:
-        group["lr"] = settings.learning_rate * factor
+        group["lr"] = settings.learning_rate * factor * group["factor"]
 
 
 def _seed_of(seed: int, epoch: int) -> int:

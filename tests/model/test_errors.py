@@ -1,5 +1,7 @@
 """What the errors say and how they can be told apart."""
 
+import copy
+
 import pytest
 
 from model.errors import (
@@ -51,3 +53,17 @@ def test_an_empty_modality_tells_why_and_is_no_corrupt_one() -> None:
     assert error.reason == "silent"
     assert isinstance(error, ModalityError)
     assert not isinstance(error, CorruptModality)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CorpusError("clips.csv", 7, "no label"),
+        CorruptModality(Modality.AUDIO, "cut", "byte 10"),
+        EmptyModality(Modality.VISUAL, "no_face", "no frame shows a face"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_errors_come_back_whole_from_another_process(error: EMMRError) -> None:
+    back = copy.copy(error)  # the same reduction as between processes
+    assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))

@@ -77,9 +77,10 @@ def source_of(modality: Modality, name: str) -> Source:
 
 
 def tiny_training(**changes: Any) -> TrainingSettings:
-    """A schedule of seconds: two epochs, one of guidance, mild augmentation, no adapters unless asked for."""
+    """A schedule of seconds: two epochs, one of pretraining and of guidance, mild augmentation, no adapters unless asked for."""
     quick: dict[str, Any] = {
         "epochs": 2,
+        "pretraining_epochs": 1,
         "guidance_epochs": 1,
         "batch_size": 16,
         "average_decay": 0.5,

@@ -64,6 +64,7 @@ class Example:
         sources: a source for each modality that the corpus has for this utterance; at least one.
         modality_labels: the polarity one modality carries alone, where the corpus knows it.
         decided_by: which modalities carry the label, where the corpus knows it.
+        emotions: the emotion one modality shows, finer than its polarity, where the corpus knows it.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Example:
     sources: Mapping[Modality, Source]
     modality_labels: Mapping[Modality, str] = field(default_factory=dict)
     decided_by: str | None = None
+    emotions: Mapping[Modality, str] = field(default_factory=dict)
 
     @property
     def presence(self) -> Presence:

@@ -142,6 +142,7 @@ class CompositeCorpus:
                 Modality.VISUAL: visual,
             },
             decided_by=pairing.decided_by,
+            emotions=_emotions(voice, face),
         )
 
     def _read_part(self, path: Path, ids: set[str]) -> tuple[_Pair, ...]:
@@ -181,6 +182,7 @@ class CompositeCorpus:
             sources={Modality.TEXT: TextSource(row["text"]), Modality.AUDIO: voice.sound, Modality.VISUAL: face.face},
             modality_labels=polarities,
             decided_by=row["decided_by"],
+            emotions=_emotions(voice, face),
         )
         return _Pair(example, voice, face)
 
@@ -197,6 +199,10 @@ class CompositeCorpus:
             return self._text_polarities[row["text_id"]]
         except KeyError:
             raise row.fault(f"text_id {row['text_id']!r} is in neither MELD nor CMU-MOSI") from None
+
+
+def _emotions(voice: Clip, face: Clip) -> dict[Modality, str]:
+    return {Modality.AUDIO: str(voice.name.emotion), Modality.VISUAL: str(face.name.emotion)}
 
 
 def _clips_used(pairs: Iterable[_Pair]) -> list[Clip]:

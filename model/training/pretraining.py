@@ -1,0 +1,95 @@
+"""Voice and face encoders learn what each carries alone, before they meet one another.
+
+For: corpora with few speakers. Trained within the whole network, the encoders meet each clip dozens of times an epoch
+under labels that other modalities decide, and learn the speakers; from distinct clips and their own polarity (and
+emotion, where the corpus knows it) they learn what carries over to new ones. Chosen on validation data.
+Does not know: text, which has its adapters (`model.training.adapters`), fusion, reconstruction.
+
+Shapes: B batch, D hidden.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.emmr.losses import IGNORED
+from model.emmr.network import EMMR
+from model.modality import MODALITIES, Modality
+from model.training.batches import TrainingBatch
+from model.training.corpora.base import Example, Source
+from model.training.settings import TrainingSettings
+
+MODALITIES_PRETRAINED: Final = (Modality.AUDIO, Modality.VISUAL)
+PRETRAINED: Final = ("encoder.modalities.audio", "encoder.modalities.visual", "encoder.common")
+"""Prefixes of the parameters this shapes."""
+
+
+def single_modality_examples(
+    examples: Sequence[Example], features: Mapping[Source, npt.NDArray[np.float32]]
+) -> list[Example]:
+    """Each distinct voice and face that has features, alone, with the polarity it carries or else the label."""
+    alone: dict[tuple[Modality, Source], Example] = {}
+    for example in examples:
+        for modality in MODALITIES_PRETRAINED:
+            source = example.sources.get(modality)
+            if source is None or source not in features or (modality, source) in alone:
+                continue
+            polarity = example.modality_labels.get(modality, example.label)
+            alone[modality, source] = Example(
+                id=f"{example.id} {modality}",
+                label=polarity,
+                sources={modality: source},
+                modality_labels={modality: polarity},
+                emotions={m: emotion for m, emotion in example.emotions.items() if m == modality},
+            )
+    return list(alone.values())
+
+
+class PretrainingTask(nn.Module):
+    """A network's encoders and modality heads, with emotion heads that are thrown away afterwards."""
+
+    def __init__(self, network: EMMR, examples: Sequence[Example], settings: TrainingSettings) -> None:
+        super().__init__()
+        self.encoder = network.encoder  # the same objects: training the task trains the network
+        self.pools, self.heads = network.modality_pools, network.modality_heads
+        self.network = [network]  # in a list, so that its other parameters are not the task's
+        self.emotion_weight = settings.emotion_weight
+        self.emotions = sorted({emotion for e in examples for emotion in e.emotions.values()})
+        hidden, device = network.config.network.hidden, next(network.parameters()).device
+        self.emotion_heads = nn.ModuleDict(
+            {m: nn.Linear(hidden, max(1, len(self.emotions))) for m in MODALITIES_PRETRAINED}
+        ).to(device)
+        classes = network.config.classes
+        counts = np.bincount([classes.index(e.label) for e in examples], minlength=len(classes))
+        weights = counts.sum() / (len(classes) * np.maximum(counts, 1))
+        self.class_weights = torch.from_numpy(weights.astype(np.float32)).to(device)
+
+    def forward(self, item: TrainingBatch) -> Tensor:
+        """The scalar to minimise: polarity, and emotion where it is known, of each voice and face in the batch."""
+        (network,), batch = self.network, item.batch
+        described = network.describe(network.encoder.encode(batch.features, batch.valid, batch.held), batch.valid)
+        total = self.class_weights.new_zeros(())
+        for modality in MODALITIES_PRETRAINED:
+            labels, feature = item.targets.modality_labels[modality], described[modality]
+            here = batch.held[:, MODALITIES.index(modality)] & (labels != IGNORED)
+            # A sum over a constant count: a batch that happens to hold few voices does not shout for them.
+            polarity = F.cross_entropy(
+                self.heads[modality](feature).float(), labels, self.class_weights, reduction="none"
+            )
+            total = total + torch.where(here, polarity, polarity.new_zeros(())).mean()
+            if self.emotions and self.emotion_weight:
+                emotions = torch.tensor(
+                    [
+                        self.emotions.index(e.emotions[modality]) if modality in e.emotions else IGNORED
+                        for e in item.examples
+                    ],
+                    device=labels.device,
+                )
+                logits = self.emotion_heads[modality](feature).float()
+                total = total + self.emotion_weight * F.cross_entropy(logits, emotions, reduction="none").mean()
+        return total

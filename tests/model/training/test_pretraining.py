@@ -1,0 +1,74 @@
+"""Encoders meet each voice and face once, alone, with what it carries itself."""
+
+import numpy as np
+import torch
+
+from model.emmr.network import EMMR
+from model.modality import Modality
+from model.training.batches import BatchSource
+from model.training.corpora.base import ActionUnitMeansSource, Example, SoundSource, TextSource
+from model.training.pretraining import PRETRAINED, PretrainingTask, single_modality_examples
+from tests.support.training import CONFIG, source_of, tiny_training, toy
+
+
+def pair(number: int, voice: str, face: str, own: str) -> Example:
+    return Example(
+        id=str(number),
+        label="negative",
+        sources={
+            Modality.TEXT: TextSource(f"sentence {number}"),
+            Modality.AUDIO: source_of(Modality.AUDIO, voice),
+            Modality.VISUAL: source_of(Modality.VISUAL, face),
+        },
+        modality_labels={Modality.AUDIO: own},
+        emotions={Modality.AUDIO: "4"},
+    )
+
+
+def test_each_distinct_clip_with_features_comes_once_and_alone() -> None:
+    examples = [pair(0, "a", "x", "positive"), pair(1, "a", "y", "positive"), pair(2, "silent", "x", "neutral")]
+    features = {
+        source_of(Modality.AUDIO, "a"): np.zeros((1, 33), dtype=np.float32),
+        source_of(Modality.VISUAL, "x"): np.zeros((1, 35), dtype=np.float32),
+        source_of(Modality.VISUAL, "y"): np.zeros((1, 35), dtype=np.float32),
+    }
+    alone = single_modality_examples(examples, features)
+    assert [tuple(e.sources) for e in alone] == [(Modality.AUDIO,), (Modality.VISUAL,), (Modality.VISUAL,)]
+    assert isinstance(alone[0].sources[Modality.AUDIO], SoundSource)
+    assert isinstance(alone[1].sources[Modality.VISUAL], ActionUnitMeansSource)
+
+
+def test_the_polarity_is_the_clips_own_where_known_and_else_the_label() -> None:
+    features = {
+        source_of(Modality.AUDIO, "a"): np.zeros((1, 33), dtype=np.float32),
+        source_of(Modality.VISUAL, "x"): np.zeros((1, 35), dtype=np.float32),
+    }
+    voice, face = single_modality_examples([pair(0, "a", "x", "positive")], features)
+    assert (voice.label, face.label) == ("positive", "negative")
+    assert (dict(voice.emotions), dict(face.emotions)) == ({Modality.AUDIO: "4"}, {})
+
+
+def test_it_lowers_its_loss_and_moves_the_encoders_alone() -> None:
+    corpus, features = toy()
+    clips = single_modality_examples(corpus.examples("train"), features)
+    torch.manual_seed(0)
+    network = EMMR(CONFIG)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    task = PretrainingTask(network, clips, tiny_training())
+    optimiser = torch.optim.Adam(task.parameters(), lr=3e-3)
+    source = BatchSource(CONFIG, tiny_training(), features, seed=0)
+    means = []
+    for epoch in range(12):
+        losses = []
+        for item in source.epoch(clips, epoch):
+            loss = task(item)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
+        means.append(sum(losses) / len(losses))
+    assert means[-1] < 0.6 * means[0]
+    moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    allowed = (*PRETRAINED, "modality_pools.", "modality_heads.")
+    assert all(name.startswith(allowed) for name in moved)
+    assert all(any(name.startswith(prefix) for name in moved) for prefix in PRETRAINED)
