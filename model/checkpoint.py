@@ -71,6 +71,7 @@ def save_checkpoint(
     tensors = {f"{NETWORK_PREFIX}{name}": value for name, value in network.state_dict().items()}
     tensors |= {f"{ADAPTER_PREFIX}{name}": value for name, value in (adapters or {}).items()}
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone; a server runs as someone else
     (folder / CONFIG).write_text(network.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     preprocessing.write(folder / PREPROCESSING)
     (folder / CARD).write_text(card, encoding="utf-8")

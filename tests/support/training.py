@@ -77,7 +77,7 @@ def source_of(modality: Modality, name: str) -> Source:
 
 
 def tiny_training(**changes: Any) -> TrainingSettings:
-    """A schedule of seconds: two epochs, one of pretraining and of guidance, mild augmentation, no adapters unless asked for."""
+    """A schedule of seconds: two epochs, one of pretraining and guidance, mild augmentation, adapters on request."""
     quick: dict[str, Any] = {
         "epochs": 2,
         "pretraining_epochs": 1,
