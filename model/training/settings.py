@@ -53,7 +53,7 @@ class TrainingSettings(BaseModel):
     complete_share: float = Field(default=0.3, ge=0, le=1)
     """Share of items that lose nothing; the rest lose one or two modalities in the proportion below."""
     one_missing_share: float = Field(default=0.35, ge=0, le=1)
-    class_balance: float = Field(default=0.2, ge=0, le=1)
+    class_balance: float = Field(default=0.3, ge=0, le=1)
     """Exponent of inverse class frequency as loss weight: 0 for none, 1 for full balance."""
     audio_noise: float = Field(default=0.3, ge=0)
     """Standard deviation of Gaussian noise on normalised acoustic features."""
@@ -63,7 +63,7 @@ class TrainingSettings(BaseModel):
     """Largest share of another clip of the same polarity mixed into a clip's features, voice and face each."""
     time_mask: float = Field(default=0.25, ge=0, lt=1)
     """Longest share of a clip's slots hidden from one training step."""
-    word_dropout: float = Field(default=0.35, ge=0, lt=1)
+    word_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of text slots hidden from one training step."""
     audio_variants: int = Field(default=8, ge=0)
     """Augmented variants of each training clip, one drawn each time it is used."""

@@ -5,7 +5,6 @@ Does not know: files of a corpus, feature extraction, model cards.
 Source: paper 3.7 and Table 7; schedule, moving average and class balance were chosen on validation data.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -32,7 +31,8 @@ from model.training.batches import BatchSource, TrainingBatch, to_device
 from model.training.corpora.base import Corpus, Example, Source
 from model.training.evaluation import Item, items_of
 from model.training.metrics import macro_f1
-from model.training.pretraining import PRETRAINED, PretrainingTask, single_modality_examples
+from model.training.optimisation import build_optimiser, set_rate
+from model.training.pretraining import PretrainingTask, single_modality_examples
 from model.training.settings import TrainingSettings
 from model.training.state import (
     MovingAverage,
@@ -124,7 +124,7 @@ class Trainer:
         state = load_state(self.folder) if resume else None
         if state is None:
             self._pretrain(network)
-        optimiser = self._optimiser(network)
+        optimiser = build_optimiser(network, self.settings)
         average = MovingAverage(network, self.settings.average_decay)
         report, start = FitReport(), 0
         best = {name: value.clone() for name, value in average.values.items()}
@@ -198,7 +198,7 @@ class Trainer:
 
         def step(item: TrainingBatch) -> None:
             nonlocal steps
-            _set_rate(optimiser, settings, epoch * self._steps + steps, total_steps)
+            set_rate(optimiser, settings, epoch * self._steps + steps, total_steps)
             with self._precision():
                 output = network(item.batch)
                 target = None if guidance is None else guidance.guide(item.batch)
@@ -221,13 +221,13 @@ class Trainer:
         if not clips or not settings.pretraining_epochs:
             return
         task = PretrainingTask(network, clips, settings)
-        optimiser = self._optimiser(task, encoder_rate=1.0)
+        optimiser = build_optimiser(task, settings, encoder_rate=1.0)
         total_steps = settings.pretraining_epochs * -(-len(clips) // settings.batch_size)
         done = 0
 
         def step(item: TrainingBatch) -> None:
             nonlocal done
-            _set_rate(optimiser, settings, done, total_steps)
+            set_rate(optimiser, settings, done, total_steps)
             with self._precision():
                 loss = task(item)
             self._update(task, optimiser, loss)
@@ -248,13 +248,13 @@ class Trainer:
             return None
         guidance = GuidanceNetwork(self.config).to(self.device)
         guidance.encoder.load_state_dict(network.encoder.state_dict())
-        optimiser = self._optimiser(guidance)
+        optimiser = build_optimiser(guidance, self.settings)
         total_steps = self.settings.guidance_epochs * self._steps
         done = 0
 
         def step(item: TrainingBatch) -> None:
             nonlocal done
-            _set_rate(optimiser, self.settings, done, total_steps)
+            set_rate(optimiser, self.settings, done, total_steps)
             with self._precision():
                 logits = guidance(item.batch)
             loss = F.cross_entropy(logits.float(), item.targets.labels, item.targets.class_weights)
@@ -304,25 +304,6 @@ class Trainer:
             task = progress.add_task(title, total=total)
             yield lambda: progress.advance(task)
 
-    def _optimiser(self, network: nn.Module, encoder_rate: float | None = None) -> torch.optim.AdamW:
-        """AdamW; what pretraining has shaped gets its own factor on the rate, so that few clips do not reshape it."""
-        factor = self.settings.encoder_rate if encoder_rate is None else encoder_rate
-        trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-        pretrained = (
-            [p for name, p in trained if name.startswith(PRETRAINED)] if self.settings.pretraining_epochs else []
-        )
-        kept = {id(p) for p in pretrained}
-        groups = [
-            {"params": [p for _, p in trained if id(p) not in kept], "factor": 1.0},
-            {"params": pretrained, "factor": factor},
-        ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
-
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
@@ -349,14 +330,6 @@ class Trainer:
 
     def _recipe(self) -> str:
         return f"{self.corpus.name} {self.seed} {self.config.model_dump_json()} {self.settings.model_dump_json()}"
-
-
-def _set_rate(optimiser: torch.optim.Optimizer, settings: TrainingSettings, step: int, total: int) -> None:
-    """Linear warm-up, then a cosine to zero; a function of the step alone, so nothing of it needs to be stored."""
-    warm = max(1, int(settings.warmup * total))
-    factor = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-    for group in optimiser.param_groups:
-        group["lr"] = settings.learning_rate * factor * group["factor"]
 
 
 def _seed_of(seed: int, epoch: int) -> int:

@@ -115,7 +115,7 @@ def test_other_features_are_other_entries(tmp_path: Path) -> None:
 def test_variants_of_each_clip_are_computed_when_asked_for(tmp_path: Path) -> None:
     path = write_tone(tmp_path / "a.wav")
     examples = [Example("x", "neutral", {A: SoundSource(path)})]
-    sounds = raw_features(examples, CONFIG, tmp_path / "cache", 1, variants=2).sounds
+    sounds = raw_features(examples, CONFIG, tmp_path / "cache", 1, varied=examples, variants=2).sounds
     assert set(sounds) == {SoundSource(path, k) for k in range(3)}
     waveform, _ = soundfile.read(path, dtype="float32")
     np.testing.assert_allclose(

@@ -132,7 +132,7 @@ def test_without_asking_to_resume_a_run_starts_anew(tmp_path: Path) -> None:
     assert_same(first, again)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 3}, {"learning_rate": 2e-3}], ids=lambda c: next(iter(c)))
+@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 3}, {"learning_rate": 3e-3}], ids=lambda c: next(iter(c)))
 def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, change: dict[str, Any]) -> None:
     fit(tmp_path)
     with pytest.raises(ConfigError, match="another recipe"):

@@ -1,0 +1,47 @@
+"""The optimiser of a run, and its learning rate as a function of the step.
+
+For: pretraining, guidance network and EMMR alike.
+Does not know: batches or losses.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from model.training.pretraining import PRETRAINED
+from model.training.settings import TrainingSettings
+
+
+def build_optimiser(
+    network: nn.Module, settings: TrainingSettings, *, encoder_rate: float | None = None
+) -> torch.optim.AdamW:
+    """AdamW; what pretraining has shaped gets its own factor on the rate, so that few clips do not reshape it.
+
+    Args:
+        network: whose trainable parameters to optimise.
+        settings: rate, weight decay, and the pretrained encoders' factor.
+        encoder_rate: that factor, instead of the settings'.
+    """
+    factor = settings.encoder_rate if encoder_rate is None else encoder_rate
+    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    pretrained = [p for name, p in trained if name.startswith(PRETRAINED)] if settings.pretraining_epochs else []
+    kept = {id(p) for p in pretrained}
+    groups = [
+        {"params": [p for _, p in trained if id(p) not in kept], "factor": 1.0},
+        {"params": pretrained, "factor": factor},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def set_rate(optimiser: torch.optim.Optimizer, settings: TrainingSettings, step: int, total: int) -> None:
+    """Linear warm-up, then a cosine to zero; a function of the step alone, so nothing of it needs to be stored."""
+    warm = max(1, int(settings.warmup * total))
+    factor = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+    for group in optimiser.param_groups:
+        group["lr"] = settings.learning_rate * factor * group["factor"]
