@@ -48,10 +48,10 @@ MAX_BOUNDARY_LENGTH: Final = 70  # bytes, RFC 2046, section 5.1.1
 IDENTITY_ENCODINGS: Final = (b"7bit", b"8bit", b"binary")
 UTF8_CHARSETS: Final = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 
-# The parser's own warnings quote bytes of the body, which must not reach a log. A filter and not `disabled`, which whoever
-# configures logging afterwards, as uvicorn does, sets back.
+# The parser's own warnings quote bytes of the body, which must not reach a log. A filter and not `disabled`, which is
+# set back by whoever configures logging afterwards, as uvicorn does.
 _SILENT: Final = logging.getLogger(f"{__name__}.silent")
-_SILENT.addFilter(lambda record: False)
+_SILENT.addFilter(lambda _: False)
 
 
 @dataclass(frozen=True, slots=True)
