@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import cast, get_args
 
+import torch
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -16,13 +17,12 @@ from model.checkpoint import save_checkpoint
 from model.emmr.network import EMMR
 from model.errors import ConfigError
 from model.pipeline import Pipeline, choose_device
-from model.training.card import model_card
 from model.training.corpora.base import Corpus, Split
 from model.training.corpora.registry import open_corpus
 from model.training.evaluation import Evaluation
+from model.training.measure import evaluate_split
 from model.training.prepare import Prepared, prepare_split
 from model.training.report import tables, write_json
-from model.training.run import Workplace, adapted_config, evaluate_split, fit, prepare
 from model.training.settings import Recipe
 
 DEFAULT_CACHE = Path(".cache") / "features"
@@ -62,6 +62,10 @@ def train(
         CorpusError: bad data; names file and row.
         ConfigError: a recipe that cannot be used.
     """
+    # Here and not above: they need the packages of the `train` extra, and `evaluate` shall not.
+    from model.training.card import model_card
+    from model.training.run import Workplace, adapted_config, fit, prepare
+
     console = Console()
     source = open_corpus(corpus, data)
     recipe = read_recipe(config)
@@ -70,7 +74,7 @@ def train(
     place = Workplace(out.parent / RUNS / out.name, cache, workers, choose_device(device))
     prepared = prepare(source, recipe, place)
     network, report = fit(source, prepared, recipe, seed, place, resume=resume, console=console)
-    test = test_figures(network, source, prepared, place)
+    test = test_figures(network, source, prepared, place.device)
     card = model_card(recipe, source, {seed: report}, {} if test is None else {seed: test}, seed)
     version = save_checkpoint(out, network, prepared.preprocessing, prepared.adapters, card)
     console.print(
@@ -134,8 +138,8 @@ def read_recipe(path: Path | None) -> Recipe:
         raise ConfigError(f"{path} holds no recipe: {error}") from error
 
 
-def test_figures(network: EMMR, corpus: Corpus, prepared: Prepared, place: Workplace) -> Evaluation | None:
+def test_figures(network: EMMR, corpus: Corpus, prepared: Prepared, device: torch.device) -> Evaluation | None:
     """The test part's evaluation, or None where the corpus has no test part."""
     if not corpus.examples("test"):
         return None
-    return evaluate_split(network, corpus, "test", prepared.features, place.device)
+    return evaluate_split(network, corpus, "test", prepared.features, device)

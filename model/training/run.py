@@ -6,7 +6,7 @@ Does not know: what is made of the network afterwards (`commands`, `weights`).
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.emmr.batch import collate
-from model.emmr.decision import Decision
-from model.emmr.inference import decide
 from model.emmr.network import EMMR
 from model.features.extraction import FeatureExtractor
 from model.features.text import TextEncoder
-from model.modality import Utterance
 from model.training.adapters import train_adapters
-from model.training.corpora.base import Corpus, Example, Source, Split
-from model.training.evaluation import Evaluation, evaluate, items_of
+from model.training.corpora.base import Corpus, Example, Split
 from model.training.prepare import Prepared, raw_features, slots_of
 from model.training.settings import Recipe
 from model.training.trainer import FitReport, Trainer
@@ -101,31 +96,6 @@ def fit(
         console=console,
     )
     return trainer.fit(resume=resume)
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkPredictor:
-    """A network as `evaluate` asks for it."""
-
-    network: EMMR
-    device: torch.device
-
-    def decide(self, utterances: Sequence[Utterance], *, both_paths: bool = False) -> list[Decision]:
-        """One decision for each utterance."""
-        batch = collate(utterances, self.network.config).to(self.device)
-        return decide(self.network, batch, both_paths=both_paths)
-
-
-def evaluate_split(
-    network: EMMR, corpus: Corpus, split: Split, features: Mapping[Source, FloatArray], device: torch.device
-) -> Evaluation:
-    """Every protocol on one part of a corpus.
-
-    Raises:
-        ValueError: the part is empty.
-    """
-    items = items_of(corpus.examples(split), features, network.config.classes)
-    return evaluate(NetworkPredictor(network, device), items, network.config.classes)
 
 
 def _adapters(

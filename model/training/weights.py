@@ -25,8 +25,9 @@ from model.emmr.network import EMMR
 from model.training.card import model_card
 from model.training.commands import DEFAULT_CACHE
 from model.training.corpora.composite import CompositeCorpus
+from model.training.measure import evaluate_split
 from model.training.report import tables
-from model.training.run import Workplace, evaluate_split, fit, prepare
+from model.training.run import Workplace, fit, prepare
 from model.training.settings import Recipe
 from model.training.trainer import FitReport
 

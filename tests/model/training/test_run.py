@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from model.config import TextConfig
 from model.modality import SUBSETS, Modality
 from model.training.corpora.composite import CompositeCorpus
-from model.training.run import Workplace, adapted_config, evaluate_split, fit, prepare
+from model.training.measure import evaluate_split
+from model.training.run import Workplace, adapted_config, fit, prepare
 from model.training.settings import Recipe
 from tests.support.network import tiny_config
 from tests.support.training import tiny_recipe, tiny_training

@@ -1,0 +1,47 @@
+"""A network measured on one part of a corpus.
+
+For: training and `emmr evaluate`. Needs none of the packages that only training needs.
+Does not know: what is measured (`model.training.evaluation`) or how features came about.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.emmr.batch import collate
+from model.emmr.decision import Decision
+from model.emmr.inference import decide
+from model.emmr.network import EMMR
+from model.modality import Utterance
+from model.training.corpora.base import Corpus, Source, Split
+from model.training.evaluation import Evaluation, evaluate, items_of
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPredictor:
+    """A network as `evaluate` asks for it."""
+
+    network: EMMR
+    device: torch.device
+
+    def decide(self, utterances: Sequence[Utterance], *, both_paths: bool = False) -> list[Decision]:
+        """One decision for each utterance."""
+        batch = collate(utterances, self.network.config).to(self.device)
+        return decide(self.network, batch, both_paths=both_paths)
+
+
+def evaluate_split(
+    network: EMMR, corpus: Corpus, split: Split, features: Mapping[Source, FloatArray], device: torch.device
+) -> Evaluation:
+    """Every protocol on one part of a corpus.
+
+    Raises:
+        ValueError: the part is empty.
+    """
+    items = items_of(corpus.examples(split), features, network.config.classes)
+    return evaluate(NetworkPredictor(network, device), items, network.config.classes)
