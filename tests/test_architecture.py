@@ -86,7 +86,7 @@ def test_nothing_is_left_over_or_waved_through() -> None:
 
 def test_every_file_holds_one_idea() -> None:
     lengths = {
-        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in python_files(*PACKAGES)
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in python_files(*FOLDERS)
     }
     assert not {name: length for name, length in lengths.items() if length > LONGEST_FILE}
     assert lengths["app/main.py"] <= LONGEST_MAIN

@@ -1,6 +1,4 @@
 import io
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -8,28 +6,12 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
+from model.errors import CorruptModality, EmptyModality, ModalityTooLarge, UnsupportedFormat
 from model.features import audio
-from model.features.sound import SAMPLE_RATE, Sound, SoundLimits, _as_floats, read_sound, sniff
+from model.features.sound import SAMPLE_RATE, SoundLimits, _as_floats, read_sound, sniff
 from tests.support.sound import CONTAINERS, Container, encode, voice_like, wav_header
-
-MAGIC = {"wav": "wav", "flac": "flac", "vorbis": "ogg", "opus": "ogg", "mp3": "mp3", "webm": "webm", "m4a": "m4a"}
-RATES = {"webm": 48_000}
-
-
-def file_of(container: Container, seconds: float = 1.0) -> bytes:
-    rate = RATES.get(container, SAMPLE_RATE)
-    return encode(voice_like(seconds, rate), container, rate)
-
-
-def read(data: bytes, limits: SoundLimits | None = None) -> Sound:
-    return read_sound(io.BytesIO(data), limits)
-
-
-FILES = {container: file_of(container) for container in CONTAINERS}
+from tests.support.sound_files import FILES, MAGIC, RATES, file_of, read
 
 
 def test_sound_and_features_agree_on_the_rate() -> None:
@@ -336,54 +318,3 @@ def test_every_way_a_decoder_may_lay_samples_out_is_understood(sample_format: st
     source.sample_rate = SAMPLE_RATE
     (converted,) = av.AudioResampler(format=sample_format, layout=layout, rate=SAMPLE_RATE).resample(source)
     assert np.abs(_as_floats(converted) - samples.T).max() < 1e-4
-
-
-def arbitrary_sounds() -> st.SearchStrategy[bytes]:
-    """Bytes that begin like a sound, and sounds with something wrong in them."""
-    heads = st.sampled_from(
-        [
-            b"RIFF\0\0\0\0WAVE",
-            b"fLaC",
-            b"OggS",
-            b"ID3",
-            b"\xff\xfb\x90\x64",
-            b"\x1a\x45\xdf\xa3",
-            b"\0\0\0\x18ftypM4A ",
-            b"",
-        ]
-    )
-
-    @st.composite
-    def damaged(draw: Callable[[st.SearchStrategy[int]], int]) -> bytes:
-        data = bytearray(FILES[CONTAINERS[draw(st.integers(0, len(CONTAINERS) - 1))]])
-        for _ in range(draw(st.integers(1, 4))):
-            # Headers matter most.
-            end = len(data) if draw(st.integers(0, 1)) else 200
-            start = draw(st.integers(0, end - 1))
-            data[start : start + draw(st.integers(0, 4))] = draw(st.integers(0, 2**32 - 1)).to_bytes(4, "big")
-        return bytes(data)
-
-    return st.one_of(st.tuples(heads, st.binary(max_size=300)).map(b"".join), damaged())
-
-
-@given(data=arbitrary_sounds())
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-def test_whatever_the_bytes_only_a_sound_or_a_fault_comes_out(data: bytes) -> None:
-    try:
-        sound = read(data, SoundLimits(max_seconds=5.0, max_decoded_bytes=2**21))
-    except ModalityError:
-        return
-    assert np.isfinite(sound.waveform).all()
-    assert sound.seconds <= 5.0
-
-
-def test_a_genuine_recording_is_read_whole() -> None:
-    named = os.environ.get("EMMR_DATA")
-    folder = Path(named) if named else Path(__file__).parents[3].parent / "shared" / "data"
-    samples = sorted(folder.glob("openface_samples/*.wav"))
-    if not samples:
-        pytest.skip("no recording here: set EMMR_DATA to the folder that holds openface_samples/")
-    about = soundfile.info(samples[0])
-    sound = read_sound(samples[0])
-    assert (sound.source_rate, sound.channels) == (about.samplerate, about.channels)
-    assert sound.seconds == about.frames / about.samplerate

@@ -1,0 +1,140 @@
+"""What a body may cost, and that no body at all raises anything but the documented errors."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.requests import Request
+
+from app.uploads.errors import (
+    BodyTooLarge,
+    PartTooLarge,
+    SlowBody,
+    TextTooLong,
+    UploadError,
+)
+from app.uploads.form import UploadLimits, read_form
+from tests.support.forms import GOOD, MULTIPART, URLENCODED, body, in_chunks, part, read, request
+
+pytestmark = pytest.mark.anyio
+
+
+# ---- limits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "streamed"])
+@pytest.mark.parametrize(
+    ("data", "content_type"), [(GOOD, MULTIPART), (b"text=" + b"a" * 500, URLENCODED)], ids=["multipart", "urlencoded"]
+)
+async def test_the_limit_of_the_body(data: bytes, content_type: str, declared: bool) -> None:
+    headers = [("Content-Length", str(len(data)))] if declared else []
+    for allowance in (0, 1):
+        limits = UploadLimits(body_bytes=len(data) + allowance)
+        assert await read(data, content_type, limits, chunk=50, headers=headers)
+    with pytest.raises(BodyTooLarge) as caught:
+        await read(data, content_type, UploadLimits(body_bytes=len(data) - 1), chunk=50, headers=headers)
+    assert caught.value.status == 413
+
+
+async def test_a_body_that_declares_too_much_is_refused_unread() -> None:
+    sent = request([], [("Content-Type", MULTIPART), ("Content-Length", str(26 * 2**20))])
+    with pytest.raises(BodyTooLarge):
+        async with read_form(sent, UploadLimits()):
+            pytest.fail("the form was accepted")
+
+
+async def test_a_body_that_declares_less_than_it_sends_is_counted_all_the_same() -> None:
+    with pytest.raises(BodyTooLarge):
+        await read(GOOD, limits=UploadLimits(body_bytes=100), headers=[("Content-Length", "50")], chunk=20)
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+async def test_the_limit_of_the_text(as_file: bool) -> None:
+    limits = UploadLimits(text_bytes=100)
+    filename = "t.txt" if as_file else None
+    for size in (99, 100):
+        assert await read(body(part("text", b"a" * size, filename=filename)), limits=limits) == {"text": b"a" * size}
+    with pytest.raises(TextTooLong) as caught:
+        await read(body(part("text", b"a" * 101, filename=filename)), limits=limits, chunk=30)
+    assert caught.value.status == 422
+
+
+async def test_the_limit_of_the_text_holds_for_what_is_decoded_urlencoded_too() -> None:
+    limits = UploadLimits(text_bytes=100)
+    assert await read(b"text=" + b"%61" * 100, URLENCODED, limits) == {"text": b"a" * 100}
+    with pytest.raises(TextTooLong):
+        await read(b"text=" + b"%61" * 101, URLENCODED, limits)
+
+
+async def test_the_limit_of_the_openface_part() -> None:
+    limits = UploadLimits(openface_bytes=1000)
+    for size in (999, 1000):
+        assert len((await read(body(part("openface", b"1" * size)), limits=limits))["openface"]) == size
+    with pytest.raises(PartTooLarge) as caught:
+        await read(body(part("openface", b"1" * 1001)), limits=limits, chunk=100)
+    assert (caught.value.status, caught.value.part) == (413, "openface")
+
+
+async def test_a_body_slower_than_the_limit_in_all_is_an_error_though_each_chunk_is_quick() -> None:
+    sent = request(in_chunks(GOOD, 100), [("Content-Type", MULTIPART)], pause=0.03)
+    with pytest.raises(SlowBody) as caught:
+        async with read_form(sent, UploadLimits(body_seconds=0.1)):
+            pytest.fail("the form was accepted")
+    assert caught.value.status == 408
+
+
+async def test_the_time_limit_ends_with_the_body() -> None:
+    sent = request([GOOD], [("Content-Type", MULTIPART)])
+    async with read_form(sent, UploadLimits(body_seconds=0.05)) as form:
+        await asyncio.sleep(0.1)
+        assert form.text == "Grüße".encode()
+
+
+async def test_a_timeout_of_another_is_not_taken_for_a_slow_body() -> None:
+    async def receive() -> dict[str, object]:
+        raise TimeoutError("of somebody else")
+
+    sent = Request({"type": "http", "headers": [(b"content-type", MULTIPART.encode())]}, receive)
+    with pytest.raises(TimeoutError, match="somebody else"):
+        async with read_form(sent, UploadLimits()):
+            pytest.fail("the form was accepted")
+
+
+# ---- anything -------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def damaged(draw: Callable[[st.SearchStrategy[int]], int]) -> bytes:
+    """A good body with a few bytes changed."""
+    data = bytearray(GOOD)
+    for _ in range(draw(st.integers(1, 5))):
+        start = draw(st.integers(0, len(data) - 1))
+        data[start : start + draw(st.integers(0, 8))] = bytes(
+            draw(st.sampled_from(list(b'\r\n-:;="\0 frontie\xff'))) for _ in range(3)
+        )
+    return bytes(data)
+
+
+@given(data=st.one_of(damaged(), st.binary(max_size=100).map(b"--frontier\r\n".__add__)), chunk=st.integers(1, 40))
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+def test_whatever_the_body_only_a_form_or_a_fault_comes_out(data: bytes, chunk: int) -> None:
+    try:
+        found = asyncio.run(read(data, chunk=chunk))
+    except UploadError:
+        return
+    assert found
+    assert sum(map(len, found.values())) < len(data)
+
+
+@given(data=st.binary(max_size=60), content_type=st.sampled_from([URLENCODED, MULTIPART, "text/plain"]))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_whatever_the_bytes_no_other_error_comes_out(data: bytes, content_type: str) -> None:
+    try:
+        asyncio.run(read(data, content_type))
+    except UploadError as error:
+        status = error.status
+    else:
+        status = 200
+    assert status in {200, 400, 415, 422}

@@ -1,0 +1,21 @@
+"""A file of each container, and reading one from memory."""
+
+import io
+
+from model.features.sound import SAMPLE_RATE, Sound, SoundLimits, read_sound
+from tests.support.sound import CONTAINERS, Container, encode, voice_like
+
+MAGIC = {"wav": "wav", "flac": "flac", "vorbis": "ogg", "opus": "ogg", "mp3": "mp3", "webm": "webm", "m4a": "m4a"}
+RATES = {"webm": 48_000}
+
+
+def file_of(container: Container, seconds: float = 1.0) -> bytes:
+    rate = RATES.get(container, SAMPLE_RATE)
+    return encode(voice_like(seconds, rate), container, rate)
+
+
+def read(data: bytes, limits: SoundLimits | None = None) -> Sound:
+    return read_sound(io.BytesIO(data), limits)
+
+
+FILES = {container: file_of(container) for container in CONTAINERS}
