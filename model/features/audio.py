@@ -3,42 +3,47 @@
 For: turning a mono 16 kHz waveform into the `(T, 33)` array that training and serving share.
 Does not know: files, containers, uploads (see `model.features.sound` and `app.uploads.audio`) or statistics
 (see `model.features.preprocessing`).
-Source: EMMR (Zeng et al., EMNLP 2022), section 3.3: zero-crossing rate, MFCC and chroma of the constant-Q transform,
-all as librosa 0.11 computes them. Harmonic separation is Fitzgerald's median filtering (DAFx 2010), as
-`librosa.effects.harmonic`, with the two running medians done by `bottleneck`: exact, and about nine times faster.
+Source: EMMR (Zeng et al., EMNLP 2022), section 3.3: zero-crossing rate, MFCC and chroma of the constant-Q transform of
+the harmonic part, all as librosa 0.11 computes them, to the last bit, but without it: one transform serves MFCC and
+harmonic separation, filters are built once, medians share their sorting, peaks are sought where they count
+(`model.features.stft`, `mel`, `harmonic`, `running_median`, `tuning`, `constant_q`). `python -m benchmarks.audio` says
+what that saves.
 
-Shapes: S samples, T = 1 + S // HOP_LENGTH frames, F = 1 + N_FFT // 2 frequency bins.
+Of clips under four frames (1,536 samples) librosa's medians are not defined: SciPy's filter reads past so short an
+array. Here they are, as everywhere, those of the clip mirrored at its ends.
+
+Shapes: S samples, T = 1 + S // HOP_LENGTH frames.
 """
 
-import warnings
-from typing import Final, cast
+from typing import Final
 
-import bottleneck
-import librosa
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from model.features.constant_q import N_CHROMA, chroma
+from model.features.harmonic import keep_harmonic, stretches
+from model.features.mel import N_MELS, N_MFCC, cepstrum, mel_power
+from model.features.stft import HOP_LENGTH, SAMPLE_RATE, FloatArray, OverlapAdd, frame_count
+from model.features.tuning import estimate_tuning
 
-SAMPLE_RATE: Final = 16_000  # Hz, mono
-HOP_LENGTH: Final = 512  # samples between frames: 32 ms
+__all__ = [
+    "ACOUSTIC_SIZE",
+    "HOP_LENGTH",
+    "MIN_SAMPLES",
+    "N_CHROMA",
+    "N_MFCC",
+    "SAMPLE_RATE",
+    "FloatArray",
+    "acoustic_features",
+    "harmonic_component",
+]
+
 ZCR_FRAME_LENGTH: Final = 512  # samples
-N_FFT: Final = 2048  # samples, librosa's default for MFCC and HPSS
-N_MFCC: Final = 20
-N_CHROMA: Final = 12
-BINS_PER_OCTAVE: Final = 12  # pinned: librosa's default for chroma_cqt is 36
-HPSS_KERNEL: Final = 31  # frames and bins, librosa's default; odd, so a centred median exists
 ACOUSTIC_SIZE: Final = 1 + N_MFCC + N_CHROMA
 MIN_SAMPLES: Final = HOP_LENGTH  # one hop: anything shorter holds no frame worth the name
+_ZERO: Final = np.float32(1e-10)  # librosa's: what is no larger has no sign
 
 assert ACOUSTIC_SIZE == 33, "the paper's acoustic size"
-
-# Said by librosa of inputs that are welcome here. Filtered once and for the process: `catch_warnings` around each call
-# would not be safe in threads.
-SHORT_CLIP: Final = r"n_fft=\d+ is too large"  # a clip shorter than a window is padded, as intended
-NO_PITCH: Final = "Trying to estimate tuning from empty"  # silence: concert pitch is assumed, as wanted
-warnings.filterwarnings("ignore", message=SHORT_CLIP, category=UserWarning)
-warnings.filterwarnings("ignore", message=NO_PITCH, category=UserWarning)
+assert ZCR_FRAME_LENGTH == HOP_LENGTH, "frames of the zero-crossing rate lie side by side"
 
 
 def acoustic_features(waveform: FloatArray) -> FloatArray:
@@ -60,35 +65,37 @@ def acoustic_features(waveform: FloatArray) -> FloatArray:
     if not np.isfinite(waveform).all():
         raise ValueError("waveform holds a sample that is not finite")
     y = np.ascontiguousarray(waveform, dtype=np.float32)
-    zcr = librosa.feature.zero_crossing_rate(y, frame_length=ZCR_FRAME_LENGTH, hop_length=HOP_LENGTH)
-    mfcc = librosa.feature.mfcc(y=y, sr=SAMPLE_RATE, n_mfcc=N_MFCC, n_fft=N_FFT, hop_length=HOP_LENGTH)
-    chroma = librosa.feature.chroma_cqt(
-        y=harmonic_component(y),
-        sr=SAMPLE_RATE,
-        hop_length=HOP_LENGTH,
-        n_chroma=N_CHROMA,
-        bins_per_octave=BINS_PER_OCTAVE,
-    )
-    frames = min(zcr.shape[1], mfcc.shape[1], chroma.shape[1])
-    stacked = np.concatenate([zcr[:, :frames], mfcc[:, :frames], chroma[:, :frames]])  # (33, T)
-    return np.ascontiguousarray(stacked.T, dtype=np.float32)  # (T, 33)
+    frames = frame_count(y.size)
+    power = np.empty((frames, N_MELS), dtype=np.float32)
+    harmonic = _harmonic(y, power)
+    features = np.empty((frames, ACOUSTIC_SIZE), dtype=np.float32)
+    features[:, 0] = zero_crossing_rate(y)
+    features[:, 1 : 1 + N_MFCC] = cepstrum(power)
+    features[:, 1 + N_MFCC :] = chroma(harmonic, estimate_tuning(harmonic))
+    return features
 
 
 def harmonic_component(waveform: FloatArray) -> FloatArray:
     """Return the harmonic part of a `(S,)` waveform, equal to `librosa.effects.harmonic(waveform)`."""
-    spectrum = librosa.stft(waveform, n_fft=N_FFT)  # (F, T)
-    magnitude, phase = librosa.magphase(spectrum)
-    harmonic = _running_median(magnitude)  # along time: sustained partials survive
-    percussive = _running_median(np.ascontiguousarray(magnitude.T)).T  # along frequency: clicks survive
-    mask = librosa.util.softmask(harmonic, percussive, power=2.0, split_zeros=True)
-    # This order of products is librosa's. It matters: the tuning estimate behind the chroma is a histogram's mode, and
-    # a last-bit difference here can move it to the neighbouring bin.
-    return cast(FloatArray, librosa.istft((magnitude * mask) * phase, length=waveform.size, dtype=waveform.dtype))
+    return _harmonic(waveform)
 
 
-def _running_median(rows: FloatArray) -> FloatArray:
-    """Centred running median of each row, edges mirrored as scipy's `reflect`; shape kept."""
-    half = HPSS_KERNEL // 2
-    padded = np.pad(rows, ((0, 0), (half, half)), mode="symmetric")
-    medians = bottleneck.move_median(padded, window=HPSS_KERNEL, axis=1)  # NaN until the first full window
-    return cast(FloatArray, medians[:, HPSS_KERNEL - 1 :])
+def zero_crossing_rate(waveform: FloatArray) -> FloatArray:
+    """Share of a frame's samples that differ in sign from the one before, `(S,)` → `(T,)`."""
+    half = ZCR_FRAME_LENGTH // 2
+    padded = np.pad(waveform, half, mode="edge")
+    frames = padded[: frame_count(waveform.size) * HOP_LENGTH].reshape(-1, HOP_LENGTH)
+    negative = frames < -_ZERO
+    crossed = negative[:, 1:] != negative[:, :-1]
+    rate: FloatArray = crossed.sum(axis=1, dtype=np.float32) / np.float32(ZCR_FRAME_LENGTH)
+    return rate
+
+
+def _harmonic(waveform: FloatArray, mel: FloatArray | None = None) -> FloatArray:
+    """The harmonic part, `(S,)`; on the way, the power in each mel band goes into `mel`, `(T, N_MELS)`."""
+    inverse = OverlapAdd(waveform.size)
+    for stretch in stretches(waveform):
+        if mel is not None:
+            mel[stretch.first : stretch.first + len(stretch.magnitude)] = mel_power(stretch.magnitude)
+        inverse.add(keep_harmonic(stretch))
+    return inverse.waveform()

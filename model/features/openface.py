@@ -24,7 +24,8 @@ from typing import BinaryIO, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from model.errors import CorruptModality, EmptyModality, ModalityTooLarge, UnsupportedFormat
+from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
+from model.features.plain_numbers import parse_plain
 from model.modality import Modality
 
 FloatArray = npt.NDArray[np.float32]
@@ -58,6 +59,7 @@ assert len(ALL_COLUMNS) == 709, "the paper's visual size"
 MAX_MAGNITUDE: Final = 1e9  # pixels, millimetres, radians: far past any measurement, well within float32's squares
 _NUMBER: Final = re.compile(rb"[ \t]*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[ \t]*")
 _NUMBER_BYTES: Final = b"0123456789+-.eE, \t"
+_BATCH_BYTES: Final = 128 * 2**10  # of lines parsed at once: worth the trouble, and still within a core's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,35 @@ def read_openface(
 def _read(source: BinaryIO, columns: ColumnSet, min_confidence: float, limits: OpenFaceLimits) -> FaceTrack:
     lines = _lines(source, limits)
     header = _Header(next(lines, b""), columns, limits)
-    rows: list[npt.NDArray[np.float64]] = []
+    tables = list(_tables(lines, header, limits))
+    if not tables:
+        raise EmptyModality(Modality.VISUAL, "no_face", "the file holds no frame")
+    return _follow(header, np.concatenate(tables), min_confidence)
+
+
+def _tables(lines: Iterator[bytes], header: "_Header", limits: OpenFaceLimits) -> Iterator[npt.NDArray[np.float64]]:
+    """The used cells of some rows at a time. What is wrong first in the file is said first."""
+    pending: list[bytes] = []
+    first = 2  # number of the first pending line
+    size = 0
+    try:
+        for line in _rows(lines, header, limits):
+            pending.append(line)
+            size += len(line)
+            if size >= _BATCH_BYTES:
+                yield header.pick(pending, first)
+                first += len(pending)
+                pending, size = [], 0
+    except ModalityError:
+        if pending:
+            header.pick(pending, first)
+        raise
+    if pending:
+        yield header.pick(pending, first)
+
+
+def _rows(lines: Iterator[bytes], header: "_Header", limits: OpenFaceLimits) -> Iterator[bytes]:
+    """The lines that hold rows, each as wide as the header; blank ones may stand at the end."""
     end = 0
     for number, line in enumerate(lines, start=2):
         if not line.strip():
@@ -129,12 +159,14 @@ def _read(source: BinaryIO, columns: ColumnSet, min_confidence: float, limits: O
             continue
         if end:
             raise CorruptModality(Modality.VISUAL, "a blank line stands among the rows", f"line {end}")
-        if len(rows) == limits.max_rows:
+        if number - 2 == limits.max_rows:
             raise ModalityTooLarge(Modality.VISUAL, f"at most {limits.max_rows} rows are accepted", f"line {number}")
-        rows.append(header.pick(line, number))
-    if not rows:
-        raise EmptyModality(Modality.VISUAL, "no_face", "the file holds no frame")
-    return _follow(header, np.stack(rows), min_confidence)
+        cells = line.count(b",") + 1
+        if cells != len(header.names):
+            raise CorruptModality(
+                Modality.VISUAL, f"{cells} cells stand under {len(header.names)} columns", f"line {number}"
+            )
+        yield line
 
 
 def _lines(source: BinaryIO, limits: OpenFaceLimits) -> Iterator[bytes]:
@@ -182,19 +214,22 @@ class _Header:
         self.face = self._index.get("face_id", self._index.get("face"))
         used = [*self.wanted, self.success, self.confidence, self.face]
         # What is kept of a row: the values, then success, confidence and face, each only where the file has it.
-        self._used = [place for place in used if place is not None]
+        self._used = np.array([place for place in used if place is not None], dtype=np.intp)
 
-    def pick(self, line: bytes, number: int) -> npt.NDArray[np.float64]:
-        """The used cells of one row, every cell of which is a finite number.
+    def pick(self, lines: Sequence[bytes], first: int) -> npt.NDArray[np.float64]:
+        """The used cells of rows that are as wide as the header; the first is line `first` of the file.
 
         Raises:
-            CorruptModality: it does not hold one such number for each column.
+            CorruptModality: a cell of theirs is not a finite number.
         """
+        values, odd = parse_plain(lines, len(self.names), self._used)
+        for row in odd:
+            values[row] = self._pick_any(lines[row], first + row)
+        return values
+
+    def _pick_any(self, line: bytes, number: int) -> npt.NDArray[np.float64]:
+        """The used cells of one row, however its numbers are written."""
         cells = line.split(b",")
-        if len(cells) != len(self.names):
-            raise CorruptModality(
-                Modality.VISUAL, f"{len(cells)} cells stand under {len(self.names)} columns", f"line {number}"
-            )
         try:
             # float() also takes nan, inf and 1_000; none can be written with the bytes left here.
             values = None if line.translate(None, _NUMBER_BYTES) else np.array([float(cell) for cell in cells])

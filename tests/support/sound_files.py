@@ -19,3 +19,12 @@ def read(data: bytes, limits: SoundLimits | None = None) -> Sound:
 
 
 FILES = {container: file_of(container) for container in CONTAINERS}
+
+
+def forged_flac(samples: int) -> bytes:
+    """The header of a real file with another count of samples, and 90 bytes of nothing: 132 bytes."""
+    header = bytearray(FILES["flac"][:42])
+    header[4] |= 0x80  # no further metadata
+    header[21] = header[21] & 0xF0 | samples >> 32
+    header[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
+    return bytes(header) + b"\0" * 90

@@ -254,3 +254,28 @@ def test_a_file_without_the_columns_needed_is_refused(data: bytes) -> None:
 def test_a_file_that_is_no_text_is_an_error(head: bytes) -> None:
     with pytest.raises((CorruptModality, UnsupportedFormat)):
         read(head + SMALL)
+
+
+def test_what_is_wrong_first_in_the_file_is_said_first() -> None:
+    lines = with_cell(SMALL, 3, "AU05_r", b"nan").split(b"\n")
+    lines[3] = b"1, 2"
+    with pytest.raises(CorruptModality, match="finite") as caught:
+        read(b"\n".join(lines))
+    assert caught.value.place == "line 3, column AU05_r"
+
+
+def test_a_fault_far_into_a_long_file_is_placed_on_its_line() -> None:
+    data = simulate_openface_csv(1_500, "action_units")
+    assert read(data).kept == 1_500
+    with pytest.raises(CorruptModality, match="finite") as caught:
+        read(with_cell(data, 1_400, "AU45_r", b"1_0"))
+    assert caught.value.place == "line 1400, column AU45_r"
+
+
+def test_rows_written_with_exponents_are_read_beside_plain_ones() -> None:
+    data = simulate_openface_csv(1_500, "action_units")
+    changed = with_cell(with_cell(data, 700, "AU45_r", b"25e-1"), 1_200, "AU45_r", b"0.30000000000000004")
+    place = ACTION_UNIT_COLUMNS.index("AU45_r")
+    expected = read(data).values
+    expected[[698, 1_198], place] = [2.5, 0.3]
+    assert np.array_equal(read(changed).values, expected)

@@ -11,7 +11,7 @@ from model.errors import CorruptModality, EmptyModality, ModalityTooLarge, Unsup
 from model.features import audio
 from model.features.sound import SAMPLE_RATE, SoundLimits, _as_floats, read_sound, sniff
 from tests.support.sound import CONTAINERS, Container, encode, voice_like, wav_header
-from tests.support.sound_files import FILES, MAGIC, RATES, file_of, read
+from tests.support.sound_files import FILES, MAGIC, RATES, file_of, forged_flac, read
 
 
 def test_sound_and_features_agree_on_the_rate() -> None:
@@ -238,15 +238,6 @@ def test_a_silent_hour_of_flac_is_refused_while_it_is_decoded() -> None:
     assert len(hour.getvalue()) < 256 * 1024
     with pytest.raises(ModalityTooLarge, match="300 seconds"):
         read(hour.getvalue())
-
-
-def forged_flac(samples: int) -> bytes:
-    """The header of a real file with another count of samples, and 90 bytes of nothing: 132 bytes."""
-    header = bytearray(FILES["flac"][:42])
-    header[4] |= 0x80  # no further metadata
-    header[21] = header[21] & 0xF0 | samples >> 32
-    header[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
-    return bytes(header) + b"\0" * 90
 
 
 @pytest.mark.parametrize("samples", [0, 1, SAMPLE_RATE, 2**36 - 1])
