@@ -36,8 +36,19 @@ def key_modalities(inconsistent: bool, missing: Sequence[Modality], without: Map
 
 
 def key_score(full: Tensor, available: Tensor) -> Tensor:
-    """How far the missing ones move the vote: total variation distance of distributions `(B, C)`, in [0, 1]."""
-    return 0.5 * (full - available).abs().sum(dim=-1)
+    """How likely the missing ones change the answer: the chance that polarities drawn from the two votes differ.
+
+    It counts doubt as well as disagreement: what decides a doubtful answer may well be what is missing. On validation
+    data it tells key missing modalities from others better than the distance of the two votes does.
+
+    Args:
+        full: distributions `(B, C)` of the vote over all three, with what was recovered.
+        available: the same of the vote over what is there.
+
+    Returns:
+        `(B,)` in [0, 1].
+    """
+    return (1.0 - (full * available).sum(dim=-1)).clamp(0.0, 1.0)
 
 
 def pair_weights(votes: Sequence[Tensor]) -> Tensor:

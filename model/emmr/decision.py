@@ -20,7 +20,7 @@ class Decision:
         full: the vote of all three modalities, the missing ones recovered (L_vat).
         available: the vote of what is present (L_P). Complete input: both equal `probabilities`.
         key_modalities: missing modalities whose absence changes the polarity; empty when consistent.
-        key_score: how far the missing ones move the vote, 0 (not at all) to 1.
+        key_score: how likely the missing ones change the answer, in [0, 1]; 0 where nothing is missing.
         ensemble_used: whether the gate chose the ensemble of the three branches.
         branch_weights: β by branch; the transformer alone has weight 1 where the ensemble was not used.
         votes: with explain: the transformer branch's vote of each pair and of `all`.

@@ -6,7 +6,8 @@ Does not know: losses, optimisers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,20 @@ class TrainingBatch:
     batch: Batch
     targets: Targets
     examples: Sequence[Example]
+
+    def select(self, rows: Tensor) -> Self:
+        """The rows `(N,)` of this batch, in that order."""
+        targets = self.targets
+        return replace(
+            self,
+            batch=self.batch.select(rows),
+            targets=Targets(
+                targets.labels[rows],
+                {m: labels[rows] for m, labels in targets.modality_labels.items()},
+                targets.class_weights,
+            ),
+            examples=[self.examples[row] for row in rows.tolist()],
+        )
 
 
 class BatchSource:
@@ -69,6 +84,7 @@ class BatchSource:
             if not complete:
                 kept = draw_training_patterns([u.presence for u in utterances], self.mix, rng)
                 batch = batch.with_present(torch.tensor([p.mask() for p in kept]))
+                batch, targets = self._exchange(batch, targets, rng)
             yield TrainingBatch(batch, targets, [e for e, _ in chosen])
 
     def _utterance(self, example: Example, rng: np.random.Generator) -> Utterance | None:
@@ -101,6 +117,28 @@ class BatchSource:
             hidden[:, 0] = False  # [CLS] stays, so that no sentence is left without a slot
             valid[Modality.TEXT] = mask & ~hidden
         return Batch(features=features, valid=valid, held=batch.held, present=batch.present)
+
+    def _exchange(self, batch: Batch, targets: Targets, rng: np.random.Generator) -> tuple[Batch, Targets]:
+        """Some modalities exchanged between utterances that hold several; each takes what it says alone with it."""
+        settings = self.settings
+        shares = {
+            Modality.TEXT: settings.text_exchange,
+            Modality.AUDIO: settings.audio_exchange,
+            Modality.VISUAL: settings.visual_exchange,
+        }
+        features, valid, own = dict(batch.features), dict(batch.valid), dict(targets.modality_labels)
+        several = (batch.present.sum(dim=1) > 1).numpy()
+        for column, modality in enumerate(MODALITIES):
+            if not shares[modality]:
+                continue
+            here = several & batch.present[:, column].numpy() & (rng.random(len(several)) < shares[modality])
+            order = np.arange(len(several))
+            order[here] = rng.permutation(order[here])
+            taken = torch.from_numpy(order)
+            features[modality], valid[modality] = features[modality][taken], valid[modality][taken]
+            own[modality] = own[modality][taken]
+        exchanged = Batch(features=features, valid=valid, held=batch.held, present=batch.present)
+        return exchanged, Targets(targets.labels, own, targets.class_weights)
 
     def _targets(self, examples: Sequence[Example], weights: Tensor | None) -> Targets:
         classes = self.config.classes

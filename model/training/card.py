@@ -11,9 +11,9 @@ from rich.table import Table
 
 from model.training.corpora.base import Corpus
 from model.training.evaluation import Evaluation
+from model.training.progress import FitReport
 from model.training.report import markdown, tables
 from model.training.settings import Recipe
-from model.training.trainer import FitReport
 
 COMPOSITE_TERMS = """\
 ## Data and its terms

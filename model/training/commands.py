@@ -64,16 +64,21 @@ def train(
     """
     # Here and not above: they need the packages of the `train` extra, and `evaluate` shall not.
     from model.training.card import model_card
+    from model.training.distributed import World
     from model.training.run import Workplace, adapted_config, fit, prepare
 
-    console = Console()
     source = open_corpus(corpus, data)
     recipe = read_recipe(config)
     settings = recipe.training if epochs is None else recipe.training.model_copy(update={"epochs": epochs})
     recipe = Recipe(model=adapted_config(recipe.model, source.classes, out.name), training=settings)
-    place = Workplace(out.parent / RUNS / out.name, cache, workers, choose_device(device))
-    prepared = prepare(source, recipe, place)
-    network, report = fit(source, prepared, recipe, seed, place, resume=resume, console=console)
+    chosen = choose_device(device)
+    with World.join(chosen) as world:
+        place = Workplace(out.parent / RUNS / out.name, cache, workers, world.device(chosen), world)
+        console = Console(quiet=not world.leads)
+        prepared = prepare(source, recipe, place)
+        network, report = fit(source, prepared, recipe, seed, place, resume=resume, console=console)
+    if not world.leads:
+        return 0
     test = test_figures(network, source, prepared, place.device)
     card = model_card(recipe, source, {seed: report}, {} if test is None else {seed: test}, seed)
     version = save_checkpoint(out, network, prepared.preprocessing, prepared.adapters, card)

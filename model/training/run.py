@@ -23,9 +23,11 @@ from model.features.extraction import FeatureExtractor
 from model.features.text import TextEncoder
 from model.training.adapters import train_adapters
 from model.training.corpora.base import Corpus, Example, Split
+from model.training.distributed import ALONE, World
 from model.training.prepare import Prepared, raw_features, slots_of
+from model.training.progress import FitReport
 from model.training.settings import Recipe
-from model.training.trainer import FitReport, Trainer
+from model.training.trainer import Trainer
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -42,21 +44,28 @@ class Workplace:
         cache: of features, shared by runs.
         workers: processes for features that are not cached.
         device: of encoder and network.
+        world: the processes that train together.
     """
 
     folder: Path
     cache: Path
     workers: int
     device: torch.device
+    world: World = ALONE
 
 
 def prepare(corpus: Corpus, recipe: Recipe, place: Workplace) -> Prepared:
-    """Adapters, features and statistics; what an earlier call did is read, not done again.
+    """Adapters, features and statistics; what an earlier call, or the process that leads, did is read, not done again.
 
     Raises:
         CorpusError: content that cannot be read; names the file.
         ConfigError: the text encoder cannot be loaded.
     """
+    with place.world.in_turn():
+        return _prepare(corpus, recipe, place)
+
+
+def _prepare(corpus: Corpus, recipe: Recipe, place: Workplace) -> Prepared:
     config, training = recipe.model, corpus.examples("train")
     parts = [example for split in SPLITS for example in corpus.examples(split)]
     adapters, encoder_id = _adapters(corpus, training, recipe, place)
@@ -94,6 +103,7 @@ def fit(
         device=place.device,
         folder=place.folder / f"seed-{seed}",
         console=console,
+        world=place.world,
     )
     return trainer.fit(resume=resume)
 

@@ -65,6 +65,14 @@ class TrainingSettings(BaseModel):
     """Longest share of a clip's slots hidden from one training step."""
     word_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of text slots hidden from one training step."""
+    text_exchange: float = Field(default=0.3, ge=0, le=1)
+    """Share of utterances with several modalities whose text is exchanged for another's, the label kept. A modality is
+    right far more often on the texts and clips it was adapted to than on new ones; without this, fusion learns to trust
+    it as if it were always that right."""
+    audio_exchange: float = Field(default=0.3, ge=0, le=1)
+    """The same of voices."""
+    visual_exchange: float = Field(default=0.4, ge=0, le=1)
+    """The same of faces."""
     audio_variants: int = Field(default=8, ge=0)
     """Augmented variants of each training clip, one drawn each time it is used."""
     redraw: bool = True

@@ -6,8 +6,7 @@ Source: paper 3.7 and Table 7; schedule, moving average and class balance were c
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from model.config import ModelConfig
 from model.emmr.batch import collate
@@ -29,10 +26,12 @@ from model.errors import ConfigError
 from model.modality import SUBSETS, Presence
 from model.training.batches import BatchSource, TrainingBatch, to_device
 from model.training.corpora.base import Corpus, Example, Source
+from model.training.distributed import ALONE, World
 from model.training.evaluation import Item, items_of
 from model.training.metrics import macro_f1
 from model.training.optimisation import build_optimiser, set_rate
 from model.training.pretraining import PretrainingTask, single_modality_examples
+from model.training.progress import FitReport, Monitor, progress_bar
 from model.training.settings import TrainingSettings
 from model.training.state import (
     MovingAverage,
@@ -46,23 +45,6 @@ from model.training.state import (
 FloatArray = npt.NDArray[np.float32]
 VALIDATION_BATCH = 256
 _PRETRAINING = 1_000_000  # its epochs' numbers, apart from those of the network's
-
-
-@dataclass(slots=True)
-class FitReport:
-    """How a run went.
-
-    Args:
-        best_epoch: counted from 1.
-        best_macro_f1: validation macro-F1 of that epoch, the mean over the missing patterns.
-        by_pattern: the same by pattern.
-        history: mean validation macro-F1 of every epoch.
-    """
-
-    best_epoch: int = 0
-    best_macro_f1: float = -1.0
-    by_pattern: dict[str, float] = field(default_factory=dict)
-    history: list[float] = field(default_factory=list)
 
 
 class Trainer:
@@ -79,6 +61,7 @@ class Trainer:
         device: torch.device,
         folder: Path,
         console: Console | None = None,
+        world: World = ALONE,
     ) -> None:
         """Set up.
 
@@ -91,13 +74,15 @@ class Trainer:
             device: CUDA trains in mixed precision (bfloat16), the CPU in float32.
             folder: where the run's state and its TensorBoard scalars are kept.
             console: where progress is shown.
+            world: the processes that train together.
 
         Raises:
             ConfigError: the corpus has no validation part to select on, or no training example with features.
         """
         self.corpus, self.features, self.config, self.settings = corpus, features, config, settings
         self.seed, self.device, self.folder = seed, device, folder
-        self.console = console or Console()
+        self.world = world
+        self.console = (console or Console()) if world.leads else Console(quiet=True)
         self.source = BatchSource(config, settings, features, seed)
         self.validation = items_of(corpus.examples("val"), features, config.classes)
         self.fixed = corpus.examples("train")
@@ -120,6 +105,7 @@ class Trainer:
         """
         torch.manual_seed(self.seed)
         network = EMMR(self.config).to(self.device)
+        self.world.equal_start(network)
         recipe = self._recipe()
         state = load_state(self.folder) if resume else None
         if state is None:
@@ -140,27 +126,30 @@ class Trainer:
             average.load(under(tensors, "average."), facts["steps"])
             best = {name: value.to(self.device) for name, value in under(tensors, "best.").items()}
             report, start = FitReport(**facts["report"]), facts["epoch"]
-        writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start + 1)
+        monitor = Monitor(self.console, self.folder if self.world.leads else None, start)
         for epoch in range(start, self.settings.epochs):
-            if self._stale(report):
+            if report.stale(self.settings.patience):
                 break
-            self._train_epoch(network, guidance, optimiser, average, epoch, writer)
+            self._train_epoch(network, guidance, optimiser, average, epoch, monitor)
             average.swap(network)
-            by_pattern = self.validate(network)
+            # The leader's figures count: another machine's last bits must not lead its process elsewhere.
+            by_pattern = self.world.agree(self.validate(network) if self.world.leads else {})
             average.swap(network)
-            self._record(report, epoch, by_pattern, writer)
-            if report.best_epoch == epoch + 1:
+            improved = report.record(by_pattern)
+            monitor.validated(epoch, by_pattern, best=improved)
+            if improved:
                 best = {name: value.clone() for name, value in average.values.items()}
             groups = {"network.": network.state_dict(), "average.": average.values, "best.": best}
             if guidance is not None:
                 groups["guidance."] = guidance.state_dict()
             tensors = {prefix + name: value for prefix, values in groups.items() for name, value in values.items()}
-            save_state(
-                self.folder,
-                tensors | optimiser_tensors(optimiser),
-                {"epoch": epoch + 1, "steps": average.steps, "recipe": recipe, "report": asdict(report)},
-            )
-        writer.close()
+            if self.world.leads:
+                save_state(
+                    self.folder,
+                    tensors | optimiser_tensors(optimiser),
+                    {"epoch": epoch + 1, "steps": average.steps, "recipe": recipe, "report": asdict(report)},
+                )
+        monitor.close()
         with torch.no_grad():
             for name, parameter in network.named_parameters():
                 parameter.copy_(best[name])
@@ -189,30 +178,29 @@ class Trainer:
         optimiser: torch.optim.Optimizer,
         average: MovingAverage,
         epoch: int,
-        writer: SummaryWriter,
+        monitor: Monitor,
     ) -> None:
         settings = self.settings
         total_steps = settings.epochs * self._steps
         sums: dict[str, torch.Tensor] = {}
         steps = 0
 
-        def step(item: TrainingBatch) -> None:
+        def step(item: TrainingBatch, factor: float) -> None:
             nonlocal steps
             set_rate(optimiser, settings, epoch * self._steps + steps, total_steps)
             with self._precision():
                 output = network(item.batch)
                 target = None if guidance is None else guidance.guide(item.batch)
                 loss, parts = total_loss(output, item.targets, item.batch.held, target, settings.losses)
-            self._update(network, optimiser, loss)
+            self._update(network, optimiser, factor * loss)
             average.update(network)
             for name, part in parts.items():
                 sums[name] = sums.get(name, part.new_zeros(())) + part  # stays on the device until the epoch's end
             steps += 1
 
-        torch.manual_seed(_seed_of(self.seed, epoch))
+        self._seed(epoch)
         self._run(self._examples(epoch), epoch, f"Epoch {epoch + 1:>3}", step)
-        for name, value in sums.items():
-            writer.add_scalar(f"loss/{name}", float(value) / max(steps, 1), epoch + 1)
+        monitor.losses(epoch, {name: float(value) / max(steps, 1) for name, value in sums.items()})
 
     def _pretrain(self, network: EMMR) -> None:
         """Let the voice and face encoders learn what each carries alone (`model.training.pretraining`)."""
@@ -225,19 +213,19 @@ class Trainer:
         total_steps = settings.pretraining_epochs * -(-len(clips) // settings.batch_size)
         done = 0
 
-        def step(item: TrainingBatch) -> None:
+        def step(item: TrainingBatch, factor: float) -> None:
             nonlocal done
             set_rate(optimiser, settings, done, total_steps)
             with self._precision():
                 loss = task(item)
-            self._update(task, optimiser, loss)
+            self._update(task, optimiser, factor * loss)
             done += 1
 
-        torch.manual_seed(_seed_of(self.seed, -500))
-        with self._progress("Encoders", total_steps) as advance:
+        self._seed(-500)
+        with progress_bar(self.console, "Encoders", total_steps) as advance:
             for epoch in range(settings.pretraining_epochs):
                 for item in self.source.epoch(clips, _PRETRAINING + epoch):
-                    step(to_device(item, self.device))
+                    self._share(item, step)
                     advance()
 
     def _fit_guidance(self, network: EMMR) -> GuidanceNetwork | None:
@@ -248,21 +236,22 @@ class Trainer:
             return None
         guidance = GuidanceNetwork(self.config).to(self.device)
         guidance.encoder.load_state_dict(network.encoder.state_dict())
+        self.world.equal_start(guidance)
         optimiser = build_optimiser(guidance, self.settings)
         total_steps = self.settings.guidance_epochs * self._steps
         done = 0
 
-        def step(item: TrainingBatch) -> None:
+        def step(item: TrainingBatch, factor: float) -> None:
             nonlocal done
             set_rate(optimiser, self.settings, done, total_steps)
             with self._precision():
                 logits = guidance(item.batch)
             loss = F.cross_entropy(logits.float(), item.targets.labels, item.targets.class_weights)
-            self._update(guidance, optimiser, loss)
+            self._update(guidance, optimiser, factor * loss)
             done += 1
 
         for epoch in range(self.settings.guidance_epochs):
-            torch.manual_seed(_seed_of(self.seed, -1 - epoch))
+            self._seed(-1 - epoch)
             self._run(self._examples(epoch), epoch, f"Guidance {epoch + 1}", step, complete=True)
         return guidance.eval().requires_grad_(requires_grad=False)
 
@@ -288,21 +277,24 @@ class Trainer:
         examples: Sequence[Example],
         epoch: int,
         title: str,
-        step: Callable[[TrainingBatch], None],
+        step: Callable[[TrainingBatch, float], None],
         *,
         complete: bool = False,
     ) -> None:
-        with self._progress(title, self._steps) as advance:
+        with progress_bar(self.console, title, self._steps) as advance:
             for item in self.source.epoch(examples, epoch, complete=complete):
-                step(to_device(item, self.device))
+                self._share(item, step)
                 advance()
 
-    @contextmanager
-    def _progress(self, title: str, total: int) -> Iterator[Callable[[], None]]:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(title, total=total)
-            yield lambda: progress.advance(task)
+    def _share(self, item: TrainingBatch, step: Callable[[TrainingBatch, float], None]) -> None:
+        """Take a step on this process's rows of a batch, with the factor on their loss."""
+        own, factor = self.world.share(item)
+        step(to_device(own, self.device), factor)
+
+    def _seed(self, epoch: int) -> None:
+        """Seed dropout: another mask for each epoch and, as each has rows of its own, each process."""
+        seed = np.random.SeedSequence([self.seed, epoch + 1_000]).generate_state(1)[0]
+        torch.manual_seed(int(seed) + self.world.rank)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
@@ -310,30 +302,12 @@ class Trainer:
     def _update(self, network: nn.Module, optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.world.average_gradients(network)
         nn.utils.clip_grad_norm_(network.parameters(), self.settings.clip_norm)
         optimiser.step()
 
-    def _record(self, report: FitReport, epoch: int, by_pattern: dict[str, float], writer: SummaryWriter) -> None:
-        mean = float(np.mean(list(by_pattern.values())))
-        report.history.append(mean)
-        if mean > report.best_macro_f1:
-            report.best_epoch, report.best_macro_f1, report.by_pattern = epoch + 1, mean, by_pattern
-        writer.add_scalar("validation/macro_f1", mean, epoch + 1)
-        for name, score in by_pattern.items():
-            writer.add_scalar(f"validation/{name}", score, epoch + 1)
-        figures = "  ".join(f"{name} {score:.3f}" for name, score in by_pattern.items())
-        mark = "*" if report.best_epoch == epoch + 1 else " "
-        self.console.print(f"epoch {epoch + 1:>3} {mark} validation macro-F1 {mean:.4f}   {figures}", highlight=False)
-
-    def _stale(self, report: FitReport) -> bool:
-        return len(report.history) - report.best_epoch >= self.settings.patience
-
     def _recipe(self) -> str:
         return f"{self.corpus.name} {self.seed} {self.config.model_dump_json()} {self.settings.model_dump_json()}"
-
-
-def _seed_of(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch + 1_000]).generate_state(1)[0])
 
 
 def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

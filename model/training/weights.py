@@ -26,10 +26,10 @@ from model.training.card import model_card
 from model.training.commands import DEFAULT_CACHE
 from model.training.corpora.composite import CompositeCorpus
 from model.training.measure import evaluate_split
+from model.training.progress import FitReport
 from model.training.report import tables
 from model.training.run import Workplace, fit, prepare
 from model.training.settings import Recipe
-from model.training.trainer import FitReport
 
 SEEDS = (0, 1, 2)
 

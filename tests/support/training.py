@@ -88,6 +88,9 @@ def tiny_training(**changes: Any) -> TrainingSettings:
         "audio_noise": 0.2,
         "visual_noise": 0.2,
         "blend": 0.0,
+        "text_exchange": 0.0,
+        "audio_exchange": 0.0,
+        "visual_exchange": 0.0,
         "adapters": {"epochs": 0},
     }
     return TrainingSettings.model_validate(quick | changes)

@@ -18,7 +18,8 @@ from tests.support.training import CONFIG, FloatArray, tiny_training, toy
 T, A, V = MODALITIES
 CORPUS, FEATURES = toy(train=40)
 EXAMPLES = CORPUS.parts["train"]
-PLAIN: dict[str, Any] = {"audio_noise": 0, "visual_noise": 0, "blend": 0, "time_mask": 0, "word_dropout": 0}
+KEPT: dict[str, Any] = {"text_exchange": 0, "audio_exchange": 0, "visual_exchange": 0}
+PLAIN: dict[str, Any] = {"audio_noise": 0, "visual_noise": 0, "blend": 0, "time_mask": 0, "word_dropout": 0, **KEPT}
 
 
 def source_of(seed: int = 0, features: dict[Source, FloatArray] | None = None, **settings: Any) -> BatchSource:
@@ -147,6 +148,46 @@ def test_patterns_hide_in_the_shares_asked_for_and_hold_what_they_hide() -> None
     assert set(lost) == {0, 1, 2}
     for count, share in ((0, 0.2), (1, 0.5), (2, 0.3)):
         assert lost[count] / lost.total() == pytest.approx(share, abs=0.08)
+
+
+def faces_of(items: list[TrainingBatch]) -> list[list[float]]:
+    return [item.batch.features[V][:, 0].sum(dim=1).tolist() for item in items]
+
+
+def test_about_the_share_asked_for_of_one_modality_is_exchanged_and_the_others_stay() -> None:
+    known = [replace(e, modality_labels={V: CONFIG.classes[n % 3]}) for n, e in enumerate(EXAMPLES)]
+    polarity = {round(float(FEATURES[e.sources[V]].sum()), 2): n % 3 for n, e in enumerate(EXAMPLES)}
+    moved = total = 0
+    for epoch in range(10):
+        plain = list(source_of(**PLAIN, complete_share=1, one_missing_share=0).epoch(known, epoch))
+        settings = {**PLAIN, "visual_exchange": 0.5, "complete_share": 1, "one_missing_share": 0}
+        exchanged = list(source_of(**settings).epoch(known, epoch))
+        for one, other in zip(plain, exchanged, strict=True):
+            assert torch.equal(one.targets.labels, other.targets.labels)
+            for kept in (T, A):
+                assert torch.equal(one.batch.features[kept], other.batch.features[kept])
+        for before, after, item in zip(faces_of(plain), faces_of(exchanged), exchanged, strict=True):
+            assert sorted(before) == pytest.approx(sorted(after))
+            moved += sum(abs(a - b) > 1e-4 for a, b in zip(before, after, strict=True))
+            total += len(before)
+            # What a face says alone goes with the face.
+            assert item.targets.modality_labels[V].tolist() == [polarity[round(face, 2)] for face in after]
+    assert moved / total == pytest.approx(0.45, abs=0.1)  # half are drawn, and some of them fall to themselves
+
+
+def test_nothing_is_exchanged_where_one_modality_stands_alone_or_is_hidden() -> None:
+    settings: dict[str, Any] = {"complete_share": 0, "one_missing_share": 0.5}
+    everything = dict.fromkeys(KEPT, 1.0)
+    changed = 0
+    for epoch in range(5):  # the first batch of each: the draws before it are the same
+        one = next(source_of(**PLAIN, **settings).epoch(EXAMPLES, epoch))
+        other = next(source_of(**{**PLAIN, **everything}, **settings).epoch(EXAMPLES, epoch))
+        assert torch.equal(one.batch.present, other.batch.present)
+        for column, modality in enumerate(MODALITIES):
+            here = one.batch.present[:, column] & (one.batch.present.sum(dim=1) > 1)
+            assert torch.equal(one.batch.features[modality][~here], other.batch.features[modality][~here])
+            changed += int((one.batch.features[modality][here] != other.batch.features[modality][here]).sum())
+    assert changed
 
 
 def test_shares_that_add_up_to_one_leave_no_rounding_below_zero() -> None:

@@ -6,8 +6,8 @@ import pytest
 from model.config import TextConfig
 from model.training.card import COMPOSITE_TERMS, USE, model_card
 from model.training.evaluation import Evaluation, evaluate
+from model.training.progress import FitReport
 from model.training.settings import Recipe
-from model.training.trainer import FitReport
 from tests.support.network import tiny_config
 from tests.support.predictor import CLASSES, ITEMS, Strongest
 from tests.support.training import Toy, tiny_recipe, toy

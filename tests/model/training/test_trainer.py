@@ -12,8 +12,9 @@ from torch import Tensor
 from model.emmr.network import EMMR
 from model.errors import ConfigError
 from model.modality import SUBSETS, Modality
+from model.training.progress import FitReport
 from model.training.state import load_state, under
-from model.training.trainer import FitReport, Trainer
+from model.training.trainer import Trainer
 from tests.support.network import tiny_config
 from tests.support.training import CONFIG, Toy, tiny_training, toy
 

@@ -1,0 +1,90 @@
+"""How a run goes: what is remembered of it, what is shown of it, and what TensorBoard is told.
+
+For: the trainer, which decides what to do; this says what happened.
+Does not know: networks, batches, losses.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch.utils.tensorboard import SummaryWriter
+
+
+@dataclass(slots=True)
+class FitReport:
+    """How a run went.
+
+    Args:
+        best_epoch: counted from 1.
+        best_macro_f1: validation macro-F1 of that epoch, the mean over the missing patterns.
+        by_pattern: the same by pattern.
+        history: mean validation macro-F1 of every epoch.
+    """
+
+    best_epoch: int = 0
+    best_macro_f1: float = -1.0
+    by_pattern: dict[str, float] = field(default_factory=dict)
+    history: list[float] = field(default_factory=list)
+
+    def record(self, by_pattern: dict[str, float]) -> bool:
+        """Add an epoch's validation macro-F1 by pattern; whether it is the best so far."""
+        mean = float(np.mean(list(by_pattern.values())))
+        self.history.append(mean)
+        best = mean > self.best_macro_f1
+        if best:
+            self.best_epoch, self.best_macro_f1, self.by_pattern = len(self.history), mean, by_pattern
+        return best
+
+    def stale(self, patience: int) -> bool:
+        """Whether the last `patience` epochs were none better."""
+        return len(self.history) - self.best_epoch >= patience
+
+
+class Monitor:
+    """Console and TensorBoard of one run.
+
+    Args:
+        console: where progress is shown.
+        folder: where the scalars are kept; None to keep none.
+        start: the first epoch to come, from 0: scalars of later ones, left by an interrupted run, are dropped.
+    """
+
+    def __init__(self, console: Console, folder: Path | None, start: int) -> None:
+        self._console = console
+        self._writer = None if folder is None else SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+
+    def losses(self, epoch: int, means: Mapping[str, float]) -> None:
+        """Keep an epoch's mean losses."""
+        self._scalars("loss", epoch, means)
+
+    def validated(self, epoch: int, by_pattern: Mapping[str, float], *, best: bool) -> None:
+        """Keep and show an epoch's validation macro-F1 by pattern."""
+        mean = float(np.mean(list(by_pattern.values())))
+        self._scalars("validation", epoch, {"macro_f1": mean, **by_pattern})
+        figures = "  ".join(f"{name} {score:.3f}" for name, score in by_pattern.items())
+        mark = "*" if best else " "
+        self._console.print(f"epoch {epoch + 1:>3} {mark} validation macro-F1 {mean:.4f}   {figures}", highlight=False)
+
+    def close(self) -> None:
+        """Write out what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _scalars(self, group: str, epoch: int, values: Mapping[str, float]) -> None:
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, epoch + 1)
+
+
+@contextmanager
+def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar for as long as the block lasts; what it yields moves it one step."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda: progress.advance(task)
