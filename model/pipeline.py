@@ -15,6 +15,7 @@ from model.config import ModelConfig
 from model.emmr.batch import collate
 from model.emmr.decision import Decision
 from model.emmr.inference import decide
+from model.emmr.prepared import PreparedNetwork
 from model.features.extraction import FeatureExtractor
 from model.modality import Utterance
 
@@ -32,6 +33,7 @@ class Pipeline:
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.checkpoint = checkpoint
         self.device = device
+        self._prepared = PreparedNetwork(checkpoint.network)
         self.extractor = FeatureExtractor(checkpoint.config, checkpoint.preprocessing, checkpoint.text_encoder)
 
     @classmethod
@@ -55,4 +57,4 @@ class Pipeline:
     ) -> list[Decision]:
         """Decide on utterances of any mixture of subsets, side by side."""
         batch = collate(utterances, self.config).to(self.device)
-        return decide(self.checkpoint.network, batch, explain=explain, both_paths=both_paths)
+        return decide(self._prepared, batch, explain=explain, both_paths=both_paths)

@@ -1,30 +1,58 @@
 """Answering: of EMMR's graph, only what an answer needs.
 
 For: `decide`. A complete utterance costs the transformer encoder and its pooling; a consistent one two subset heads
-more; only where the check finds an inconsistency do the other branches and all pairs run.
-Does not know: training, files, HTTP.
+more, and of the decoder the missing slots alone; only where the check finds an inconsistency do the other branches,
+at the missing slots, and all pairs run. Nothing is pooled twice: what no reconstruction touches is shared by all
+branches, and the check's features serve the ensemble.
+Does not know: how a part of the network is computed (`model.emmr.prepared`), training, files, HTTP.
 Source: paper 3.6 (Eqs. 8 to 13).
 
-Shapes: B batch, N the rows at hand, T_m slots of modality m, D hidden, C classes.
+Shapes: N slots or rows at hand, D hidden, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.emmr.attention import masked_mean
 from model.emmr.batch import Batch
 from model.emmr.consistency import differs, key_modalities, key_score
-from model.emmr.decision import Decision, Distribution
+from model.emmr.decision import Decision, Distribution, argmax
 from model.emmr.network import EMMR, PAIRS, subset_of
+from model.emmr.prepared import PreparedNetwork, Row
 from model.emmr.reconstruction import BRANCHES
-from model.emmr.subsets import concatenate, split
 from model.modality import COMPLETE, MODALITIES, Modality, Presence
 
-Sequences = dict[Modality, Tensor]
+TRANSFORMER = BRANCHES[0]
+
+
+def decide(
+    network: EMMR | PreparedNetwork, batch: Batch, *, explain: bool = False, both_paths: bool = False
+) -> list[Decision]:
+    """Decide on each utterance of a batch.
+
+    Args:
+        network: in eval mode; prepared once where its weights no longer change, else prepared for this batch.
+        batch: any mixture of the seven subsets, on the network's device. What is present has at least one valid slot.
+        explain: also every pair's vote and how far the branches' reconstructions agree.
+        both_paths: also the answer of the path the gate did not take (for measurement).
+
+    Raises:
+        ValueError: the network is in training mode, where dropout would make answers random.
+    """
+    with torch.inference_mode():
+        prepared = network if isinstance(network, PreparedNetwork) else PreparedNetwork(network)
+        asked = _Asked(prepared, batch)
+        if asked.incomplete:
+            _check(asked)
+            chosen = [i for i in asked.incomplete if asked.rows[i].key or both_paths or explain]
+            if chosen:
+                _ensemble(asked, chosen, explain=explain)
+        if explain:
+            _explain_votes(asked)
+        return [_decision(row, both_paths=both_paths) for row in asked.rows]
 
 
 @dataclass(slots=True)
@@ -43,156 +71,134 @@ class _Row:
     reconstruction: dict[Modality, dict[str, float]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Some rows of a batch with the same presence, on their way through the graph."""
+class _Asked:
+    """A batch on its way through the graph: sequences, reconstructions, and every feature pooled so far."""
 
-    rows: list[int]
-    presence: Presence
-    sequences: Mapping[Modality, Tensor]
-    slots: Mapping[Modality, Tensor]
-    x: Tensor
-    valid: Tensor
-    encoded: Tensor
+    def __init__(self, prepared: PreparedNetwork, batch: Batch) -> None:
+        self.prepared = prepared
+        self.sequences = prepared.encode(batch)
+        self.encoded, logits = prepared.transformer_encode(self.sequences)
+        presences = [subset_of(p) for p in batch.present.cpu()]
+        self.rows = [_Row(transformer=a, presence=p) for a, p in zip(_distributions(logits), presences, strict=True)]
+        self.incomplete = [i for i, p in enumerate(presences) if not p.complete]
+        self._decoded: dict[tuple[str, int], Row] = {}
+        self._pooled: dict[tuple[Presence, str, int], Tensor] = {}
 
-    def select(self, keep: list[int]) -> "_Part":
-        """Some of its rows, by position."""
-        at = torch.tensor(keep, device=self.x.device)
-        return _Part(
-            rows=[self.rows[i] for i in keep],
-            presence=self.presence,
-            sequences={m: s[at] for m, s in self.sequences.items()},
-            slots={m: s[at] for m, s in self.slots.items()},
-            x=self.x[at],
-            valid=self.valid[at],
-            encoded=self.encoded[at],
-        )
+    def decoded(self, branch: str, rows: Sequence[int]) -> list[Row]:
+        """A branch's reconstruction of what each row lacks."""
+        new = [i for i in rows if (branch, i) not in self._decoded]
+        if new:
+            sequences = [self.sequences[i] for i in new]
+            missing = [self.rows[i].presence.missing for i in new]
+            found = (
+                self.prepared.transformer_decode([self.encoded[i] for i in new], sequences, missing)
+                if branch == TRANSFORMER
+                else self.prepared.decode(branch, sequences, missing)
+            )
+            self._decoded.update(((branch, i), row) for i, row in zip(new, found, strict=True))
+        return [self._decoded[branch, i] for i in rows]
 
+    def pooled(self, subset: Presence, wanted: Sequence[tuple[str, int]]) -> Tensor:
+        """Features of a subset for (branch, row) pairs: `(N, D)`."""
+        keys = [(subset, self._source(subset, branch, i), i) for branch, i in wanted]
+        new = [key for key in dict.fromkeys(keys) if key not in self._pooled]
+        if new:
+            features = self.prepared.pool(subset, [self._recovered(subset, branch, i) for _, branch, i in new])
+            self._pooled.update(zip(new, features, strict=True))
+        return torch.stack([self._pooled[key] for key in keys])
 
-@torch.inference_mode()
-def decide(network: EMMR, batch: Batch, *, explain: bool = False, both_paths: bool = False) -> list[Decision]:
-    """Decide on each utterance of a batch.
+    def vote(self, subset: Presence, rows: Sequence[int]) -> Tensor:
+        """The transformer branch's vote of a subset: `(N, C)` logits."""
+        return self.prepared.logits(TRANSFORMER, subset, self.pooled(subset, [(TRANSFORMER, i) for i in rows]))
 
-    Args:
-        network: in eval mode.
-        batch: any mixture of the seven subsets, on the network's device.
-        explain: also every pair's vote and how far the branches' reconstructions agree.
-        both_paths: also the answer of the path the gate did not take (for measurement).
+    def _source(self, subset: Presence, branch: str, row: int) -> str:
+        """The branch that a subset depends on: where nothing of it is missing, all give the same."""
+        return branch if any(m in subset for m in self.rows[row].presence.missing) else TRANSFORMER
 
-    Raises:
-        ValueError: the network is in training mode, where dropout would make answers random.
-    """
-    if network.training:
-        raise ValueError("the network must be in eval mode to decide")
-    common = network.encoder.encode(batch.features, batch.valid, batch.present)
-    sequences, slots = network.encoder.fill(common, batch.valid, batch.present)
-    x, valid = concatenate(COMPLETE, sequences, slots)
-    encoded = network.transformer.encode(x, valid)
-    answers = _distributions(network.classify(network.pool(encoded, valid)))
-    presences = [subset_of(p) for p in batch.present.cpu()]
-    rows = [_Row(transformer=a, presence=p) for a, p in zip(answers, presences, strict=True)]
-
-    whole = _Part(list(range(len(rows))), COMPLETE, sequences, slots, x, valid, encoded)
-    for presence in dict.fromkeys(presences):
-        members = [i for i, p in enumerate(presences) if p == presence]
-        part = whole if len(members) == len(rows) else whole.select(members)
-        part = _Part(members, presence, part.sequences, part.slots, part.x, part.valid, part.encoded)
-        if presence.complete:
-            if explain:
-                _explain_votes(network, part, part.sequences, rows)
-        else:
-            _check(network, part, rows, explain=explain, both_paths=both_paths)
-    return [_decision(row, both_paths=both_paths) for row in rows]
+    def _recovered(self, subset: Presence, branch: str, row: int) -> Row:
+        """`I_m`: the true sequence where m is present, else the decoder's slots."""
+        lost = [m for m in self.rows[row].presence.missing if m in subset]
+        return self.sequences[row] | {m: self.decoded(branch, [row])[0][m] for m in lost}
 
 
-def _check(network: EMMR, part: _Part, rows: list[_Row], *, explain: bool, both_paths: bool) -> None:
-    """The consistency check (Eqs. 8, 9, 13) and, where it fails, the ensemble."""
-    decoded = split(network.transformer.decode(part.encoded, part.valid), part.slots)
-    recovered = _recover(part, decoded)
-    full = _vote(network, COMPLETE, recovered, part)
-    available = _vote(network, part.presence, recovered, part)
+def _check(asked: _Asked) -> None:
+    """The consistency check (Eqs. 8, 9, 13) of every row with something missing."""
+    rows = asked.incomplete
+    asked.decoded(TRANSFORMER, rows)  # all at once
+    full = asked.vote(COMPLETE, rows)
+    available = torch.empty_like(full)
+    for presence, at in _by_presence(asked, rows).items():
+        available[at] = asked.vote(presence, [rows[k] for k in at])
     inconsistent = differs(full, available).tolist()
+    without = _votes_without(asked, [i for i, does in zip(rows, inconsistent, strict=True) if does])
     scores = key_score(full.softmax(dim=-1), available.softmax(dim=-1)).tolist()
-    without = _votes_without(network, part, recovered, full) if any(inconsistent) else {}
-    for i, (row, p_full, p_available) in enumerate(
-        zip(part.rows, _distributions(full), _distributions(available), strict=True)
+    for i, p_full, p_available, score, does in zip(
+        rows, _distributions(full), _distributions(available), scores, inconsistent, strict=True
     ):
-        rows[row].full, rows[row].available, rows[row].score = p_full, p_available, scores[i]
-        rows[row].key = tuple(
-            key_modalities(inconsistent[i], part.presence.missing, {m: d[i] for m, d in without.items()})
-        )
-    if explain:
-        _explain_votes(network, part, recovered, rows)
-    needed = [i for i in range(len(part.rows)) if inconsistent[i] or both_paths or explain]
-    if needed:
-        _ensemble(network, part.select(needed), rows, explain=explain)
+        row = asked.rows[i]
+        row.full, row.available, row.score = p_full, p_available, score
+        alone = {m: argmax(p) != argmax(p_full) for m, p in without.get(i, {}).items()}
+        row.key = tuple(key_modalities(does, row.presence.missing, alone))
 
 
-def _votes_without(network: EMMR, part: _Part, recovered: Sequences, full: Tensor) -> dict[Modality, list[bool]]:
-    """With two missing: for each, whether the full vote differs from the vote of all but it."""
-    missing = part.presence.missing
-    if len(missing) < 2:
-        return {}
-    return {
-        m: differs(full, _vote(network, Presence.of(*(o for o in MODALITIES if o != m)), recovered, part)).tolist()
-        for m in missing
-    }
+def _votes_without(asked: _Asked, rows: Sequence[int]) -> dict[int, dict[Modality, Distribution]]:
+    """Where two are missing: for each of them, the vote of all but it."""
+    votes: dict[int, dict[Modality, Distribution]] = {}
+    for modality in MODALITIES:
+        chosen = [i for i in rows if len(missing := asked.rows[i].presence.missing) == 2 and modality in missing]
+        if chosen:
+            rest = Presence.of(*(m for m in MODALITIES if m != modality))
+            for i, vote in zip(chosen, _distributions(asked.vote(rest, chosen)), strict=True):
+                votes.setdefault(i, {})[modality] = vote
+    return votes
 
 
-def _ensemble(network: EMMR, part: _Part, rows: list[_Row], *, explain: bool) -> None:
+def _ensemble(asked: _Asked, rows: Sequence[int], *, explain: bool) -> None:
     """All three branches, their key features, and β's weighted sum (Eqs. 10 to 12)."""
-    keys: list[Tensor] = []
-    recovered: dict[str, Sequences] = {}
     for branch in BRANCHES:
-        decoded = (
-            network.transformer.decode(part.encoded, part.valid)
-            if branch == BRANCHES[0]
-            else network.branches[branch](part.x, part.valid)[1]
-        )
-        recovered[branch] = _recover(part, split(decoded, part.slots))
-        pooled = [network.subsets.pool(p, recovered[branch], part.slots) for p in PAIRS]
-        votes = {(branch, p.name): network.subsets.logits(branch, p, f) for p, f in zip(PAIRS, pooled, strict=True)}
-        keys.append(network.key_feature(branch, pooled, votes))
+        asked.decoded(branch, rows)
+    wanted = [(branch, i) for branch in BRANCHES for i in rows]
+    pooled = {pair: asked.pooled(pair, wanted).chunk(len(BRANCHES)) for pair in PAIRS}  # a chunk (N, D) a branch
+    network, keys = asked.prepared.network, []
+    for k, branch in enumerate(BRANCHES):
+        features = [pooled[pair][k] for pair in PAIRS]
+        votes = {(branch, p.name): asked.prepared.logits(branch, p, f) for p, f in zip(PAIRS, features, strict=True)}
+        keys.append(network.key_feature(branch, features, votes))
     summary, weights = network.branch_weights(torch.stack(keys, dim=1))  # (N, D), (N, 3)
-    for row, answer, beta in zip(part.rows, _distributions(network.classify(summary)), weights.tolist(), strict=True):
-        rows[row].ensemble = answer
-        rows[row].branch_weights = dict(zip(BRANCHES, beta, strict=True))
-    if explain:
-        _explain_reconstruction(part, recovered, rows)
+    for i, answer, beta in zip(rows, _distributions(network.classify(summary)), weights.tolist(), strict=True):
+        asked.rows[i].ensemble = answer
+        asked.rows[i].branch_weights = dict(zip(BRANCHES, beta, strict=True))
+        if explain:
+            asked.rows[i].reconstruction = _agreement([asked.decoded(branch, [i])[0] for branch in BRANCHES])
 
 
-def _recover(part: _Part, decoded: Mapping[Modality, Tensor]) -> Sequences:
-    """`I_m`: the true sequence where m is present, else the decoder's slots."""
-    return {m: part.sequences[m] if m in part.presence else decoded[m] for m in MODALITIES}
-
-
-def _vote(network: EMMR, subset: Presence, recovered: Sequences, part: _Part) -> Tensor:
-    """The transformer branch's vote of a subset: `(N, C)` logits."""
-    return network.subsets.logits(BRANCHES[0], subset, network.subsets.pool(subset, recovered, part.slots))
-
-
-def _explain_votes(network: EMMR, part: _Part, recovered: Mapping[Modality, Tensor], rows: list[_Row]) -> None:
-    for row in part.rows:
-        rows[row].votes = {}
+def _explain_votes(asked: _Asked) -> None:
+    """Each pair's vote and that of all three, on recovered sequences."""
+    everyone = range(len(asked.rows))
+    for row in asked.rows:
+        row.votes = {}
     for subset in (*PAIRS, COMPLETE):
-        for row, vote in zip(part.rows, _distributions(_vote(network, subset, dict(recovered), part)), strict=True):
-            votes = rows[row].votes
-            assert votes is not None
-            votes["all" if subset.complete else subset.name] = vote
+        for row, vote in zip(asked.rows, _distributions(asked.vote(subset, everyone)), strict=True):
+            assert row.votes is not None
+            row.votes["all" if subset.complete else subset.name] = vote
 
 
-def _explain_reconstruction(part: _Part, recovered: Mapping[str, Sequences], rows: list[_Row]) -> None:
-    """How alike the branches' reconstructions of a missing modality are: mean cosine over slots and branch pairs."""
-    figures: list[dict[Modality, dict[str, float]]] = [{} for _ in part.rows]
-    for modality in part.presence.missing:
-        slots = part.slots[modality]  # (N, T_m)
-        a, b, c = (recovered[branch][modality] for branch in BRANCHES)
-        cosine = torch.stack([F.cosine_similarity(p, q, dim=-1) for p, q in ((a, b), (a, c), (b, c))]).mean(dim=0)
-        agreement = masked_mean(cosine.unsqueeze(-1), slots).squeeze(-1)  # (N,)
-        for figure, value, count in zip(figures, agreement.tolist(), slots.sum(dim=1).tolist(), strict=True):
-            figure[modality] = {"slots": float(count), "agreement": value}
-    for row, figure in zip(part.rows, figures, strict=True):
-        rows[row].reconstruction = figure
+def _agreement(decoded: Sequence[Row]) -> dict[Modality, dict[str, float]]:
+    """How alike the branches' reconstructions of one utterance are: mean cosine over slots and branch pairs."""
+    figures: dict[Modality, dict[str, float]] = {}
+    for modality in decoded[0]:
+        a, b, c = (row[modality] for row in decoded)  # (T_m, D)
+        cosine = torch.stack([F.cosine_similarity(p, q, dim=-1) for p, q in ((a, b), (a, c), (b, c))])
+        figures[modality] = {"slots": float(len(a)), "agreement": float(cosine.mean())}
+    return figures
+
+
+def _by_presence(asked: _Asked, rows: Sequence[int]) -> dict[Presence, list[int]]:
+    """Positions in `rows` by what is present there."""
+    positions: dict[Presence, list[int]] = {}
+    for position, i in enumerate(rows):
+        positions.setdefault(asked.rows[i].presence, []).append(position)
+    return positions
 
 
 def _decision(row: _Row, *, both_paths: bool) -> Decision:
@@ -205,7 +211,7 @@ def _decision(row: _Row, *, both_paths: bool) -> Decision:
         key_modalities=row.key,
         key_score=row.score,
         ensemble_used=gated,
-        branch_weights=row.branch_weights if gated else {b: float(b == BRANCHES[0]) for b in BRANCHES},
+        branch_weights=row.branch_weights if gated else {b: float(b == TRANSFORMER) for b in BRANCHES},
         votes=row.votes,
         reconstruction=row.reconstruction,
         transformer=row.transformer if both_paths else None,

