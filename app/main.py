@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
-from app.api import auth, health, metrics, model, page, predict, problems
-from app.api.middleware import RequestMiddleware
+from app.api import metrics, middleware, problems, routes
+from app.api.document import DocumentedApp
+from app.api.head import HeadAsGet
 from app.inference.engine import Engine
 from app.logging import configure_logging
 from app.settings import Settings
@@ -38,14 +39,20 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         finally:
             await engine.stop()
 
-    # The interactive documentation pages load scripts from elsewhere, so there are none; /openapi.json is there.
-    app = FastAPI(title="EMMR", version=version("emmr"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    # The interactive documentation pages load scripts from elsewhere, so there are none.
+    described = "/openapi.json" if settings.docs_enabled else None
+    app = DocumentedApp(
+        title="EMMR",
+        version=version("emmr"),
+        lifespan=lifespan,
+        openapi_url=described,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.settings, app.state.metrics, app.state.engine = settings, measured, engine
-    app.add_middleware(RequestMiddleware, metrics=measured)
+    app.add_middleware(HeadAsGet)
+    middleware.install_middleware(app, settings, measured)
     problems.install_problem_handlers(app)
-    keyed = [Depends(auth.require_key)]
-    for router in (predict.router, model.router, metrics.router):
-        app.include_router(router, dependencies=keyed)
-    for router in (health.router, problems.router, page.router):
-        app.include_router(router)
+    routes.install_routes(app, settings)
     return app

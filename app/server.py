@@ -2,11 +2,12 @@
 
 For: `emmr serve`. On SIGTERM (or Ctrl-C) the service first says it is not ready and serves on for the grace period,
 then stops listening, finishes every accepted request and exits 0; a second signal skips the grace period. Once the
-service has failed for good it exits 1.
+service has failed for good it exits 1, within seconds: whoever still waits has been told, and uploads are cut off.
 Does not know: the application, beyond its lifecycle.
 """
 
 import logging
+import os
 import threading
 import time
 from types import FrameType
@@ -22,6 +23,8 @@ from app.settings import Settings
 
 EXIT_FAILED: Final = 1
 KEEP_ALIVE: Final = 15  # seconds
+FAILED_SECONDS: Final = 5  # for answers on their way when the service has failed
+LAST_SECONDS: Final = 30.0  # after which a failed process that has still not ended is ended
 
 
 class Server(uvicorn.Server):
@@ -59,9 +62,13 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> int:
     """Serve until told to stop; the process's exit status."""
     server: Server | None = None
+    last_resort = threading.Timer(LAST_SECONDS, os._exit, (EXIT_FAILED,))
+    last_resort.daemon = True
 
     def end() -> None:
+        last_resort.start()  # a broken device may keep even the way out waiting
         if server is not None:
+            server.config.timeout_graceful_shutdown = FAILED_SECONDS
             server.should_exit = True
 
     app = create_app(settings, on_failure=end)
@@ -81,5 +88,8 @@ def serve(settings: Settings) -> int:
         timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
     )
     server = Server(config, lifecycle, settings.grace_period)
-    server.run()
+    try:
+        server.run()
+    finally:
+        last_resort.cancel()
     return EXIT_FAILED if lifecycle.phase is Phase.FAILED else 0

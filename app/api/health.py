@@ -20,9 +20,7 @@ router = APIRouter(tags=["health"])
 SILENT: Final = "silent"
 
 Detail = dict[str, str | int | float | bool | None]
-_UNHEALTHY: Final[dict[int | str, dict[str, Any]]] = {
-    503: {"description": "Not ready.", "content": {MEDIA_TYPE: {"schema": Unhealthy.model_json_schema()}}}
-}
+_UNHEALTHY: Final[dict[int | str, dict[str, Any]]] = {503: {"description": "Not ready.", "model": Unhealthy}}
 
 
 @router.get("/health", summary="The state of the service and its parts", response_model=Health, responses=_UNHEALTHY)
@@ -70,7 +68,11 @@ def _components(engine: Engine) -> dict[str, Component]:
     device: Detail = {"requested": settings.device}
     if predictor is not None:
         config = predictor.pipeline.config
-        weights = {"name": config.name, "version": predictor.pipeline.checkpoint.version}
+        weights = {
+            "name": config.name,
+            "version": predictor.pipeline.checkpoint.version,
+            "reloading": engine.reloading,
+        }
         encoder = {"name": config.text.encoder, "size": config.text.size}
         device |= {"used": predictor.device, "memory_bytes": predictor.device_memory()}
     heard = batcher.silence <= settings.heartbeat_timeout
@@ -83,7 +85,11 @@ def _components(engine: Engine) -> dict[str, Component]:
         "worker": Component(
             ok=batcher.alive and heard,
             state=SILENT if batcher.alive and not heard else "running" if batcher.alive else "stopped",
-            detail={"heartbeat_age_seconds": round(batcher.silence, 3)},
+            detail={
+                "heartbeat_age_seconds": round(batcher.silence, 3),
+                "failed_batches": batcher.failures,
+                "out_of_memory": batcher.shortages,
+            },
         ),
         "queue": Component(
             ok=True,  # a full queue refuses with 429 and is soon no longer full
@@ -98,6 +104,6 @@ def _decode_pool(engine: Engine) -> Component:
     state = engine.pool.state()
     return Component(
         ok=state.ok,
-        state="running" if state.ok else "stopped",
+        state="stopped" if not state.ok else "running" if state.alive else "replacing",
         detail={"workers": state.workers, "alive": state.alive, "busy": state.busy, "replaced": state.replaced},
     )

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its log line, its metrics, the last net under it, and security headers.
+"""What surrounds every request: its id, its log line, its metrics, the last net under it, and its answer's headers.
 
 For: the whole application, as plain ASGI, so that streaming and the client's disconnection pass through untouched.
 Does not know: routes, beyond the template of the one that matched. The path itself is never logged, for a client may
@@ -11,17 +11,21 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import uuid4
 
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
+from app.api.cors import Cors
 from app.api.metrics import Metrics
 from app.api.problems import problem_response
 from app.logging import get_logger
+from app.settings import Settings
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNMATCHED: Final = "unmatched"
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET: Final = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})
 """Routes polled all day: logged at debug level."""
 
@@ -47,11 +51,7 @@ def request_id_from(headers: Headers) -> str:
 
 
 class RequestMiddleware:
-    """Gives each request an id, and sees to it that it ends in exactly one answer, one log line and one measurement.
-
-    An exception that nobody handled is answered as an internal error and logged by type and place; it goes no further,
-    since a server above would print its message, which may quote what the client sent.
-    """
+    """Gives each request an id, one log line, one measurement, and its answer the headers that every answer has."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -72,18 +72,13 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                for name, value in SECURITY_HEADERS.items():
+                for name, value in {**scope["state"].get("headers", {}), **SECURITY_HEADERS}.items():
                     headers.setdefault(name, value)
             await send(message)
 
         with bound_contextvars(request_id=request_id), self._metrics.in_flight.track_inprogress():
             try:
                 await self._app(scope, receive, stamped)
-            except Exception as error:
-                log = get_logger()
-                log.error("unhandled", exc_info=error)
-                if not status:
-                    await problem_response(Request(scope), error)(scope, receive, stamped)
             finally:
                 self._record(scope, status, time.perf_counter() - began)
 
@@ -100,4 +95,39 @@ class RequestMiddleware:
         )
 
 
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+class SafetyNet:
+    """Answers an exception that nobody handled as an internal error, and logs its type and place.
+
+    It goes no further, since a server above would print its message, which may quote what the client sent.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        begun = False
+
+        async def noticed(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noticed)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            log = get_logger()
+            log.error("unhandled", exc_info=error)
+            if not begun:
+                await problem_response(Request(scope), error)(scope, receive, send)
+
+
+def install_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """Put everything around the routes. What is added last lies outermost."""
+    app.add_middleware(SafetyNet)
+    if settings.cors_origins:
+        # Outside the net, so that a page from elsewhere can read errors too.
+        app.add_middleware(Cors, allow_origins=settings.cors_origins)
+    app.add_middleware(RequestMiddleware, metrics=metrics)

@@ -1,17 +1,34 @@
-"""`GET /model`: which weights are loaded, their card, and what a request may be at most.
+"""The weights: `GET /model` says which are served, and what requests may be; `POST /model/reload` replaces them.
 
-For: people deciding whether to trust an answer, and clients that check before they send.
-Does not know: how the limits are kept.
+For: people deciding whether to trust an answer, clients that check before they send, and administrators.
+Does not know: how the limits are kept, or how weights are replaced.
 """
 
-from fastapi import APIRouter, Request
+from dataclasses import asdict
+from typing import Annotated, Any, Final
 
+from fastapi import APIRouter, Depends, Query, Request
+
+from app.api.answer import model_name
+from app.api.auth import require_admin
 from app.api.predict import PROBLEM_RESPONSES
-from app.api.schemas import Limits, ModelCard
+from app.api.problems import problem_response_of
+from app.api.schemas import Limits, ModelCard, Reloaded
 from app.inference.engine import Engine
+from app.inference.folders import NAME
+from app.inference.limits import openface_limits, sound_limits, upload_limits
 from app.settings import Settings
+from model.features.openface import OpenFaceLimits
+from model.features.sound import SoundLimits
 
 AUDIO_FORMATS = ("WAV", "FLAC", "OGG Vorbis", "OGG Opus", "MP3", "WebM Opus", "M4A AAC")
+_REFUSALS: Final = {
+    401: "An administrator's key is needed.",
+    403: "The service has no administrator's key, so nobody may.",
+    409: "The weights cannot be served, for the reason in `detail`, or others are being loaded; those before serve on.",
+    422: "The name is not a folder's own.",
+    503: "Not ready or on the way out; `Retry-After` says when to come back.",
+}
 
 router = APIRouter(tags=["prediction"])
 
@@ -33,22 +50,41 @@ async def show_model(request: Request) -> ModelCard:
     )
 
 
+@router.post(
+    "/model/reload",
+    summary="Replace the weights without a pause",
+    dependencies=[Depends(require_admin)],
+    responses={status: problem_response_of(description) for status, description in _REFUSALS.items()},
+)
+async def reload_model(
+    request: Request,
+    weights: Annotated[
+        str | None, Query(pattern=NAME, description="A folder beside the configured one; that one when not given.")
+    ] = None,
+) -> Reloaded:
+    """Verify, load and warm up weights, then serve them; those before serve until then, and on where that fails."""
+    engine: Engine = request.app.state.engine
+    old, new = await engine.reload(weights)
+    return Reloaded(old=model_name(old), new=model_name(new))
+
+
 def limits_of(settings: Settings) -> Limits:
     """The limits of `settings` that a client can run into."""
-    return Limits(
-        body_bytes=settings.max_body_bytes,
-        body_seconds=settings.body_timeout,
-        text_bytes=settings.max_text_bytes,
-        audio_seconds=settings.max_audio_seconds,
-        audio_decoded_bytes=settings.max_audio_decoded_bytes,
-        audio_rate=(settings.min_audio_rate, settings.max_audio_rate),
-        audio_channels=settings.max_audio_channels,
-        audio_formats=list(AUDIO_FORMATS),
-        openface_bytes=settings.max_openface_bytes,
-        openface_line_bytes=settings.max_openface_line_bytes,
-        openface_columns=settings.max_openface_columns,
-        openface_rows=settings.max_openface_rows,
-        decode_seconds=settings.decode_timeout,
-        queue=settings.queue_size,
-        deadline_seconds=settings.deadline,
+    sound = sound_limits(settings)
+    return Limits.model_validate(
+        {
+            **asdict(upload_limits(settings)),
+            **_named("audio", sound),
+            **_named("openface", openface_limits(settings)),
+            "audio_rate": (sound.min_rate, sound.max_rate),
+            "audio_formats": list(AUDIO_FORMATS),
+            "decode_seconds": settings.decode_timeout,
+            "queue": settings.queue_size,
+            "deadline_seconds": settings.deadline,
+        }
     )
+
+
+def _named(part: str, limits: SoundLimits | OpenFaceLimits) -> dict[str, Any]:
+    """`max_seconds` of a sound → `audio_seconds`."""
+    return {f"{part}_{name.removeprefix('max_')}": value for name, value in asdict(limits).items()}

@@ -7,23 +7,25 @@ Does not know: how parts are read (`app.uploads`) or answers found (`app.inferen
 import asyncio
 import time
 from collections.abc import Awaitable
+from contextlib import ExitStack
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app.api.answer import compose
 from app.api.metrics import Metrics
-from app.api.problems import MEDIA_TYPE
-from app.api.schemas import ExplainedPrediction, Prediction, Problem
+from app.api.problems import problem_response_of
+from app.api.schemas import ExplainedPrediction, Prediction
 from app.inference.engine import Engine, Reply
 from app.inference.limits import upload_limits
 from app.settings import Settings
 from app.uploads.errors import ClientGone
 from app.uploads.form import read_form
+from app.uploads.text import VISIBLE
 
 V = TypeVar("V")
 
-_TEXT: Final = {"type": "string", "minLength": 1, "description": "The words, UTF-8."}
+_TEXT: Final = {"type": "string", "pattern": VISIBLE, "description": "The words, UTF-8; no NUL, and not blank."}
 _PARTS: Final[dict[str, Any]] = {
     "text": _TEXT,
     "audio": {
@@ -43,6 +45,11 @@ _BODY: Final[dict[str, Any]] = {
                 "properties": _PARTS,
                 "minProperties": 1,
                 "additionalProperties": False,
+            },
+            "encoding": {
+                # What these files usually come as; their first bytes decide.
+                "audio": {"contentType": "audio/wav, audio/flac, audio/ogg, audio/mpeg, audio/webm, audio/mp4"},
+                "openface": {"contentType": "text/csv"},
             },
         },
         "application/x-www-form-urlencoded": {
@@ -64,12 +71,13 @@ _PROBLEMS: Final[dict[int, str]] = {
     422: "A part is unknown, given twice, corrupt or past a limit, or nothing usable remains.",
     429: "Too many requests are waiting; `Retry-After` says when to come back.",
     500: "A fault of the service.",
-    503: "Not ready or on the way out; `Retry-After` says when to come back.",
+    503: "Not ready, on the way out, or short of memory or of disk; `Retry-After` says when to come back.",
     504: "No answer within the deadline.",
 }
+
+
 PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"description": description, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
-    for status, description in _PROBLEMS.items()
+    status: problem_response_of(description) for status, description in _PROBLEMS.items()
 }
 
 router = APIRouter(tags=["prediction"])
@@ -90,12 +98,14 @@ async def predict(
     engine: Engine = request.app.state.engine
     metrics: Metrics = request.app.state.metrics
     settings: Settings = request.app.state.settings
-    engine.admit()
-    began = time.perf_counter()
-    async with read_form(request, upload_limits(settings)) as form:
-        parsed = time.perf_counter() - began
-        reply = await _while_connected(request, engine.answer(form, explain))
-    answer = compose(request.state.request_id, engine.checkpoint, reply, parsed)
+    with ExitStack() as upload:
+        upload.enter_context(engine.uploading())
+        began = time.perf_counter()
+        async with read_form(request, upload_limits(settings)) as form:
+            parsed = time.perf_counter() - began
+            upload.close()
+            reply = await _while_connected(request, engine.answer(form, explain))
+    answer = compose(request.state.request_id, reply.checkpoint, reply, parsed)
     _count(metrics, reply, parsed, answer)
     return Response(answer.model_dump_json(), media_type="application/json")
 
@@ -106,22 +116,28 @@ async def _while_connected(request: Request, work: Awaitable[V]) -> V:
     Raises:
         ClientGone: it did; there is nobody to answer.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnected(request))
+    this = asyncio.current_task()
+    if this is None:
+        raise RuntimeError("a request is answered by a task")
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        this.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone("the connection was closed before the answer")
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        # Where someone else cancels this task too, as a server does that ends, that goes before.
+        if not gone or this.uncancel():
+            raise
+        raise ClientGone("the connection was closed before the answer") from None
     finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()
 
 
 def _count(metrics: Metrics, reply: Reply, parsed: float, answer: Prediction) -> None:

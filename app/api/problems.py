@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app.api.metrics import Metrics
+from app.api.rate_limit import RateLimited
 from app.api.schemas import Fault, Problem, ProblemType
 from app.inference.errors import (
     DeadlinePassed,
@@ -25,7 +26,10 @@ from app.inference.errors import (
     NothingUsable,
     NotReady,
     QueueFull,
+    ReloadRefused,
+    ReloadUnderway,
     ServiceError,
+    ShortOfMemory,
     Unavailable,
     Unprocessable,
 )
@@ -38,6 +42,7 @@ from app.uploads.errors import (
     DuplicatePart,
     EmptyForm,
     MalformedBody,
+    NoRoom,
     PartTooLarge,
     SlowBody,
     TextTooLong,
@@ -55,10 +60,14 @@ TYPE_PREFIX: Final = "/problems/"
 _SERVICE: Final[Mapping[type[Exception], tuple[int, str]]] = {
     NotReady: (503, "Not ready"),
     QueueFull: (429, "Too many requests waiting"),
+    RateLimited: (429, "Too many requests"),
+    ShortOfMemory: (503, "Short of memory"),
     DeviceLost: (503, "Device lost"),
     DeadlinePassed: (504, "Deadline passed"),
     NothingUsable: (422, "Nothing usable"),
     Unprocessable: (422, "Input not processable"),
+    ReloadRefused: (409, "Weights refused"),
+    ReloadUnderway: (409, "Weights being loaded"),
 }
 _UPLOADS: Final[Sequence[type[UploadError]]] = (
     UploadError,
@@ -75,15 +84,20 @@ _UPLOADS: Final[Sequence[type[UploadError]]] = (
     UnsupportedPart,
     CorruptPart,
     DecoderFailed,
+    NoRoom,
 )
 _HTTP: Final[Mapping[int, str]] = {401: "Unauthorized", 404: "Not found", 405: "Method not allowed"}
-_CLOSING: Final = (BodyTooLarge, SlowBody, MalformedBody)
+_CLOSING: Final = (BodyTooLarge, SlowBody, MalformedBody, NoRoom)
 """After these the rest of the body is not worth reading, so the connection is not kept."""
 
 
 def code_of(kind: type[Exception]) -> str:
     """`QueueFull` → `queue-full`: the last part of `type`, and the metrics' reason."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+
+
+def _title(kind: type[Exception]) -> str:
+    return code_of(kind).replace("-", " ").capitalize()
 
 
 def _summary(kind: type[Exception]) -> str:
@@ -94,7 +108,7 @@ TABLE: Final[Mapping[str, ProblemType]] = {
     entry.code: entry
     for entry in (
         *(ProblemType(code=code_of(k), status=s, title=t, summary=_summary(k)) for k, (s, t) in _SERVICE.items()),
-        *(ProblemType(code=code_of(k), status=k.status, title=k.title, summary=_summary(k)) for k in _UPLOADS),
+        *(ProblemType(code=code_of(k), status=k.status, title=_title(k), summary=_summary(k)) for k in _UPLOADS),
         ProblemType(
             code="invalid-query", status=422, title="Invalid query", summary="A query option that is not understood."
         ),
@@ -136,8 +150,10 @@ def trouble(error: BaseException) -> Trouble:
         error = from_modality(error)
     if isinstance(error, UploadError):
         fault = Fault(part=error.part, place=error.place, detail=error.detail)
-        headers = (("Connection", "close"),) if isinstance(error, _CLOSING) else ()
-        return _of(code_of(type(error)), error.detail, (fault,), headers)
+        headers = [("Connection", "close")] if isinstance(error, _CLOSING) else []
+        if isinstance(error, NoRoom):
+            headers.append(("Retry-After", str(error.retry_after)))
+        return _of(code_of(type(error)), error.detail, (fault,), tuple(headers))
     if isinstance(error, NothingUsable):
         faults = tuple(Fault(part=PART_OF[m], place=None, detail=e.detail) for m, e in error.empty.items())
         return _of(code_of(type(error)), str(error), faults)
@@ -179,6 +195,11 @@ def problem_body(request: Request, said: Trouble) -> Problem:
     )
 
 
+def problem_response_of(description: str) -> dict[str, Any]:
+    """How a route declares an error it may give; `app.api.document` gives it the media type."""
+    return {"description": description, "model": Problem}
+
+
 def problem_response(request: Request, error: BaseException) -> Response:
     """Answer `request` with what `error` means, and count it."""
     said = trouble(error)
@@ -212,7 +233,11 @@ async def list_problems() -> list[ProblemType]:
     return list(TABLE.values())
 
 
-@router.get("/problems/{code}", summary="What one type of problem means")
+@router.get(
+    "/problems/{code}",
+    summary="What one type of problem means",
+    responses={404: problem_response_of("There is no such type.")},
+)
 async def show_problem(code: str) -> ProblemType:
     """One entry of the table."""
     if (entry := TABLE.get(code)) is None:

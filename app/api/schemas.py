@@ -212,3 +212,10 @@ class ModelCard(_Answer):
     max_tokens: int
     limits: Limits
     card: str = Field(description="The model card, Markdown.")
+
+
+class Reloaded(_Answer):
+    """Which weights have been replaced by which."""
+
+    old: ModelName
+    new: ModelName

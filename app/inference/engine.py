@@ -1,4 +1,4 @@
-"""The parts of serving put together: load, warm up, answer, drain.
+"""The parts of serving put together: load, warm up, answer, replace, drain.
 
 For: the HTTP routes, which hand it a form and get a reply or an exception.
 Does not know: HTTP. All state lies in the lifecycle, the batcher and the decode pool; this only leads from one to the
@@ -7,34 +7,26 @@ next.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from app.inference.batcher import Batcher
-from app.inference.errors import DeadlinePassed, NotReady
+from app.inference.batcher import HEARTBEAT, Batcher
+from app.inference.digest import Digestion
+from app.inference.errors import DeadlinePassed, NotReady, QueueFull, ReloadRefused, ReloadUnderway, ServiceError
+from app.inference.folders import weights_folder
 from app.inference.lifecycle import Lifecycle, Phase
-from app.inference.limits import openface_limits, sound_limits
-from app.inference.predictor import Inputs, Outcome, Predictor, Prepared
-from app.inference.warmup import warm_up_forms
+from app.inference.predictor import Outcome, Predictor, Prepared, short_of_memory
+from app.inference.warmup import warm_up
 from app.logging import get_logger
 from app.settings import Settings
-from app.uploads.audio import decode_audio
 from app.uploads.decode_pool import DecodePool
 from app.uploads.form import RawForm
-from app.uploads.openface import decode_openface
-from app.uploads.text import decode_text
-from model.errors import EMMRError, EmptyModality
-from model.features.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS, FaceTrack
-from model.features.sound import Sound
-from model.modality import Modality
+from model.errors import EMMRError
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
-
-V = TypeVar("V")
-W = TypeVar("W")
 
 WARM_UP_SECONDS: Final = 120.0  # for one request of the warm-up: compiling and allocating take long the first time
 
@@ -59,9 +51,17 @@ class Reply:
     queue: float
     forward: float
 
+    @property
+    def checkpoint(self) -> "Checkpoint":
+        """The weights that answered, which another request's may no longer be."""
+        return self.prepared.predictor.pipeline.checkpoint
+
 
 class Engine:
     """One loaded model behind a queue, from start to drain.
+
+    A request is decoded, prepared and decided on for the predictor that served when it began, so that weights replaced
+    meanwhile change nothing for it.
 
     Args:
         settings: limits and sizes.
@@ -89,17 +89,24 @@ class Engine:
             check=self._check,
             on_fatal=lambda _: self.lifecycle.fail("the device no longer computes"),
             on_batch=on_batch,
+            cost=lambda batch: batch[0].predictor.cost(batch),
+            together=lambda first, other: first.predictor is other.predictor,
             capacity=settings.queue_size,
             max_batch=settings.max_batch,
             retry_after=settings.retry_after,
+            max_wait=settings.max_wait,
         )
-        self._threads = ThreadPoolExecutor(settings.feature_threads, "emmr-features")
+        self.reloading = False
+        self._digestion = Digestion(settings, self.pool)
+        self._uploads = 0
         self._coming_up: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._loading: list[asyncio.Task[Predictor]] = []
 
     def start(self) -> None:
         """Begin to load and warm up, beside the event loop, so that health can be asked for meanwhile."""
         self._coming_up = asyncio.create_task(self._come_up())
+        self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Finish what was accepted, then let go of everything."""
@@ -107,40 +114,105 @@ class Engine:
         if self._coming_up is not None:
             self._coming_up.cancel()
             await asyncio.gather(self._coming_up, *self._loading, return_exceptions=True)
-        await asyncio.to_thread(self.batcher.stop, self.settings.drain_timeout)
+        if not await asyncio.to_thread(self.batcher.stop, self.settings.drain_timeout):
+            self._give_up("the worker did not finish what was accepted")
+        if self._watching is not None:
+            self._watching.cancel()
         await asyncio.to_thread(self.pool.stop)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._digestion.stop()
 
     async def answer(self, form: RawForm, explain: bool) -> Reply:
-        """Answer one form. Cancelling drops it wherever it is, unless its forward pass has begun.
+        """Answer one form, and close it. Cancelling drops it wherever it is, unless its forward pass has begun.
 
         Raises:
             ServiceError: see `app.inference.errors`.
             UploadError, ModalityError: a part's content is wrong.
         """
         self.admit()
-        return await self._answer(form, explain, self.settings.deadline)
+        return await self._answer(self._loaded(), form, explain, self.settings.deadline)
 
     def admit(self) -> None:
         """Refuse early, before a body is read.
 
         Raises:
             NotReady, DeviceLost: the service takes nothing.
-            QueueFull: as many wait as may.
+            QueueFull: as many wait as may, or those who do will take too long.
         """
         self.lifecycle.admit(self.settings.retry_after)
-        self.batcher.admit()
+        self.batcher.places.admit()
 
-    async def _answer(self, form: RawForm, explain: bool, seconds: float) -> Reply:
+    @contextmanager
+    def uploading(self) -> Iterator[None]:
+        """While a body arrives: it is admitted, and counted.
+
+        Raises:
+            NotReady, DeviceLost, QueueFull: see `admit`.
+            QueueFull: as many are arriving as may.
+        """
+        self.admit()
+        if self._uploads >= self.settings.max_uploads:
+            detail = f"{self.settings.max_uploads} requests are being read already."
+            raise QueueFull(detail, self.batcher.places.retry_after)
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+
+    async def reload(self, name: str | None = None) -> tuple["Checkpoint", "Checkpoint"]:
+        """Replace the weights; those before serve until the new ones are verified, loaded and warm.
+
+        Args:
+            name: of a folder beside the configured one; the configured one itself when None.
+
+        Returns:
+            The checkpoint before and the one served from now on.
+
+        Raises:
+            NotReady: the service is not ready, or on its way out.
+            ReloadUnderway: a reload has not ended yet.
+            ReloadRefused: there is no such folder, or its weights cannot be served; those before are served on.
+        """
+        if not self.lifecycle.ready:
+            raise NotReady(f"The service is {self.lifecycle.phase}.", self.settings.retry_after)
+        if self.reloading:
+            raise ReloadUnderway("Weights are being loaded already.")
+        before, self.reloading = self._loaded(), True
+        try:
+            after = await self._bring_up(name)
+        finally:
+            self.reloading = False
+        self._serve_with(after)
+        old, new = before.pipeline.checkpoint, after.pipeline.checkpoint
+        get_logger().info("weights replaced", old=old.version, new=new.version)
+        return old, new
+
+    async def _bring_up(self, name: str | None) -> Predictor:
+        log = get_logger()
+        try:
+            folder = weights_folder(self.settings, name)
+            predictor = await asyncio.to_thread(Predictor.load, folder, self.settings.device)
+            await self._warm_up(predictor)
+        except ServiceError:
+            raise
+        except EMMRError as error:
+            log.warning("weights refused", reason=str(error))
+            raise ReloadRefused(f"{error}.") from error
+        except Exception as error:
+            log.warning("weights refused", exc_info=error)
+            why = "there is not enough memory for them" if short_of_memory(error) else "the logs say why"
+            raise ReloadRefused(f"The weights cannot be loaded; {why}.") from error
+        return predictor
+
+    async def _answer(
+        self, predictor: Predictor, form: RawForm, explain: bool, seconds: float, *, extra: bool = False
+    ) -> Reply:
         deadline = time.monotonic() + seconds
         clock = asyncio.timeout(seconds)
         try:
             async with clock:
-                with self.batcher.place() as place:
-                    began = time.perf_counter()
-                    inputs = await self._decode(form, explain)
-                    decoded = time.perf_counter() - began
-                    prepared = await self._prepare(inputs)
+                with self.batcher.place(extra=extra) as place:
+                    prepared, decoded = await self._digestion.digest(form, explain, predictor)
                     served = await place.submit(prepared, deadline)
         except TimeoutError:
             if not clock.expired():
@@ -150,38 +222,6 @@ class Engine:
         features = prepared.seconds + outcome.encoding
         return Reply(prepared, outcome, decoded, features, served.waited, outcome.forward)
 
-    async def _decode(self, form: RawForm, explain: bool) -> Inputs:
-        text = None if form.text is None else decode_text(form.text, self.settings.max_text_bytes)
-        config = self._loaded().pipeline.config.visual
-        empty: dict[Modality, EmptyModality] = {}
-
-        async def unless_empty(decoding: Awaitable[V]) -> V | None:
-            try:
-                return await decoding
-            except EmptyModality as error:
-                empty[error.modality] = error
-                return None
-
-        async def sound() -> Sound | None:
-            if form.audio is None:
-                return None
-            return await unless_empty(decode_audio(form.audio, sound_limits(self.settings), self.pool))
-
-        async def track() -> FaceTrack | None:
-            if form.openface is None:
-                return None
-            return await unless_empty(
-                decode_openface(
-                    form.openface, config.columns, config.min_confidence, openface_limits(self.settings), self.pool
-                )
-            )
-
-        heard, seen = await _both(sound(), track())
-        return Inputs(text, heard, seen, empty, explain)
-
-    async def _prepare(self, inputs: Inputs) -> Prepared:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._loaded().prepare, inputs)
-
     def _loaded(self) -> Predictor:
         if self.predictor is None:
             raise NotReady("The weights are not loaded yet.", self.settings.retry_after)
@@ -189,7 +229,7 @@ class Engine:
 
     @property
     def checkpoint(self) -> "Checkpoint":
-        """The loaded checkpoint.
+        """The one that is served.
 
         Raises:
             NotReady: there is none yet.
@@ -197,7 +237,12 @@ class Engine:
         return self._loaded().pipeline.checkpoint
 
     def _decide(self, batch: Sequence[Prepared]) -> Sequence[Outcome]:
-        return self._loaded().decide(batch)
+        try:
+            return batch[0].predictor.decide(batch)
+        except Exception as error:
+            if short_of_memory(error):
+                raise MemoryError from error
+            raise
 
     def _check(self) -> None:
         self._loaded().check()
@@ -208,10 +253,12 @@ class Engine:
         try:
             # Threads cannot be cancelled: whoever stops the engine meanwhile waits for this task, not for its waiter.
             self._loading.append(asyncio.create_task(self._load()))
-            self.predictor = predictor = await asyncio.shield(self._loading[0])
+            predictor = await asyncio.shield(self._loading[0])
+            self._serve_with(predictor)
             self.batcher.start()
             self.lifecycle.advance(Phase.WARMING)
             await self._warm_up(predictor)
+            self.batcher.delay = self.settings.batch_delay_ms / 1000
         except EMMRError as error:  # no request has been seen yet: the message is about the weights
             log.critical("cannot start", reason=str(error))
             self.lifecycle.fail(str(error))
@@ -236,17 +283,25 @@ class Engine:
         return predictor
 
     async def _warm_up(self, predictor: Predictor) -> None:
-        columns = ALL_COLUMNS if predictor.pipeline.config.visual.columns == "all" else ACTION_UNIT_COLUMNS
-        good = [(await self._answer(form, True, WARM_UP_SECONDS)).prepared for form in warm_up_forms(columns)]
-        predictor.remember(good)
-        self.batcher.delay = self.settings.batch_delay_ms / 1000
+        async def ask(form: RawForm) -> Prepared:
+            return (await self._answer(predictor, form, True, WARM_UP_SECONDS, extra=True)).prepared
 
+        await warm_up(predictor, ask)
 
-async def _both(first: Coroutine[None, None, V], second: Coroutine[None, None, W]) -> tuple[V, W]:
-    """Run two at once; when one fails the other is stopped, and of two failures the first one's is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = group.create_task(first), group.create_task(second)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return tasks[0].result(), tasks[1].result()
+    def _serve_with(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.batcher.budget = self.settings.max_batch_cost or predictor.rates.budget
+
+    async def _watch(self) -> None:
+        """Give up a worker that has been silent for too long: what it waits for may never come."""
+        patience = self.settings.hang_timeout
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            if self.batcher.alive and self.batcher.silence > patience:
+                self._give_up(f"the worker has been silent for {patience:g} seconds")
+                return
+
+    def _give_up(self, reason: str) -> None:
+        get_logger().critical("worker lost", reason=reason)
+        self.lifecycle.fail(reason)
+        self.batcher.abandon()

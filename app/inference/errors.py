@@ -6,8 +6,11 @@ Does not know: HTTP; `app.api.problems` maps these, and those of `model.errors` 
     ServiceError
     ├── Unavailable            come back later; carries how much later
     │   ├── NotReady           still starting, or on the way out
-    │   ├── QueueFull          as many wait as may
+    │   ├── QueueFull          as many wait as may, or they will take too long
+    │   ├── ShortOfMemory      there is not enough of it for this item alone, though the device works
     │   └── DeviceLost         the device or the model on it is broken; the process is about to end
+    ├── ReloadRefused          the weights that were to be served next cannot be; the old ones are served on
+    ├── ReloadUnderway         weights are being loaded already
     ├── DeadlinePassed         an answer would come too late
     ├── NothingUsable          every modality given was empty
     └── Unprocessable          the model fails on this item, though not on others
@@ -41,7 +44,11 @@ class NotReady(Unavailable):
 
 
 class QueueFull(Unavailable):
-    """As many requests wait as may."""
+    """As many requests wait as may, or as can be answered soon."""
+
+
+class ShortOfMemory(Unavailable):
+    """There is not enough memory for this request at this moment."""
 
 
 class DeviceLost(Unavailable):
@@ -66,3 +73,11 @@ class NothingUsable(ServiceError):
 
 class Unprocessable(ServiceError):
     """The model fails on this item, though not on others."""
+
+
+class ReloadRefused(ServiceError):
+    """The weights that were to be served next cannot be; those before are served on."""
+
+
+class ReloadUnderway(ServiceError):
+    """Weights are being loaded already."""

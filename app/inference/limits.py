@@ -17,6 +17,7 @@ def upload_limits(settings: Settings) -> UploadLimits:
         body_seconds=settings.body_timeout,
         text_bytes=settings.max_text_bytes,
         openface_bytes=settings.max_openface_bytes,
+        spool_bytes=settings.spool_bytes,
     )
 
 

@@ -1,16 +1,18 @@
 """Decoded modalities → features → decision: the model as the service and the command line use it.
 
-For: the two halves of a prediction, `prepare` (CPU, any thread) and `decide` (the device's thread, a batch at once).
-Does not know: HTTP, queues, files or limits. What an answer looks like is `app.inference.answer`'s.
+For: the two halves of a prediction, features (`hear` and `see`, put together by `join`, or all by `prepare`: CPU, any
+thread) and `decide` (the device's thread, a batch at once).
+Does not know: HTTP, queues, files or limits. What an answer looks like is `app.api.answer`'s.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from app.inference.cost import ACCELERATOR, CPU, Rates, by_length, encoding_cost, estimate_tokens
 from app.inference.errors import NothingUsable
 from model.errors import ConfigError, EmptyModality
 from model.modality import Modality, Presence, Utterance
@@ -42,19 +44,42 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """A sound's features, and the seconds they took."""
+
+    features: "AudioFeatures"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A face's features, the track they come from without its frames, and the seconds they took."""
+
+    features: "VisualFeatures"
+    track: "FaceTrack"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """What the device's thread needs of one request, and what the answer will say of its modalities.
 
+    It waits in a queue, so it holds no more of the upload than that: neither the waveform nor the face's frames.
+
     Args:
+        predictor: whose features these are: no other can decide on them.
         text: the sentence; it is encoded together with those of the batch.
+        tokens: of the sentence, estimated; 0 where there is none.
         audio, visual: features.
-        track: where the visual features come from.
+        track: where the visual features come from, without its frames.
         empty: every modality that was sent and counts as missing.
         explain: whether votes and reconstruction figures are wanted.
-        seconds: time taken to prepare it.
+        seconds: of computing its features, summed over threads.
     """
 
+    predictor: "Predictor"
     text: str | None
+    tokens: int
     audio: "AudioFeatures | None"
     visual: "VisualFeatures | None"
     track: "FaceTrack | None"
@@ -98,7 +123,7 @@ class Predictor:
     """A loaded pipeline.
 
     Args:
-        pipeline: `decide` uses it from one thread at a time; `prepare` may run beside that on others.
+        pipeline: `decide` uses it from one thread at a time; everything else may run beside that on others.
     """
 
     def __init__(self, pipeline: "Pipeline") -> None:
@@ -117,7 +142,6 @@ class Predictor:
 
         from model.pipeline import Pipeline, choose_device
 
-        import_module("transformers.utils.logging").disable_progress_bar()  # standard error is for log lines
         try:
             chosen = choose_device(device)
         except RuntimeError as error:
@@ -126,51 +150,123 @@ class Predictor:
             raise ConfigError(f"{device!r} was asked for, and there is no CUDA device")
         return cls(Pipeline.load(weights, chosen))
 
+    def hear(self, sound: "Sound") -> Heard:
+        """Compute a sound's features.
+
+        Raises:
+            EmptyModality: there is nothing to hear.
+            ModalityError: it is wrong in a way that only shows here.
+        """
+        began = time.perf_counter()
+        return Heard(self.pipeline.extractor.audio(sound.waveform), time.perf_counter() - began)
+
+    def see(self, track: "FaceTrack") -> Seen:
+        """Compute a face's features.
+
+        Raises:
+            EmptyModality: there is nothing to see.
+            ModalityError: it is wrong in a way that only shows here.
+        """
+        began = time.perf_counter()
+        features = self.pipeline.extractor.visual(track)
+        return Seen(features, replace(track, values=track.values[:0].copy()), time.perf_counter() - began)
+
+    def join(
+        self,
+        text: str | None,
+        heard: Heard | None,
+        seen: Seen | None,
+        empty: Mapping[Modality, EmptyModality],
+        explain: bool,
+    ) -> Prepared:
+        """Put together what was made of one request; quick.
+
+        Raises:
+            NothingUsable: every modality that was sent is empty.
+        """
+        if text is None and heard is None and seen is None:
+            raise NothingUsable(empty)
+        limit = self.pipeline.config.text.max_tokens
+        return Prepared(
+            predictor=self,
+            text=text,
+            tokens=0 if text is None else estimate_tokens(text, limit),
+            audio=None if heard is None else heard.features,
+            visual=None if seen is None else seen.features,
+            track=None if seen is None else seen.track,
+            empty=empty,
+            explain=explain,
+            seconds=sum(part.seconds for part in (heard, seen) if part is not None),
+        )
+
     def prepare(self, inputs: Inputs) -> Prepared:
-        """Compute the features of sound and face.
+        """Compute the features of sound and face, one after the other.
 
         Raises:
             NothingUsable: every modality that was sent is empty.
             ModalityError: one of them is wrong in a way that only shows here.
         """
-        began = time.perf_counter()
-        extractor = self.pipeline.extractor
         empty = dict(inputs.empty)
-        audio, visual = None, None
+        heard, seen = None, None
         if inputs.sound is not None:
             try:
-                audio = extractor.audio(inputs.sound.waveform)
+                heard = self.hear(inputs.sound)
             except EmptyModality as error:
-                empty[Modality.AUDIO] = error
+                empty[error.modality] = error
         if inputs.track is not None:
             try:
-                visual = extractor.visual(inputs.track)
+                seen = self.see(inputs.track)
             except EmptyModality as error:
-                empty[Modality.VISUAL] = error
-        if inputs.text is None and audio is None and visual is None:
-            raise NothingUsable(empty)
-        seconds = time.perf_counter() - began
-        return Prepared(inputs.text, audio, visual, inputs.track, empty, inputs.explain, seconds)
+                empty[error.modality] = error
+        return self.join(inputs.text, heard, seen, empty, inputs.explain)
 
     def decide(self, batch: Sequence[Prepared]) -> list[Outcome]:
-        """Encode the sentences and run the network, the plain requests together and the explained ones together."""
+        """Encode the sentences and run the network, the plain requests together and the explained ones together.
+
+        Raises:
+            ArithmeticError: probabilities come out that are no numbers.
+        """
+        began = time.perf_counter()
+        texts = self._encode(batch)
+        encoding = time.perf_counter() - began
         outcomes: dict[int, Outcome] = {}
         for explain in (False, True):
             chosen = [index for index, prepared in enumerate(batch) if prepared.explain is explain]
-            if chosen:
-                outcomes.update(zip(chosen, self._decide([batch[i] for i in chosen], explain), strict=True))
+            if not chosen:
+                continue
+            began = time.perf_counter()
+            utterances = [_utterance(batch[index], texts.get(index)) for index in chosen]
+            decisions = self.pipeline.decide(utterances, explain=explain)
+            forward = time.perf_counter() - began
+            if not all(math.isfinite(p) for decision in decisions for p in decision.probabilities):
+                raise ArithmeticError("the probabilities are not finite")
+            for index, decision in zip(chosen, decisions, strict=True):
+                outcomes[index] = Outcome(decision, texts.get(index), encoding, forward)
         return [outcomes[index] for index in range(len(batch))]
 
-    def _decide(self, batch: Sequence[Prepared], explain: bool) -> list[Outcome]:
-        began = time.perf_counter()
-        sentences = [prepared.text for prepared in batch if prepared.text is not None]
-        encoded = iter(self.pipeline.extractor.text(sentences) if sentences else ())
-        texts = [None if prepared.text is None else next(encoded) for prepared in batch]
-        encoded_at = time.perf_counter()
-        utterances = [_utterance(prepared, text) for prepared, text in zip(batch, texts, strict=True)]
-        decisions = self.pipeline.decide(utterances, explain=explain)
-        encoding, forward = encoded_at - began, time.perf_counter() - encoded_at
-        return [Outcome(decision, text, encoding, forward) for decision, text in zip(decisions, texts, strict=True)]
+    def _encode(self, batch: Sequence[Prepared]) -> dict[int, "TextFeatures"]:
+        """Each sentence's features by its position, sentences of like length encoded together."""
+        texts = {index: prepared.text for index, prepared in enumerate(batch) if prepared.text is not None}
+        positions = list(texts)
+        encoded: dict[int, TextFeatures] = {}
+        for group in by_length([batch[index].tokens for index in positions], self.rates.call):
+            members = [positions[i] for i in group]
+            features = self.pipeline.extractor.text([texts[index] for index in members])
+            encoded.update(zip(members, features, strict=True))
+        return encoded
+
+    def cost(self, batch: Sequence[Prepared]) -> float:
+        """What `decide` costs, in padded tokens (see `app.inference.cost`)."""
+        rates, sentences = self.rates, [prepared for prepared in batch if prepared.text is not None]
+        splitting = sum(len(prepared.text or "") for prepared in sentences) / rates.characters
+        explained = sum(prepared.explain for prepared in batch) * rates.explained
+        encoding = encoding_cost([prepared.tokens for prepared in sentences], rates.call)
+        return encoding + splitting + len(batch) * rates.utterance + explained
+
+    @property
+    def rates(self) -> Rates:
+        """What things cost where the network computes."""
+        return CPU if self.pipeline.device.type == "cpu" else ACCELERATOR
 
     def remember(self, known_good: Sequence[Prepared]) -> None:
         """Keep requests that are known to work, for `check`."""
@@ -196,3 +292,14 @@ class Predictor:
 def _utterance(prepared: Prepared, text: "TextFeatures | None") -> Utterance:
     found = {Modality.TEXT: text, Modality.AUDIO: prepared.audio, Modality.VISUAL: prepared.visual}
     return Utterance({m: features.array for m, features in found.items() if features is not None})
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, the device's or the machine's."""
+    # PyTorch has a type of its own for a device's memory, and only a message for the machine's.
+    kind, message = type(error), str(error)
+    return (
+        isinstance(error, MemoryError)
+        or kind.__name__ == "OutOfMemoryError"
+        or (kind is RuntimeError and "DefaultCPUAllocator: can't allocate memory" in message)
+    )

@@ -1,7 +1,7 @@
-"""Requests the service sends itself before it says it is ready: one for each subset of modalities.
+"""Requests the service sends itself before it serves weights: one for each subset of modalities.
 
 For: loading lazily compiled code, allocating device memory, and proving the whole way from upload bytes to an answer.
-Does not know: what becomes of them.
+Does not know: how they are answered.
 
 The sound is a wavering tone and the face a still one; what they mean to the model does not matter.
 """
@@ -9,12 +9,16 @@ The sound is a wavering tone and the face a still one; what they mean to the mod
 import io
 import tempfile
 import wave
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
+from app.inference.errors import DeadlinePassed, NothingUsable, ShortOfMemory, Unprocessable
+from app.inference.predictor import Predictor, Prepared
 from app.uploads.form import RawForm
+from model.errors import CheckpointError
+from model.features.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
 from model.modality import SUBSETS, Modality
 
 RATE: Final = 16_000  # Hz
@@ -22,6 +26,22 @@ SECONDS: Final = 1.0
 FRAMES: Final = 4
 SPOOL_BYTES: Final = 2**20  # both stay in memory
 SENTENCE: Final = "This is only a test."
+
+
+async def warm_up(predictor: Predictor, ask: Callable[[RawForm], Awaitable[Prepared]]) -> None:
+    """Have a predictor answer them, and remember them as known to work.
+
+    Raises:
+        CheckpointError: it cannot answer one.
+    """
+    columns = ALL_COLUMNS if predictor.pipeline.config.visual.columns == "all" else ACTION_UNIT_COLUMNS
+    good = []
+    for subset, form in zip(SUBSETS, warm_up_forms(columns), strict=True):
+        try:
+            good.append(await ask(form))
+        except (DeadlinePassed, NothingUsable, ShortOfMemory, Unprocessable) as error:
+            raise CheckpointError(f"the weights fail on {subset.name}, which they must answer: {error}") from error
+    predictor.remember(good)
 
 
 def warm_up_forms(columns: Sequence[str]) -> Iterator[RawForm]:

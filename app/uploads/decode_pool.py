@@ -1,7 +1,8 @@
 """A few processes that decode uploads, and what happens when one of them dies, hangs or eats too much.
 
 For: running `app.uploads.decode_worker` on behalf of requests. A file that kills its decoder, or keeps it busy past the
-time limit, costs its own request an error and the pool one process, which is replaced.
+time limit, costs its own request an error and the pool one process, which is replaced. One whose request is dropped is
+decoded to its end where that is near, since a process takes longer to come up than most files to be decoded.
 Does not know: formats; what it gives back is what `app.uploads.replies` restores.
 
 `start`, `stop` and `state` may be called from any thread, `run` from any event loop. Each process has a thread here
@@ -10,23 +11,27 @@ that waits on it, and one more replaces processes that died while idle.
 
 import asyncio
 import contextlib
+import io
 import signal
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final, Literal, TypeAlias
 
-from app.uploads.decoder import Decoder, DecoderDied, Unresponsive
+from app.uploads.decoder import Decoder, DecoderDied, Rereadable, Unresponsive
 from app.uploads.errors import DecoderFailed, from_modality
-from app.uploads.form import SpooledFile
 from app.uploads.frames import BrokenFrame, Json
 from app.uploads.replies import Decoded, DecoderStopped, restore
+from app.uploads.spool import SpooledFile
 from model.errors import EmptyModality, ModalityError
 
 MIB: Final = 2**20
 START_SECONDS: Final = 30.0  # for a process to come up; a loaded machine takes a few
 HEARD_SECONDS: Final = 2.0  # for an idle process to say that it heard; one that does not is stopped or stuck
+DROPPED_SECONDS: Final = 1.0  # for a file that nobody waits for any more, then its process is ended
 CHECK_SECONDS: Final = 0.5  # between looks at idle processes
 ATTEMPTS: Final = 3  # to find a process that takes the job
 
@@ -42,48 +47,63 @@ class PoolState:
         alive: processes there are.
         busy: files being decoded.
         replaced: processes lost and replaced since the start.
+        ok: whether anything can be decoded, now or once a process that is taking another's place has come up.
     """
 
     workers: int
     alive: int
     busy: int
     replaced: int
-
-    @property
-    def ok(self) -> bool:
-        """Whether anything can be decoded."""
-        return self.alive > 0
+    ok: bool
 
 
 class _Task:
-    """One file's way through a thread; `abandon` ends it from outside."""
+    """One file's way through a thread. Its request may drop it from outside, and the file may be closed then."""
 
     def __init__(self, job: Json, file: SpooledFile, part: PartWithFile) -> None:
-        self.job, self.file, self.part = job, file, part
+        self.job, self.part = job, part
+        self.handed_over: Future[None] = Future()
+        self._file = file
         self._guard = threading.Lock()
         self._decoder: Decoder | None = None
-        self._abandoned = False
-
-    def hold(self, decoder: Decoder | None) -> None:
-        """Say which process has the file now.
-
-        Raises:
-            DecoderDied: nobody wants it any more.
-        """
-        with self._guard:
-            self._decoder = decoder
-            if self._abandoned and decoder is not None:
-                raise DecoderDied("the request has been dropped")
+        self._dropped = False
 
     @property
-    def abandoned(self) -> bool:
+    def dropped(self) -> bool:
         """Whether nobody waits for the result."""
-        return self._abandoned
+        return self._dropped
 
-    def abandon(self) -> None:
-        """End it: the process that has the file, if any, is killed."""
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Rereadable]:
+        """The file, as long as it is read; an empty one where it may have been closed."""
         with self._guard:
-            self._abandoned = True
+            file: Rereadable = io.BytesIO() if self._dropped else self._file
+            self.handed_over.set_running_or_notify_cancel()
+        try:
+            yield file
+        finally:
+            self.handed_over.set_result(None)
+
+    @contextlib.contextmanager
+    def held_by(self, decoder: Decoder) -> Iterator[None]:
+        """While a process has the file."""
+        with self._guard:
+            self._decoder = decoder
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._decoder = None
+
+    def drop(self) -> bool:
+        """Say that nobody waits any more; returns whether the file is being read, and must not be closed yet."""
+        with self._guard:
+            self._dropped = True
+            return self.handed_over.running()
+
+    def end(self) -> None:
+        """Kill the process that has the file, if one has."""
+        with self._guard:
             if self._decoder is not None:
                 self._decoder.kill()
 
@@ -148,15 +168,23 @@ class DecodePool:
 
     def state(self) -> PoolState:
         """What there is at this moment."""
-        alive = len(self.pids())
-        return PoolState(workers=len(self._decoders), alive=alive, busy=self._busy, replaced=self._replaced)
+        started = self._keeper is not None and not self._stopping.is_set()
+        return PoolState(
+            workers=len(self._decoders),
+            alive=len(self.pids()),
+            busy=self._busy,
+            replaced=self._replaced,
+            ok=started and not all(decoder.failing for decoder in self._decoders),
+        )
 
     def pids(self) -> list[int]:
         """The living processes."""
         return [pid for decoder in self._decoders if (pid := decoder.pid) is not None]
 
     async def run(self, job: Json, file: SpooledFile, part: PartWithFile) -> Decoded:
-        """Decode the whole of `file`; cancelling kills the process that has it.
+        """Decode the whole of `file`; cancelling drops the result, and the process soon if it has not come by then.
+
+        The file may be closed when this has ended, whether or not it was cancelled.
 
         Raises:
             EmptyModality: well-formed, with nothing in it.
@@ -167,7 +195,10 @@ class DecodePool:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            task.abandon()
+            reading = task.drop()
+            asyncio.get_running_loop().call_later(DROPPED_SECONDS, task.end)
+            if reading:
+                await asyncio.wrap_future(task.handed_over)
             raise
         except EmptyModality:
             raise
@@ -189,7 +220,6 @@ class DecodePool:
             self._hand_over(task, decoder)
             return self._result(task, decoder)
         finally:
-            task.hold(None)
             with self._counting:
                 self._busy -= 1
             self._idle.put(decoder)
@@ -206,12 +236,11 @@ class DecodePool:
     def _hand_over(self, task: _Task, decoder: Decoder) -> None:
         """Find out that the process listens, and replace one that does not: the file has not been near it yet."""
         for _ in range(ATTEMPTS):
-            if self._stopping.is_set() or task.abandoned:
+            if self._stopping.is_set() or task.dropped:
                 break
             if decoder.pid is None:
                 self._replace(decoder)
             try:
-                task.hold(decoder)
                 decoder.await_ready(START_SECONDS)
                 decoder.begin(task.job, min(HEARD_SECONDS, self.timeout))
             except (DecoderDied, Unresponsive):
@@ -221,12 +250,16 @@ class DecodePool:
         raise self._stopped(task)
 
     def _result(self, task: _Task, decoder: Decoder) -> Decoded:
+        deadline = time.monotonic() + self.timeout
         try:
-            return restore(*decoder.finish(task.file, self.timeout))
+            with task.held_by(decoder):
+                with task.reading() as file:
+                    decoder.hand_over(file, deadline)
+                return restore(*decoder.reply(deadline))
         except ModalityError:
             raise
         except (DecoderDied, Unresponsive, DecoderStopped, BrokenFrame, OSError, ValueError) as error:
-            # OSError and ValueError: the file cannot be read, for one because a dropped request has closed it.
+            # OSError and ValueError: the file cannot be read, for one because it has been closed.
             # In every case the conversation has broken off, or left a process that is short of memory.
             ended_by = self._replace(decoder)
             raise DecoderFailed(self._why(error, ended_by), part=task.part) from None
@@ -261,8 +294,11 @@ class DecodePool:
                     break
                 if decoder.pid is None:
                     self._replace(decoder)
-                    with contextlib.suppress(DecoderDied, Unresponsive):
-                        decoder.await_ready(START_SECONDS)
+                try:
+                    # Also of one that was launched after a job: it may never have come up.
+                    decoder.await_ready(START_SECONDS)
+                except (DecoderDied, Unresponsive):
+                    decoder.kill()
                 self._idle.put(decoder)
 
     @staticmethod

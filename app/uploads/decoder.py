@@ -66,7 +66,11 @@ class Decoder:
         return process.pid if process is not None and process.poll() is None else None
 
     def launch(self) -> None:
-        """Start a new process in place of whatever there was; does not wait for it."""
+        """Start a new process in place of whatever there was; does not wait for it.
+
+        Raises:
+            OSError: the machine is out of processes, memory or descriptors.
+        """
         self.kill()
         here, there = socket.socketpair()
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
@@ -78,14 +82,19 @@ class Decoder:
         }
         command = [sys.executable, "-P", "-B", "-m", "app.uploads.decode_worker"]
         with there:
-            process = subprocess.Popen[bytes](
-                [*command, str(self.memory_bytes), str(self.cpu_seconds)],
-                stdin=there.fileno(),
-                stdout=there.fileno(),
-                env=environment,
-                # A Ctrl-C in the terminal is for the serving process, which may still have requests to finish.
-                start_new_session=True,
-            )
+            try:
+                process = subprocess.Popen[bytes](
+                    [*command, str(self.memory_bytes), str(self.cpu_seconds)],
+                    stdin=there.fileno(),
+                    stdout=there.fileno(),
+                    env=environment,
+                    # A Ctrl-C in the terminal is for the serving process, which may still have requests to finish.
+                    start_new_session=True,
+                )
+            except OSError:
+                here.close()
+                self._has_failed()
+                raise
         with self._guard:
             self._process, self._socket, self._ready = process, here, False
 
@@ -98,13 +107,23 @@ class Decoder:
         """
         if self._ready:
             return
+        # Where there is no process none fails to come up: waiting for it must not put the next attempt off.
+        self._connection()
         try:
             self._hear(time.monotonic() + seconds, "ready")
         except (DecoderDied, Unresponsive):
-            self._failures += 1
-            self._not_before = time.monotonic() + min(MAX_BACKOFF, 2.0**self._failures)
+            self._has_failed()
             raise
         self._ready, self._failures = True, 0
+
+    def _has_failed(self) -> None:
+        self._failures += 1
+        self._not_before = time.monotonic() + min(MAX_BACKOFF, 2.0**self._failures)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last process that should have come up did not."""
+        return self._failures > 0
 
     @property
     def may_launch(self) -> bool:
@@ -121,18 +140,24 @@ class Decoder:
         self._say(pack(job), deadline)
         self._hear(deadline, "started")
 
-    def finish(self, file: Rereadable, seconds: float) -> tuple[Json, bytearray]:
-        """Hand over the whole of `file`, and wait for what comes of it.
+    def hand_over(self, file: Rereadable, deadline: float) -> None:
+        """Give the process the whole of `file`, by that time of the monotonic clock.
 
         Raises:
-            DecoderDied, Unresponsive: nothing came of it.
+            DecoderDied, Unresponsive: it does not take it.
         """
-        deadline = time.monotonic() + seconds
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         self._say(pack({}, size), deadline)
         while chunk := file.read(CHUNK):
             self._say(chunk, deadline)
+
+    def reply(self, deadline: float) -> tuple[Json, bytearray]:
+        """Wait for what comes of the file.
+
+        Raises:
+            DecoderDied, Unresponsive: nothing came of it.
+        """
         return self._receive(deadline)
 
     def kill(self) -> str | None:

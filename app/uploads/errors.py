@@ -1,4 +1,4 @@
-"""The exceptions of reading an upload, each with the HTTP status and title it answers with.
+"""The exceptions of reading an upload, each with the HTTP status it answers with.
 
 For: telling a client exactly which part of its request is wrong, and where.
 Does not know: problem+json (see `app.api.problems`). `model.errors.EmptyModality` passes through this package
@@ -17,7 +17,8 @@ unchanged: it makes a modality missing, not a request wrong.
     │   └── TextTooLong            422
     ├── UnsupportedPart            415  a part in a format that is not accepted
     ├── CorruptPart                422  a part that is not what it claims to be
-    └── DecoderFailed              422  a part's decoder was stopped: out of time, memory or processor seconds
+    ├── DecoderFailed              422  a part's decoder was stopped: out of time, memory or processor seconds
+    └── NoRoom                     503  not the upload's fault: there is no room to keep it in; come back later
 """
 
 from typing import ClassVar
@@ -38,7 +39,6 @@ class UploadError(Exception):
     """
 
     status: ClassVar[int] = 422
-    title: ClassVar[str] = "Upload not acceptable"
 
     def __init__(self, detail: str, *, part: str | None = None, place: str | None = None) -> None:
         self.detail, self.part, self.place = detail, part, place
@@ -49,85 +49,74 @@ class MalformedBody(UploadError):
     """The body's framing is broken."""
 
     status = 400
-    title = "Malformed body"
 
 
 class ClientGone(MalformedBody):
     """The client closed the connection before the body's end; nobody is left to read the answer."""
-
-    title = "Client closed the connection"
 
 
 class SlowBody(UploadError):
     """The whole body did not arrive in time. The connection should be closed with the answer."""
 
     status = 408
-    title = "Body too slow"
 
 
 class BodyTooLarge(UploadError):
     """Past the body limit. The connection should be closed with the answer."""
 
     status = 413
-    title = "Body too large"
 
 
 class UnsupportedContentType(UploadError):
     """Neither multipart/form-data nor application/x-www-form-urlencoded, or encoded in a way that is not accepted."""
 
     status = 415
-    title = "Unsupported content type"
 
 
 class EmptyForm(UploadError):
     """No part at all."""
 
-    title = "Empty form"
-
 
 class UnknownPart(UploadError):
     """A part that is not text, audio or openface."""
 
-    title = "Unknown part"
-
 
 class DuplicatePart(UploadError):
     """A part given twice."""
-
-    title = "Duplicate part"
 
 
 class PartTooLarge(UploadError):
     """One part past a limit of size, duration or rows."""
 
     status = 413
-    title = "Part too large"
 
 
 class TextTooLong(PartTooLarge):
     """The text past its limit."""
 
     status = 422
-    title = "Text too long"
 
 
 class UnsupportedPart(UploadError):
     """A part in a format that is not accepted."""
 
     status = 415
-    title = "Unsupported format"
 
 
 class CorruptPart(UploadError):
     """A part that is not what it claims to be, or not readable to its end."""
 
-    title = "Corrupt part"
-
 
 class DecoderFailed(UploadError):
     """A part's decoder was stopped: out of time, memory or processor seconds, or killed from outside."""
 
-    title = "Decoding failed"
+
+class NoRoom(UploadError):
+    """There is no room to keep the upload in at this moment: a disk, a quota or a table of open files is full."""
+
+    status = 503
+    retry_after: ClassVar[int] = 5
+    """Seconds: other uploads have to be answered, or somebody has to make room."""
 
 
 def from_modality(error: ModalityError) -> UploadError:

@@ -3,25 +3,23 @@
 For: reading `multipart/form-data` (and `application/x-www-form-urlencoded` with `text` alone) so that nothing a client
 sent is lost without an error: no part beyond the three names, none twice, no body cut before its closing boundary.
 Does not know: what the parts hold (see `app.uploads.text`, `audio` and `openface`).
-Source: RFC 7578 (multipart/form-data) and RFC 2046, section 5.1. The byte-level parser is `python_multipart`'s; it
-ignores what precedes the first boundary and what follows the last, and a missing last one, hence the checks here.
+Source: RFC 7578 (multipart/form-data) and RFC 2046, section 5.1. The byte-level parser (`app.uploads.boundary`) ignores
+what precedes the first boundary and what follows the last, and a missing last one, hence the checks here.
 
 Every limit is counted on the bytes that arrive; a `Content-Length` header can only have a body refused earlier.
 """
 
 import asyncio
-import logging
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 from urllib.parse import unquote_to_bytes
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from app.uploads.boundary import BoundaryParser
 from app.uploads.errors import (
     BodyTooLarge,
     ClientGone,
@@ -35,23 +33,18 @@ from app.uploads.errors import (
     UnsupportedContentType,
     UnsupportedPart,
 )
+from app.uploads.spool import SpooledFile, finding_room, spooled
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-SpooledFile: TypeAlias = tempfile.SpooledTemporaryFile[bytes]
-
 MIB: Final = 2**20
 PartName: TypeAlias = Literal["text", "audio", "openface"]
 PART_NAMES: Final[tuple[PartName, ...]] = get_args(PartName)
-MAX_BOUNDARY_LENGTH: Final = 70  # bytes, RFC 2046, section 5.1.1
 IDENTITY_ENCODINGS: Final = (b"7bit", b"8bit", b"binary")
 UTF8_CHARSETS: Final = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
-
-# The parser's own warnings quote bytes of the body, which must not reach a log. A filter and not `disabled`, which is
-# set back by whoever configures logging afterwards, as uvicorn does.
-_SILENT: Final = logging.getLogger(f"{__name__}.silent")
-_SILENT.addFilter(lambda _: False)
+ESCAPED_BYTES: Final = 3  # of one byte, as `%61`
+NAME_BYTES: Final = 256  # kept beside an urlencoded text: its name, and enough of another to tell that it is unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +77,7 @@ class RawForm:
 
     def open(self, part: Literal["audio", "openface"], spool_bytes: int) -> SpooledFile:
         """Make a file for a part's content."""
-        file = self._files.enter_context(_spooled(spool_bytes))
+        file = self._files.enter_context(spooled(spool_bytes))
         if part == "audio":
             self.audio = file
         else:
@@ -94,10 +87,6 @@ class RawForm:
     def close(self) -> None:
         """Drop the files that `open` made, from disk too."""
         self._files.close()
-
-
-def _spooled(spool_bytes: int) -> SpooledFile:
-    return tempfile.SpooledTemporaryFile(spool_bytes)
 
 
 @asynccontextmanager
@@ -112,7 +101,8 @@ async def read_form(request: Request, limits: UploadLimits) -> AsyncIterator[Raw
     try:
         try:
             async with clock:
-                await _fill(form, request, limits)
+                with finding_room():
+                    await _fill(form, request, limits)
         except TimeoutError:
             if not clock.expired():
                 raise
@@ -133,7 +123,7 @@ async def _fill(form: RawForm, request: Request, limits: UploadLimits) -> None:
     kinds = request.headers.getlist("content-type")
     kind, options = parse_options_header(kinds[0]) if len(kinds) == 1 else (b"", {})
     if kind == b"multipart/form-data":
-        await _read_multipart(form, request, limits, _boundary(options))
+        await _read_multipart(form, request, limits, options.get(b"boundary", b""))
     elif kind == b"application/x-www-form-urlencoded":
         if options.get(b"charset", b"utf-8").lower() not in UTF8_CHARSETS:
             raise UnsupportedContentType("only the UTF-8 charset is accepted")
@@ -143,13 +133,6 @@ async def _fill(form: RawForm, request: Request, limits: UploadLimits) -> None:
             "send multipart/form-data with any of the parts text, audio and openface,"
             " or application/x-www-form-urlencoded with text alone"
         )
-
-
-def _boundary(options: dict[bytes, bytes]) -> bytes:
-    boundary = options.get(b"boundary", b"")
-    if not 0 < len(boundary) <= MAX_BOUNDARY_LENGTH or b"\r" in boundary or b"\n" in boundary:
-        raise MalformedBody(f"Content-Type must name a boundary of 1 to {MAX_BOUNDARY_LENGTH} bytes")
-    return boundary
 
 
 async def _chunks(request: Request, limits: UploadLimits) -> AsyncIterator[bytes]:
@@ -168,8 +151,14 @@ def _too_large(limits: UploadLimits) -> BodyTooLarge:
 
 
 async def _read_urlencoded(request: Request, limits: UploadLimits) -> bytes:
-    body = b"".join([chunk async for chunk in _chunks(request, limits)])
-    pairs = [pair.partition(b"=")[::2] for pair in body.split(b"&") if pair]
+    kept = ESCAPED_BYTES * limits.text_bytes + NAME_BYTES
+    body = bytearray()
+    whole = True
+    async for chunk in _chunks(request, limits):
+        # The rest of a body that is too long already is counted, for its own limit, and not kept.
+        whole = whole and len(body) + len(chunk) <= kept
+        body += chunk[: kept - len(body)]
+    pairs = [pair.partition(b"=")[::2] for pair in bytes(body).split(b"&") if pair]
     names = [_unquote(name) for name, _ in pairs]
     if not names:
         raise EmptyForm("the form holds no part")
@@ -179,7 +168,7 @@ async def _read_urlencoded(request: Request, limits: UploadLimits) -> bytes:
     if len(names) > 1:
         raise DuplicatePart("the part may be given only once", part="text")
     text = _unquote(pairs[0][1])
-    if len(text) > limits.text_bytes:
+    if len(text) > limits.text_bytes or not whole:
         raise _text_too_long(limits)
     return text
 
@@ -199,32 +188,16 @@ def _name(raw: bytes) -> PartName | None:
 
 async def _read_multipart(form: RawForm, request: Request, limits: UploadLimits, boundary: bytes) -> None:
     parts = _Parts(form, limits)
-    parser = MultipartParser(boundary, parts.callbacks())
-    parser.logger = _SILENT
-    closing = b"\r\n--" + boundary + b"--"
-    # The end of what came before, long enough that a closing boundary cut in two is found whole.
-    window = b"\r\n"
-    first, ended = True, False
+    parser = BoundaryParser(boundary, parts.callbacks())
+    first = True
     async for chunk in _chunks(request, limits):
         if first and not chunk.startswith(b"-"):
             raise MalformedBody("the body must begin with its boundary")
         first = False
-        if ended:
-            rest = chunk
-        else:
-            try:
-                parser.write(chunk)
-            except FormParserError:
-                # The parser's own words quote the bytes it stumbled on.
-                raise MalformedBody("the multipart body is not well-formed") from None
-            window += chunk
-            ended = parts.ended
-            rest = window.partition(closing)[2] if ended else b""
-            window = window[-len(closing) :]
-        if rest.strip(b" \t\r\n"):
+        if parser.write(chunk).strip(b" \t\r\n"):
             raise MalformedBody("there is content after the closing boundary")
         await parts.flush()
-    if not ended:
+    if not parser.ended:
         raise MalformedBody("the body ends before its closing boundary")
     if not parts.seen:
         raise EmptyForm("the form holds no part")
@@ -239,7 +212,6 @@ class _Parts:
     def __init__(self, form: RawForm, limits: UploadLimits) -> None:
         self.form, self.limits = form, limits
         self.seen: set[str] = set()
-        self.ended = False
         self._headers: dict[bytes, bytes] = {}
         self._field = self._value = b""
         self._part: PartName = "text"
@@ -257,7 +229,6 @@ class _Parts:
             "on_headers_finished": self._headers_finished,
             "on_part_data": self._data,
             "on_part_end": self._end_part,
-            "on_end": self._end,
         }
 
     async def flush(self) -> None:
@@ -323,6 +294,3 @@ class _Parts:
     def _end_part(self) -> None:
         if self._part == "text":
             self.form.text = bytes(self._text)
-
-    def _end(self) -> None:
-        self.ended = True

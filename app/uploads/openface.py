@@ -9,7 +9,7 @@ from typing import Final
 
 from app.uploads.decode_pool import DecodePool
 from app.uploads.errors import DecoderFailed
-from app.uploads.form import SpooledFile
+from app.uploads.spool import SpooledFile
 from model.features.openface import ColumnSet, FaceTrack, OpenFaceLimits
 
 PART: Final = "openface"

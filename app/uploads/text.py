@@ -5,11 +5,13 @@ Does not know: tokens.
 """
 
 import unicodedata
+from itertools import groupby
 from typing import Final
 
 from app.uploads.errors import CorruptPart, TextTooLong
 
 INVISIBLE: Final = ("Zs", "Zl", "Zp", "Cc", "Cf")  # Unicode general categories
+BASIC_PLANE: Final = 2**16  # code points; past these regular expressions differ in how a character is written
 
 
 def decode_text(raw: bytes, max_bytes: int) -> str:
@@ -36,3 +38,13 @@ def decode_text(raw: bytes, max_bytes: int) -> str:
 def _visible(character: str) -> bool:
     """Neither a separator nor a control or format character: U+200B, a space of no width, is no text."""
     return unicodedata.category(character) not in INVISIBLE
+
+
+def _pattern() -> str:
+    runs = [(seen, list(run)) for seen, run in groupby(range(BASIC_PLANE), key=lambda code: _visible(chr(code)))]
+    invisible = "".join(f"\\u{run[0]:04x}-\\u{run[-1]:04x}" for seen, run in runs if not seen)
+    return f"^[^\\u0000]*[^{invisible}][^\\u0000]*$"
+
+
+VISIBLE: Final = _pattern()
+"""A regular expression (ECMA-262) for texts that hold no NUL and are not blank: those that `decode_text` accepts."""

@@ -81,7 +81,7 @@ def test_a_sound_that_is_none_is_refused_before_the_weights_are_loaded(tmp_path:
     bad.write_bytes(b"This is not a sound at all.")
     result = runner.invoke(cli, ["predict", "--audio", str(bad), "--weights", str(tmp_path)])
     assert result.exit_code == 2
-    assert "Unsupported format" in result.output
+    assert "Unsupported part" in result.output
     assert "audio" in result.output
 
 

@@ -5,13 +5,10 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -20,76 +17,18 @@ import uvicorn
 from app.inference.lifecycle import Lifecycle, Phase
 from app.server import Server, serve
 from app.settings import Settings
+from tests.support.process import Launch, launching
 from tests.support.service import Part
-
-COMMAND = [sys.executable, "-c", "from app.cli import main; main()", "serve", "--port", "0", "--device", "cpu"]
-ROOT = Path(__file__).parents[2]
-
-
-class Process:
-    """`emmr serve` on a free port, and what it logs."""
-
-    def __init__(self, weights: Path, environment: Mapping[str, str]) -> None:
-        self.popen = subprocess.Popen(
-            [*COMMAND, "--weights", str(weights)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.events: list[dict[str, Any]] = []
-        self.raw: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.popen.stderr is not None
-        for line in self.popen.stderr:
-            self.raw.append(line)
-            if line.startswith("{"):
-                self.events.append(json.loads(line))
-
-    def until(self, what: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
-        end, known = time.monotonic() + seconds, -1
-        while time.monotonic() < end:
-            for event in list(self.events):
-                if what(event):
-                    return event
-            if not self._reader.is_alive() and len(self.events) == known:
-                break
-            known = len(self.events)
-            time.sleep(0.02)
-        raise AssertionError("".join(self.raw))
-
-    def base(self) -> str:
-        message = self.until(lambda e: "Uvicorn running on" in e["event"])["event"]
-        return str(message).split()[3]
-
-    def exit_status(self, seconds: float = 60) -> int:
-        status = self.popen.wait(seconds)
-        self._reader.join(10)
-        assert self.popen.stderr is not None
-        self.popen.stderr.close()
-        return status
 
 
 @pytest.fixture
-def launch() -> Iterator[Callable[..., Process]]:
-    running: list[Process] = []
-
-    def start(weights: Path, **environment: str) -> Process:
-        running.append(Process(weights, environment))
-        return running[-1]
-
-    yield start
-    for process in running:
-        if process.popen.poll() is None:
-            process.popen.kill()
-        process.exit_status()
+def launch() -> Iterator[Launch]:
+    with launching() as start:
+        yield start
 
 
 def test_on_sigterm_it_serves_through_the_grace_period_and_exits_0(
-    launch: Callable[..., Process], tiny_weights: Path, parts: Mapping[str, Part], canary: str
+    launch: Launch, tiny_weights: Path, parts: Mapping[str, Part], canary: str
 ) -> None:
     process = launch(tiny_weights, EMMR_GRACE_PERIOD="2", EMMR_LOG_LEVEL="debug")
     base = process.base()
@@ -121,7 +60,7 @@ def assert_what_is_not_http_is_refused_as_a_problem_too(base: str) -> None:
     assert f"x-request-id: {problem['request_id']}".encode() in head
 
 
-def test_an_accepted_request_is_finished_before_the_end(launch: Callable[..., Process], tiny_weights: Path) -> None:
+def test_an_accepted_request_is_finished_before_the_end(launch: Launch, tiny_weights: Path) -> None:
     # The item is held back for company for two seconds; the end comes meanwhile.
     process = launch(tiny_weights, EMMR_GRACE_PERIOD="0", EMMR_BATCH_DELAY_MS="2000")
     base = process.base()

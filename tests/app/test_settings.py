@@ -1,5 +1,5 @@
 import pytest
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from app.settings import Settings
 
@@ -13,7 +13,7 @@ def test_the_defaults_are_the_contracts_limits() -> None:
     assert settings.decode_timeout == 10
     assert (settings.max_openface_bytes, settings.max_openface_line_bytes) == (8 * 2**20, 64 * 2**10)
     assert (settings.max_openface_columns, settings.max_openface_rows) == (1_024, 20_000)
-    assert (settings.queue_size, settings.deadline, settings.body_timeout) == (256, 30, 30)
+    assert (settings.queue_size, settings.max_wait, settings.deadline, settings.body_timeout) == (256, 3, 30, 30)
 
 
 def test_the_environment_overrides_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,8 +29,22 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
     assert Settings(port=9001).port == 9001
 
 
-def test_a_key_never_shows_in_a_representation() -> None:
-    assert "hunter2" not in repr(Settings(api_keys=(SecretStr("hunter2"),)))
+@pytest.mark.parametrize("name", ["api_keys", "admin_keys"])
+def test_a_key_never_shows_in_a_representation(name: str) -> None:
+    settings = Settings.model_validate({name: ("hunter2",)})
+    assert "hunter2" not in f"{settings} {settings!r} {settings.model_dump()}"
+
+
+def test_nothing_is_open_to_others_unless_configured() -> None:
+    settings = Settings()
+    assert settings.host == "127.0.0.1"
+    assert (settings.api_keys, settings.admin_keys, settings.cors_origins, settings.rate_limit) == ((), (), (), None)
+
+
+@pytest.mark.parametrize("rate", ["600/minute", "10 per second", "5/2 hour"])
+def test_a_rate_may_be_written_as_people_do(rate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMMR_RATE_LIMIT", rate)
+    assert Settings().rate_limit == rate
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -40,7 +54,20 @@ def test_settings_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("port", 65536), ("queue_size", 0), ("deadline", 0), ("log_level", "loud")]
+    ("name", "value"),
+    [
+        ("port", 65536),
+        ("queue_size", 0),
+        ("max_wait", -1),
+        ("deadline", 0),
+        ("log_level", "loud"),
+        ("api_keys", '[""]'),
+        ("admin_keys", '["good", ""]'),
+        ("rate_limit", "often"),
+        ("cors_origins", '["example.org"]'),
+        ("cors_origins", '["https://example.org/page"]'),
+        ("metrics_access", "some"),
+    ],
 )
 def test_a_value_out_of_range_is_refused(name: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"EMMR_{name.upper()}", str(value))

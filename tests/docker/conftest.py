@@ -18,6 +18,17 @@ def stages(repository: Path) -> dict[str, Stage]:
 
 
 @pytest.fixture(scope="session")
-def services(repository: Path) -> dict[str, dict[str, Any]]:
-    compose = yaml.safe_load((repository / "docker-compose.yml").read_text(encoding="utf-8"))
-    return cast(dict[str, dict[str, Any]], compose["services"])
+def compose(repository: Path) -> dict[str, Any]:
+    return cast(dict[str, Any], yaml.safe_load((repository / "docker-compose.yml").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="session")
+def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those that serve, which are built here."""
+    return {name: service for name, service in compose["services"].items() if "build" in service}
+
+
+@pytest.fixture(scope="session")
+def monitoring(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those that watch."""
+    return {name: service for name, service in compose["services"].items() if "build" not in service}

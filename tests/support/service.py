@@ -3,13 +3,19 @@
 For: tests that ask the service over HTTP, in this process.
 """
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
 from starlette.testclient import TestClient
 
+from app.inference.engine import Engine
+from app.inference.lifecycle import Phase
 from app.main import create_app
 from app.settings import Settings
 
@@ -29,3 +35,24 @@ def ready(client: TestClient, seconds: float = 120.0) -> None:
         assert time.monotonic() < end, answer.text
         assert answer.json()["state"] in {"starting", "warming"}, answer.text
         time.sleep(0.05)
+
+
+async def reach(engine: Engine, phase: Phase) -> None:
+    """Wait until the service is in that phase of its life."""
+    for _ in range(6000):
+        if engine.lifecycle.phase is phase:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"still {engine.lifecycle.phase}: {engine.lifecycle.reason}")
+
+
+@asynccontextmanager
+async def serving(weights: Path, **settings: Any) -> AsyncIterator[tuple[AsyncClient, Engine, FastAPI]]:
+    """A ready service, and a client that speaks to it on the same event loop, so that requests overlap."""
+    application = make_app(weights, **settings)
+    engine: Engine = application.state.engine
+    async with application.router.lifespan_context(application):
+        await reach(engine, Phase.READY)
+        transport = ASGITransport(app=application)
+        async with AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+            yield client, engine, application

@@ -2,19 +2,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import Depends, FastAPI
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from app.api.auth import matches_any
+from app.api.auth import find_key, require_admin
+from app.api.problems import install_problem_handlers
+from app.settings import Settings
 from tests.support.service import make_app, ready
 
 KEYS = (SecretStr("first-key"), SecretStr("zweiter-Schlüssel"))
+ADMIN = (SecretStr("admin-key"),)
 CLOSED = [("GET", "/model"), ("GET", "/metrics"), ("POST", "/predict")]
 
 
 @pytest.fixture(scope="module")
 def locked(tiny_weights: Path) -> Iterator[TestClient]:
-    with TestClient(make_app(tiny_weights, api_keys=KEYS)) as client:
+    with TestClient(make_app(tiny_weights, api_keys=KEYS, admin_keys=ADMIN)) as client:
         ready(client)
         yield client
 
@@ -54,10 +58,54 @@ def test_the_page_and_the_health_checks_stay_open(locked: TestClient, path: str)
     assert locked.get(path).status_code == 200
 
 
-def test_any_of_several_keys_is_right_and_no_part_of_one() -> None:
-    assert matches_any("first-key", KEYS)
-    assert matches_any("zweiter-Schlüssel", KEYS)
-    assert not any(matches_any(wrong, KEYS) for wrong in ("", "first", "first-keys", "zweiter-Schlussel"))
+def test_any_of_several_keys_is_found_and_no_part_of_one() -> None:
+    assert find_key(b"first-key", KEYS) == 0
+    assert find_key("zweiter-Schlüssel".encode(), KEYS) == 1
+    wrong = (b"", b"first", b"first-keys", b"zweiter-Schlussel", "zweiter-Schlüssel".encode("latin-1"))
+    assert [find_key(offered, KEYS) for offered in wrong] == [None] * len(wrong)
+
+
+def test_a_key_beyond_ascii_is_right_as_the_bytes_it_was_sent_in(locked: TestClient) -> None:
+    headers = {b"X-API-Key": "zweiter-Schlüssel".encode()}
+    assert locked.get("/model", headers=headers).status_code == 200
+
+
+def test_an_administrators_key_opens_what_a_users_opens(locked: TestClient) -> None:
+    assert locked.get("/model", headers={"X-API-Key": "admin-key"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("configured", "offered", "status"),
+    [
+        ((), "", 403),
+        ((), "first-key", 403),
+        (ADMIN, "", 401),
+        (ADMIN, "wrong", 401),
+        (ADMIN, "first-key", 401),
+        (ADMIN, "admin-key", 200),
+    ],
+)
+def test_an_administrators_door_opens_to_an_administrators_key_alone(
+    configured: tuple[SecretStr, ...], offered: str, status: int
+) -> None:
+    app = FastAPI(dependencies=[Depends(require_admin)])
+    app.state.settings = Settings(api_keys=KEYS, admin_keys=configured)
+    install_problem_handlers(app)
+    app.get("/")(lambda: "done")
+    response = TestClient(app).get("/", headers={"Authorization": f"Bearer {offered}"})
+    assert response.status_code == status
+    assert response.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
+    assert response.headers["content-type"] == ("application/json" if status == 200 else "application/problem+json")
+
+
+def test_the_openapi_document_says_how_a_key_is_brought_where_one_is_needed(
+    locked: TestClient, client: TestClient
+) -> None:
+    document = locked.get("/openapi.json").json()
+    assert {scheme["type"] for scheme in document["components"]["securitySchemes"].values()} == {"http", "apiKey"}
+    assert len(document["paths"]["/predict"]["post"]["security"]) == 2
+    assert "security" not in document["paths"]["/health"]["get"]
+    assert "security" not in client.get("/openapi.json").json()["paths"]["/predict"]["post"]
 
 
 def test_without_keys_configured_no_one_is_asked(client: TestClient) -> None:

@@ -1,5 +1,8 @@
 import asyncio
+import os
+import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,8 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from app.inference.lifecycle import Phase
-from tests.support.service import make_app
+from app.uploads.decode_pool import CHECK_SECONDS
+from tests.support.service import Part, make_app
 
 COMPONENTS = ["weights", "text_encoder", "decode_pool", "worker", "queue", "device"]
 
@@ -25,6 +29,39 @@ def test_a_ready_service_is_well_in_every_part(client: TestClient, path: str) ->
     assert health["components"]["weights"]["detail"]["name"] == "tiny"
     assert health["components"]["device"]["detail"]["used"] == "cpu"
     assert health["components"]["queue"]["detail"] == {"depth": 0, "capacity": 256}
+
+
+def test_a_bad_part_beside_a_good_one_does_not_make_the_service_unwell(
+    client: TestClient, application: FastAPI, parts: Mapping[str, Part]
+) -> None:
+    pool = application.state.engine.pool
+    before = pool.pids()
+    for _ in range(6):
+        refused = client.post(
+            "/predict", files={"openface": ("a.csv", b"no table", "text/csv"), "audio": parts["audio"]}
+        )
+        assert refused.status_code == 422
+        assert client.get("/health").status_code == 200
+    assert pool.pids() == before
+
+
+def test_a_pool_whose_processes_are_being_replaced_is_well_and_says_so(
+    client: TestClient, application: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen() -> str:
+        response = client.get("/health")
+        assert response.status_code == 200, response.text
+        return str(response.json()["components"]["decode_pool"]["state"])
+
+    monkeypatch.setattr("app.uploads.decode_pool.CHECK_SECONDS", 2.0)
+    time.sleep(2 * CHECK_SECONDS)  # from here on it is a while until the next look at idle processes
+    pool = application.state.engine.pool
+    for pid in pool.pids():
+        os.kill(pid, signal.SIGKILL)
+    for expected in ("replacing", "running"):
+        end = time.monotonic() + 20.0
+        while seen() != expected:
+            assert time.monotonic() < end, expected
 
 
 @pytest.mark.anyio

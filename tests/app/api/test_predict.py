@@ -1,35 +1,18 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from httpx2 import ASGITransport, AsyncClient
 from starlette.testclient import TestClient
 
-from app.inference.engine import Engine
-from app.inference.lifecycle import Phase
-from tests.support.service import Part, make_app
+from tests.support.device import until
+from tests.support.service import Part, make_app, serving
 
 pytestmark = pytest.mark.anyio
-
-
-@asynccontextmanager
-async def serving(weights: Path, **settings: Any) -> AsyncIterator[tuple[AsyncClient, Engine, FastAPI]]:
-    application = make_app(weights, **settings)
-    engine: Engine = application.state.engine
-    async with application.router.lifespan_context(application):
-        for _ in range(6000):
-            if engine.lifecycle.phase is Phase.READY:
-                break
-            assert engine.lifecycle.phase is not Phase.FAILED, engine.lifecycle.reason
-            await asyncio.sleep(0.02)
-        transport = ASGITransport(app=application)
-        async with AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
-            yield client, engine, application
 
 
 async def test_a_full_queue_refuses_before_the_body_is_read(tiny_weights: Path) -> None:
@@ -42,6 +25,27 @@ async def test_a_full_queue_refuses_before_the_body_is_read(tiny_weights: Path) 
             assert refused.json()["type"] == "/problems/queue-full"
             assert refused.headers["content-type"] == "application/problem+json"
         assert (await client.post("/predict", data={"text": "Hello."})).status_code == 200
+
+
+async def test_as_many_bodies_may_arrive_at_a_time_as_is_set(tiny_weights: Path) -> None:
+    async with serving(tiny_weights, max_uploads=2, retry_after=3) as (client, engine, _):
+        with ExitStack() as arriving:
+            for _ in range(2):
+                arriving.enter_context(engine.uploading())
+            refused = await client.post("/predict", data={"text": "Hello."})
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "3")
+            assert refused.json()["type"] == "/problems/queue-full"
+        answers = await asyncio.gather(*(client.post("/predict", data={"text": "Hello."}) for _ in range(2)))
+        assert [answer.status_code for answer in answers] == [200, 200]
+
+
+async def test_a_body_that_has_arrived_no_longer_counts_as_arriving(tiny_weights: Path) -> None:
+    async with serving(tiny_weights, max_uploads=1, batch_delay_ms=500) as (client, engine, _):
+        waiting = asyncio.create_task(client.post("/predict", data={"text": "Hello."}))
+        await until(lambda: engine.batcher.depth == 1)
+        with engine.uploading():
+            pass
+        assert (await waiting).status_code == 200
 
 
 async def test_past_the_deadline_the_answer_is_504(tiny_weights: Path, parts: Mapping[str, Part]) -> None:
@@ -129,6 +133,17 @@ async def test_a_client_that_leaves_gives_up_its_place_and_is_never_computed(tin
         full = await asyncio.gather(*(client.post("/predict", data={"text": "Hello."}) for _ in range(2)))
         assert [response.status_code for response in full] == [200, 200]
         assert "emmr_batch_size_sum" in (await client.get("/metrics")).text
+
+
+async def test_a_request_that_the_server_itself_ends_is_not_said_to_be_its_clients_doing(tiny_weights: Path) -> None:
+    async with serving(tiny_weights, batch_delay_ms=60_000, max_batch=2) as (client, engine, _):
+        asking = asyncio.create_task(client.post("/predict", data={"text": "Hello."}))
+        await until(lambda: engine.batcher.depth == 1)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await until(lambda: engine.batcher.depth == 0)
+        assert "client-gone" not in (await client.get("/metrics")).text
 
 
 def test_several_faces_and_skipped_frames_are_warned_of(client: TestClient) -> None:

@@ -10,16 +10,9 @@ from app.settings import Settings
 from app.uploads.errors import UploadError
 from app.uploads.form import RawForm
 from model.errors import CorruptModality, EMMRError
+from tests.support.service import reach
 
 pytestmark = pytest.mark.anyio
-
-
-async def until(engine: Engine, phase: Phase) -> None:
-    for _ in range(6000):
-        if engine.lifecycle.phase is phase:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"still {engine.lifecycle.phase}: {engine.lifecycle.reason}")
 
 
 async def test_it_warms_up_with_every_subset_before_it_is_ready(tiny_weights: Path) -> None:
@@ -31,7 +24,7 @@ async def test_it_warms_up_with_every_subset_before_it_is_ready(tiny_weights: Pa
     with pytest.raises(NotReady):
         engine.admit()
     engine.start()
-    await until(engine, Phase.READY)
+    await reach(engine, Phase.READY)
     assert batches == [
         "text+audio+visual",
         "text+audio",
@@ -60,7 +53,7 @@ async def test_a_device_that_breaks_ends_the_service(tiny_weights: Path) -> None
     failures: list[str] = []
     engine = Engine(Settings(weights=tiny_weights, device="cpu"), on_failure=lambda: failures.append("failed"))
     engine.start()
-    await until(engine, Phase.READY)
+    await reach(engine, Phase.READY)
     assert engine.predictor is not None
     engine.predictor.pipeline.checkpoint.network.to("meta")  # weights without numbers: a device that lost its memory
     with pytest.raises(DeviceLost):
@@ -77,7 +70,7 @@ async def test_of_two_bad_parts_one_is_told_and_nothing_is_left_running(tiny_wei
 
     engine = Engine(Settings(weights=tiny_weights, device="cpu"))
     engine.start()
-    await until(engine, Phase.READY)
+    await reach(engine, Phase.READY)
     with tempfile.SpooledTemporaryFile() as audio, tempfile.SpooledTemporaryFile() as openface:
         for file in (audio, openface):
             file.write(b"neither sound nor table")

@@ -2,15 +2,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from app.inference.errors import NothingUsable
-from app.inference.predictor import Inputs, Predictor
+from app.inference.predictor import Inputs, Predictor, short_of_memory
 from model.errors import CheckpointError, ConfigError, EmptyModality
 from model.features.openface import FaceTrack
 from model.features.sound import Sound
 from model.modality import SUBSETS, Modality, Presence
+from tests.support.checkpoints import like, scaled
 
 T, A, V = Modality
+V_ONLY = Presence.of(V)
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +98,65 @@ def test_a_device_that_is_not_there_is_a_config_error(tiny_weights: Path) -> Non
 def test_a_folder_without_weights_is_a_checkpoint_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         Predictor.load(tmp_path, "cpu")
+
+
+def test_what_is_prepared_holds_no_frames_and_knows_whose_it_is(predictor: Predictor) -> None:
+    prepared = predictor.prepare(inputs(SUBSETS[0]))
+    assert prepared.predictor is predictor
+    assert prepared.track is not None
+    assert prepared.track.values.size == 0
+    assert prepared.track.kept == 3
+    assert prepared.tokens == 7  # [CLS] What a lovely surprise ! [SEP]
+
+
+def test_sentences_of_any_length_are_answered_in_order_and_as_alone(predictor: Predictor) -> None:
+    sentences = ["Fine.", "word " * 200, "What a lovely day it is!", "No", "a b c d e f g h " * 3, "x" * 300, "Yes."]
+    batch = [predictor.prepare(Inputs(text=sentence)) for sentence in sentences]
+    for prepared, outcome in zip(batch, predictor.decide(batch), strict=True):
+        (alone,) = predictor.decide([prepared])
+        assert outcome.decision.probabilities == pytest.approx(alone.decision.probabilities, abs=1e-4)
+        assert outcome.text is not None
+        assert alone.text is not None
+        assert outcome.text.tokens == alone.text.tokens
+
+
+def test_a_batch_costs_what_its_sentences_take_when_grouped(predictor: Predictor) -> None:
+    short, long, mute = (predictor.prepare(given) for given in (Inputs("Fine."), Inputs("word " * 60), inputs(V_ONLY)))
+    explained = predictor.prepare(Inputs("Fine.", explain=True))
+    alone, many = predictor.cost([short]), predictor.cost([short] * 20)
+    assert many < 20 * alone
+    assert predictor.cost([mute]) < alone < predictor.cost([explained]) < predictor.cost([long])
+    # One long sentence among short ones costs itself, and not its length for each of them.
+    assert predictor.cost([*[short] * 20, long]) <= many + predictor.cost([long])
+    assert predictor.cost([long] * 9) <= predictor.rates.budget < predictor.cost([long] * 11)
+
+
+def test_splitting_a_very_long_text_into_tokens_counts_too(predictor: Predictor) -> None:
+    long, longest = (predictor.prepare(Inputs("word " * count)) for count in (60, 13_000))
+    assert predictor.cost([longest]) > 2 * predictor.cost([long])
+
+
+def test_answers_that_are_no_numbers_are_an_error(tiny_weights: Path, tmp_path: Path) -> None:
+    like(tiny_weights, tmp_path / "nan", scaled(float("nan")))
+    nan = Predictor.load(tmp_path / "nan", "cpu")
+    with pytest.raises(ArithmeticError):
+        nan.decide([nan.prepare(Inputs("Hello."))])
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("the size of tensor a must match the size of tensor b"), False),
+        (ArithmeticError("the probabilities are not finite"), False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_failures(error: Exception, short: bool) -> None:
+    assert short_of_memory(error) is short
+
+
+def test_running_out_of_the_machines_memory_is_told_too() -> None:
+    with pytest.raises(RuntimeError) as failure:
+        torch.empty(2**60)
+    assert short_of_memory(failure.value)

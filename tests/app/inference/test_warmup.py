@@ -1,9 +1,38 @@
 import io
+from pathlib import Path
 
+import pytest
 import soundfile
 
-from app.inference.warmup import FRAMES, still_face, tone, warm_up_forms
+from app.inference.errors import DeadlinePassed, DeviceLost, ShortOfMemory, Unprocessable
+from app.inference.predictor import Inputs, Predictor, Prepared
+from app.inference.warmup import FRAMES, still_face, tone, warm_up, warm_up_forms
+from app.uploads.form import RawForm
+from model.errors import CheckpointError
 from model.modality import SUBSETS
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [Unprocessable("no"), ShortOfMemory("no"), DeadlinePassed("no")])
+async def test_weights_that_cannot_answer_are_at_fault(tiny_weights: Path, error: Exception) -> None:
+    predictor = Predictor.load(tiny_weights, "cpu")
+
+    async def ask(form: RawForm) -> Prepared:
+        if form.text is None:
+            raise error
+        return predictor.prepare(Inputs("Hello."))
+
+    with pytest.raises(CheckpointError, match=r"fail on audio\+visual"):
+        await warm_up(predictor, ask)
+
+
+@pytest.mark.anyio
+async def test_a_device_that_is_lost_meanwhile_is_not_the_weights_fault(tiny_weights: Path) -> None:
+    async def ask(form: RawForm) -> Prepared:
+        raise DeviceLost("gone")
+
+    with pytest.raises(DeviceLost):
+        await warm_up(Predictor.load(tiny_weights, "cpu"), ask)
 
 
 def test_there_is_one_form_for_each_subset_and_its_files_are_closed_after_its_turn() -> None:

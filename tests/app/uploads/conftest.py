@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.uploads.decode_pool import DecodePool
-from app.uploads.form import SpooledFile
+from app.uploads.spool import SpooledFile
 
 Spool = Callable[[bytes], SpooledFile]
 

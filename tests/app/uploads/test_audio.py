@@ -7,7 +7,7 @@ import pytest
 from app.uploads.audio import decode_audio
 from app.uploads.decode_pool import DecodePool
 from app.uploads.errors import CorruptPart, PartTooLarge, UnsupportedPart, UploadError
-from app.uploads.form import SpooledFile
+from app.uploads.spool import SpooledFile
 from model.errors import EmptyModality
 from model.features.sound import SoundLimits, read_sound
 from tests.support.sound import CONTAINERS, Container, encode, voice_like, wav_header

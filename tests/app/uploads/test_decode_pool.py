@@ -1,6 +1,7 @@
 """Processes that are killed, stopped, starved and lied to: each costs one request at most, and is replaced."""
 
 import asyncio
+import io
 import os
 import signal
 import time
@@ -11,10 +12,10 @@ import psutil
 import pytest
 
 from app.uploads.audio import decode_audio
-from app.uploads.decode_pool import DecodePool
+from app.uploads.decode_pool import DROPPED_SECONDS, DecodePool
 from app.uploads.errors import DecoderFailed, UploadError
-from app.uploads.form import SpooledFile
-from model.features.sound import SoundLimits
+from app.uploads.spool import SpooledFile
+from model.features.sound import SoundLimits, read_sound
 from tests.support.sound import encode, voice_like
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +56,12 @@ def alive(pid: int) -> bool:
 
 async def decode(pool: DecodePool, file: SpooledFile) -> float:
     return (await decode_audio(file, LIMITS, pool)).seconds
+
+
+async def decode_bytes(pool: DecodePool, content: bytes) -> float:
+    with SpooledFile(2**20) as file:
+        file.write(content)
+        return await decode(pool, file)
 
 
 async def test_a_started_pool_has_all_its_processes(pool: DecodePool) -> None:
@@ -163,8 +170,11 @@ async def test_a_file_that_takes_too_much_memory_fails_and_the_next_does_not(
     assert await decode(pool, spool(CLIP)) == 1.0
 
 
-async def test_a_dropped_request_frees_its_process(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
+async def test_a_dropped_request_that_takes_long_gives_its_process_up(
+    own_pool: Callable[..., DecodePool], spool: Spool
+) -> None:
     pool = own_pool()
+    before = pool.pids()
     dropped = asyncio.create_task(decode(pool, spool(LONG_WALK)))
     never_begun = asyncio.create_task(decode(pool, spool(LONG_WALK)))
     await eventually(lambda: pool.state().busy == 1)
@@ -176,7 +186,26 @@ async def test_a_dropped_request_frees_its_process(own_pool: Callable[..., Decod
             await task
     began = time.monotonic()
     assert await decode(pool, spool(CLIP)) == 1.0
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < DROPPED_SECONDS + 4.0
+    assert pool.pids() != before
+
+
+@pytest.mark.parametrize("content", [CLIP, CLIP + bytes(8 * 2**20)], ids=["small", "large"])
+async def test_dropped_requests_cost_the_pool_no_process_whenever_they_are_dropped(
+    content: bytes, own_pool: Callable[..., DecodePool]
+) -> None:
+    pool = own_pool(workers=2)
+    before = pool.pids()
+    for number in range(40):
+        with SpooledFile(2**20) as file:  # closed as soon as the request is gone, as a form's are
+            file.write(content)
+            task = asyncio.create_task(decode(pool, file))
+            await asyncio.sleep(0.0005 * number)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert [await decode_bytes(pool, CLIP) for _ in range(4)] == [1.0] * 4
+    assert pool.pids() == before
+    assert pool.state().replaced == 0
 
 
 async def test_a_file_closed_under_way_harms_nobody_else(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
@@ -220,14 +249,16 @@ async def test_a_process_knows_nothing_of_the_service_s_secrets(
     assert "EMMR_API_KEYS" not in psutil.Process(pid).environ()
 
 
-async def test_decoding_there_costs_little_more_than_here(pool: DecodePool, spool: Spool) -> None:
-    clip = encode(voice_like(5.0), "wav")
-    await decode(pool, spool(clip))
-    costs = []
-    for _ in range(20):
+async def test_isolation_costs_a_small_upload_at_most_five_milliseconds(pool: DecodePool, spool: Spool) -> None:
+    clip = encode(voice_like(2.5), "wav")
+    here, there = [], []
+    for _ in range(40):
+        began = time.perf_counter()
+        read_sound(io.BytesIO(clip))
+        here.append(time.perf_counter() - began)
         file = spool(clip)
         began = time.perf_counter()
         await decode(pool, file)
-        costs.append(time.perf_counter() - began)
-    # 2 ms on an idle machine; the best of twenty, for this one may be busy.
-    assert min(costs) < 0.025
+        there.append(time.perf_counter() - began)
+    # The quickest of many, turn by turn: this machine may be busy. `benchmarks.isolation` gives medians.
+    assert min(there) - min(here) < 0.005

@@ -1,6 +1,7 @@
 """What a body may cost, and that no body at all raises anything but the documented errors."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,7 @@ from app.uploads.errors import (
     PartTooLarge,
     SlowBody,
     TextTooLong,
+    UnknownPart,
     UploadError,
 )
 from app.uploads.form import UploadLimits, read_form
@@ -66,6 +68,33 @@ async def test_the_limit_of_the_text_holds_for_what_is_decoded_urlencoded_too() 
     assert await read(b"text=" + b"%61" * 100, URLENCODED, limits) == {"text": b"a" * 100}
     with pytest.raises(TextTooLong):
         await read(b"text=" + b"%61" * 101, URLENCODED, limits)
+
+
+async def test_of_an_urlencoded_body_no_more_is_kept_than_a_text_can_take() -> None:
+    limits, chunks = UploadLimits(text_bytes=1000), [b"text=", *[b"a" * 10_000] * 2000]
+    headers = [("Content-Type", URLENCODED)]
+    tracemalloc.start()
+    try:
+        with pytest.raises(TextTooLong):
+            async with read_form(request(chunks, headers), limits):
+                raise AssertionError("a text past its limit is read")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
+
+
+async def test_the_limit_of_the_body_holds_for_what_is_not_kept() -> None:
+    limits = UploadLimits(text_bytes=100, body_bytes=50_000)
+    with pytest.raises(TextTooLong):
+        await read(b"text=" + b"a" * 49_995, URLENCODED, limits, chunk=1000)
+    with pytest.raises(BodyTooLarge):
+        await read(b"text=" + b"a" * 49_996, URLENCODED, limits, chunk=1000)
+
+
+async def test_what_is_unknown_is_that_first_however_long_it_is() -> None:
+    with pytest.raises(UnknownPart):
+        await read(b"video=" + b"a" * 5000, URLENCODED, UploadLimits(text_bytes=100))
 
 
 async def test_the_limit_of_the_openface_part() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from app.uploads.decode_pool import DecodePool
 from app.uploads.errors import CorruptPart, PartTooLarge, UploadError
-from app.uploads.form import SpooledFile
 from app.uploads.openface import decode_openface
+from app.uploads.spool import SpooledFile
 from model.errors import EmptyModality
 from model.features.openface import ColumnSet, OpenFaceLimits, read_openface
 from tests.support.openface import simulate_openface_csv

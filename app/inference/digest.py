@@ -1,0 +1,113 @@
+"""A form → what the model needs of it: decoding in other processes, features on other threads.
+
+For: the engine, with a bound on how many requests hold decoded content, which is far larger than what was sent or what
+waits afterwards.
+Does not know: queues, or what the model makes of it.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from app.inference.limits import openface_limits, sound_limits
+from app.inference.predictor import Heard, Predictor, Prepared, Seen
+from app.settings import Settings
+from app.uploads.audio import decode_audio
+from app.uploads.decode_pool import DecodePool
+from app.uploads.form import RawForm
+from app.uploads.openface import decode_openface
+from app.uploads.text import decode_text
+from model.errors import EmptyModality
+from model.modality import Modality
+
+V = TypeVar("V")
+W = TypeVar("W")
+
+
+class Digestion:
+    """The processes and threads that turn uploads into features.
+
+    Args:
+        settings: how many of each, and the limits.
+        pool: decodes; started and stopped by whoever made it.
+    """
+
+    def __init__(self, settings: Settings, pool: DecodePool) -> None:
+        self._settings, self._pool = settings, pool
+        self._threads = ThreadPoolExecutor(settings.feature_threads, "emmr-features")
+        self._desks = asyncio.Semaphore(settings.decode_workers + settings.feature_threads)
+
+    def stop(self) -> None:
+        """Take nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def digest(self, form: RawForm, explain: bool, predictor: Predictor) -> tuple[Prepared, float]:
+        """Decode and describe a form, and close it: nothing larger than what comes back is left of it.
+
+        Each part is described as soon as it is decoded, whatever the other's decoder still does.
+
+        Returns:
+            What is needed of it, and the seconds until all of it was decoded.
+
+        Raises:
+            NothingUsable: every part is empty.
+            UploadError, ModalityError: a part's content is wrong.
+        """
+        began = time.perf_counter()
+        text = None if form.text is None else decode_text(form.text, self._settings.max_text_bytes)
+        if form.audio is None and form.openface is None:
+            return predictor.join(text, None, None, {}, explain), time.perf_counter() - began
+        async with self._desks:
+            heard, seen, empty, decoded = await self._describe(form, predictor)
+        return predictor.join(text, heard, seen, empty, explain), decoded - began
+
+    async def _describe(
+        self, form: RawForm, predictor: Predictor
+    ) -> tuple[Heard | None, Seen | None, dict[Modality, EmptyModality], float]:
+        """What was made of sound and face, which of them are empty, and when both were decoded."""
+        settings, config = self._settings, predictor.pipeline.config.visual
+        empty: dict[Modality, EmptyModality] = {}
+        undecoded = sum(file is not None for file in (form.audio, form.openface))
+        decoded = 0.0
+
+        async def described(decoding: Awaitable[V], describe: Callable[[V], W]) -> W | None:
+            nonlocal undecoded, decoded
+            try:
+                try:
+                    content = await decoding
+                finally:
+                    undecoded -= 1
+                    if not undecoded:
+                        form.close()
+                        decoded = time.perf_counter()
+                return await asyncio.get_running_loop().run_in_executor(self._threads, describe, content)
+            except EmptyModality as error:
+                empty[error.modality] = error
+                return None
+
+        async def sound() -> Heard | None:
+            if form.audio is None:
+                return None
+            return await described(decode_audio(form.audio, sound_limits(settings), self._pool), predictor.hear)
+
+        async def face() -> Seen | None:
+            if form.openface is None:
+                return None
+            limits = openface_limits(settings)
+            decoding = decode_openface(form.openface, config.columns, config.min_confidence, limits, self._pool)
+            return await described(decoding, predictor.see)
+
+        heard, seen = await _both(sound(), face())
+        return heard, seen, empty, decoded
+
+
+async def _both(first: Coroutine[None, None, V], second: Coroutine[None, None, W]) -> tuple[V, W]:
+    """Run two at once; when one fails the other is dropped, and of two failures the first one's is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(first), group.create_task(second)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return tasks[0].result(), tasks[1].result()

@@ -1,0 +1,84 @@
+"""A body's end lies where it lies, however the body is cut into chunks."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.uploads.errors import EmptyForm, MalformedBody, UploadError
+from app.uploads.form import UploadLimits, read_form
+from tests.support.forms import GOOD, MULTIPART, body, contents, in_chunks, part, read, request
+
+HEAD = b'--frontier\r\nContent-Disposition: form-data; name="text"\r\n\r\n'
+# The empty line that ends the header, and then what looks like the closing boundary but is the first line of the text.
+BOUNDARY_AS_CONTENT = HEAD + b"--frontier--\r\na\r\n--frontier--\r\n"
+
+Verdict = dict[str, bytes] | type[UploadError]
+
+
+async def verdict(chunks: Sequence[bytes]) -> Verdict:
+    try:
+        async with read_form(request(chunks, [("Content-Type", MULTIPART)]), UploadLimits()) as form:
+            return contents(form)
+    except UploadError as error:
+        return type(error)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("chunk", [1, 2, 7, 64, 65_536])
+async def test_a_line_that_looks_like_the_closing_boundary_is_content_where_the_parser_takes_it_so(chunk: int) -> None:
+    assert await read(BOUNDARY_AS_CONTENT, chunk=chunk) == {"text": b"--frontier--\r\na"}
+    with pytest.raises(MalformedBody):
+        await read(BOUNDARY_AS_CONTENT + b"b", chunk=chunk)
+
+
+@pytest.mark.anyio
+async def test_a_good_body_is_read_wherever_it_is_cut_in_two() -> None:
+    whole = await verdict([GOOD])
+    assert isinstance(whole, dict)
+    for cut in range(1, len(GOOD)):
+        assert await verdict([GOOD[:cut], GOOD[cut:]]) == whole
+
+
+@pytest.mark.anyio
+async def test_what_follows_the_closing_boundary_is_found_wherever_the_body_is_cut_in_two() -> None:
+    data = body(part("text", b"hi")) + b"--frontier--"
+    for cut in range(1, len(data)):
+        assert await verdict([data[:cut], data[cut:]]) is MalformedBody
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("rest", [b"", b"\r\n", b" \t"])
+async def test_a_closing_boundary_alone_is_an_empty_form_wherever_it_is_cut(rest: bytes) -> None:
+    for size in range(1, 16):
+        assert await verdict(in_chunks(b"--frontier--" + rest, size)) is EmptyForm
+
+
+PIECES = [
+    HEAD, b"--frontier", b"\r\n--frontier", b"--", b"-", b"\r\n", b"\r", b"\n", b"a", b" ", b"--frontier--\r\n",
+    b"\r\n--frontier--", part("audio", b"x", filename="a"), part("text", b""), b"X-Other: 1\r\n", b": ", b"\0",
+]  # fmt: skip
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    """What bodies are made of, in any order, most of them with a beginning and an end that could be right."""
+    middle = b"".join(draw(st.lists(st.sampled_from(PIECES), max_size=8)))
+    return draw(st.sampled_from([HEAD, HEAD, b""])) + middle + draw(st.sampled_from([b"\r\n--frontier--\r\n", b""]))
+
+
+@given(data=bodies(), cuts=st.lists(st.integers(1, 200), max_size=12))
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+def test_how_a_body_is_cut_decides_nothing(data: bytes, cuts: list[int]) -> None:
+    places = [0, *sorted({cut for cut in cuts if cut < len(data)}), len(data)]
+    pieces = [data[start:end] for start, end in pairwise(places)]
+
+    async def verdicts() -> list[Verdict]:
+        return [await verdict(chunks) for chunks in ([data], pieces, in_chunks(data, 1))]
+
+    whole, cut, bytewise = asyncio.run(verdicts())
+    assert cut == whole
+    assert bytewise == whole

@@ -1,0 +1,162 @@
+"""Prometheus, Grafana and the dashboard: what they ask for is there, and they expose nothing."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from promql_parser import AggregateExpr, Expr, VectorSelector
+from starlette.testclient import TestClient
+
+from tests.support.service import Part
+
+Services = dict[str, dict[str, Any]]
+ALWAYS = {"instance", "job", "le", "__name__"}  # labels that Prometheus itself adds, and the buckets'
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",), "info": ("_info",)}
+
+
+def read(path: Path) -> Any:
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+
+
+@pytest.fixture(scope="module")
+def dashboard(repository: Path) -> dict[str, Any]:
+    (path,) = (repository / "docker" / "grafana" / "dashboards").glob("*.json")
+    found: dict[str, Any] = read(path)
+    return found
+
+
+@pytest.fixture(scope="module")
+def expressions(repository: Path, dashboard: dict[str, Any]) -> list[str]:
+    """Every PromQL expression, as Grafana would send it."""
+    panels = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    alerts = read(repository / "docker" / "prometheus" / "alerts.yml")
+    rules = [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
+    assert len(panels) > 15
+    assert len(rules) >= 3
+    return [expression.replace("$__rate_interval", "1m") for expression in (*panels, *rules)]
+
+
+@pytest.fixture(scope="module")
+def metrics(client: TestClient, parts: Mapping[str, Part]) -> dict[str, set[str]]:
+    """The labels of each metric that a service shows once it has answered and refused."""
+    assert client.post("/predict", files=dict(parts)).status_code == 200
+    assert client.post("/predict", data={"video": "x"}).status_code == 422
+    shown: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for suffix in SUFFIXES.get(family.type, ("",)):
+            shown[family.name + suffix] = set()
+        for sample in family.samples:
+            shown.setdefault(sample.name, set()).update(sample.labels)
+    return shown
+
+
+def within(expression: Expr) -> Iterator[Expr]:
+    found: list[Expr] = []
+    promql_parser.walk(expression, found.append)
+    yield from found
+
+
+def test_every_expression_is_promql_about_metrics_and_labels_that_the_service_shows(
+    expressions: list[str], metrics: dict[str, set[str]]
+) -> None:
+    for expression in expressions:
+        nodes = list(within(promql_parser.parse(expression)))
+        names = [node.name for node in nodes if isinstance(node, VectorSelector) and node.name != "up"]
+        assert names or "up" in expression
+        assert set(names) <= set(metrics), expression
+        # A counter that nothing has happened to yet shows no labels.
+        known = ALWAYS.union(*(metrics[name] for name in names if name))
+        known |= {"modality"} if "emmr_key_missing_total" in names else set()
+        matched = {m.name for node in nodes if isinstance(node, VectorSelector) for m in node.matchers.matchers}
+        grouped = {
+            label
+            for node in nodes
+            if isinstance(node, AggregateExpr) and node.modifier
+            for label in node.modifier.labels
+        }
+        assert matched | grouped <= known, expression
+
+
+def test_every_metric_of_the_service_is_on_the_dashboard(
+    dashboard: dict[str, Any], metrics: dict[str, set[str]]
+) -> None:
+    shown = json.dumps(dashboard)
+    families = {
+        re.sub(r"_(bucket|sum|count|created|total|info)$", "", name) for name in metrics if name.startswith("emmr_")
+    }
+    assert len(families) > 10
+    assert not {family for family in families if family not in shown}
+
+
+def test_every_panel_has_a_place_of_its_own_and_says_what_it_shows(dashboard: dict[str, Any]) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        at = panel["gridPos"]
+        cells = {(at["x"] + dx, at["y"] + dy) for dx in range(at["w"]) for dy in range(at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        assert panel["type"] == "row" or panel["description"]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_the_dashboard_asks_the_source_that_is_provisioned(
+    repository: Path, dashboard: dict[str, Any], monitoring: Services
+) -> None:
+    (source,) = read(repository / "docker/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    asked = {panel["datasource"]["uid"] for panel in dashboard["panels"] if "datasource" in panel}
+    assert asked == {source["uid"]}
+    host, port = source["url"].removeprefix("http://").split(":")
+    assert monitoring[host]["ports"][0].endswith(f":{port}")
+    (provider,) = read(repository / "docker/grafana/provisioning/dashboards/emmr.yml")["providers"]
+    mounts = [volume.split(":") for volume in monitoring["grafana"]["volumes"]]
+    assert [host for host, inside, *_ in mounts if inside == provider["options"]["path"]] == [
+        "./docker/grafana/dashboards"
+    ]
+
+
+def test_prometheus_finds_each_service_under_its_name_and_port(
+    repository: Path, services: Services, monitoring: Services, client: TestClient
+) -> None:
+    configuration = read(repository / "docker" / "prometheus" / "prometheus.yml")
+    (job,) = configuration["scrape_configs"]
+    (discovery,) = job["dns_sd_configs"]
+    assert set(discovery["names"]) == set(services)
+    assert {service["ports"][0].rpartition(":")[2] for service in services.values()} == {str(discovery["port"])}
+    assert client.get(job["metrics_path"]).status_code == 200
+    assert all((repository / "docker" / "prometheus" / name).is_file() for name in configuration["rule_files"])
+    assert "./docker/prometheus:/etc/prometheus:ro" in monitoring["prometheus"]["volumes"]
+
+
+def test_monitoring_comes_only_when_asked_for_pinned_and_without_privileges(monitoring: Services) -> None:
+    assert set(monitoring) == {"prometheus", "grafana"}
+    for service in monitoring.values():
+        assert service["profiles"] == ["monitoring"]
+        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", service["image"])
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["deploy"]["resources"]["limits"]["memory"]
+        for port in service["ports"]:
+            assert ip_address(port.split(":")[0]).is_loopback
+
+
+def test_what_is_mounted_is_there_and_cannot_be_written_to(
+    repository: Path, compose: dict[str, Any], monitoring: Services
+) -> None:
+    for service in monitoring.values():
+        for volume in service["volumes"]:
+            source, _, *mode = volume.split(":")
+            if source.startswith("."):
+                assert (repository / source).is_dir()
+                assert mode == ["ro"]
+            else:
+                assert source in compose["volumes"]

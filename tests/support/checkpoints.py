@@ -1,0 +1,53 @@
+"""Weights folders like another one, and not quite.
+
+For: tests that replace weights, or refuse them.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from model.emmr.network import EMMR
+
+
+def like(weights: Path, folder: Path, change: Callable[[EMMR], None] = lambda _: None) -> str:
+    """Write weights like those in `weights` into `folder`, their network changed; returns their version."""
+    import torch
+
+    from model.checkpoint import load_checkpoint, save_checkpoint
+
+    loaded = load_checkpoint(weights, torch.device("cpu"))
+    change(loaded.network)
+    return save_checkpoint(folder, loaded.network, loaded.preprocessing, card=loaded.card)
+
+
+def scaled(factor: float) -> Callable[[EMMR], None]:
+    """Multiply every weight; by NaN, too."""
+
+    def change(network: EMMR) -> None:
+        for parameter in network.parameters():
+            parameter.mul_(factor)
+
+    return change
+
+
+def altered(weights: Path, folder: Path, name: str = "config.json") -> None:
+    """A copy of which one file is no longer the one that was hashed."""
+    shutil.copytree(weights, folder)
+    with (folder / name).open("ab") as file:
+        file.write(b"\n")
+
+
+def mismatched(weights: Path, folder: Path) -> None:
+    """A copy whose config, hashed as it should be, asks for a larger network than the weights are of."""
+    from model.checkpoint import HASHES
+
+    shutil.copytree(weights, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["network"]["feedforward"] *= 2
+    (folder / "config.json").write_text(json.dumps(config))
+    hashes = json.loads((folder / HASHES).read_text())
+    hashes["config.json"] = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    (folder / HASHES).write_text(json.dumps(hashes))

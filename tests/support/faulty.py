@@ -1,0 +1,48 @@
+"""`emmr`, with faults on request: a sentence in a request has the forward pass fail.
+
+For: tests of a whole process, as `python -m tests.support.faulty serve …`. The product has no such switch: what is
+wrapped here is the one call that runs a batch on the device.
+Does not know: what becomes of the failure.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+from unittest.mock import patch
+
+from app.cli import main
+from app.inference.predictor import Outcome, Predictor, Prepared
+
+HANGS: Final = "This sentence has the forward pass never return."
+FAILS: Final = "This sentence has the forward pass fail."
+NO_ROOM_FOR_TWO: Final = "This sentence needs all the memory for itself."
+NO_ROOM: Final = "This sentence needs more memory than there is."
+BREAKS: Final = "This sentence breaks the device for good."
+
+
+def faulty(decide: Callable[..., list[Outcome]]) -> Callable[..., list[Outcome]]:
+    """`decide`, with the faults that the batch asks for."""
+    broken = False
+
+    def wrapped(predictor: Predictor, batch: Sequence[Prepared]) -> list[Outcome]:
+        nonlocal broken
+        sentences = {prepared.text for prepared in batch}
+        broken = broken or BREAKS in sentences
+        if broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if HANGS in sentences:
+            time.sleep(3600)
+        if FAILS in sentences:
+            raise RuntimeError("a fault of the forward pass")
+        if NO_ROOM in sentences or (NO_ROOM_FOR_TWO in sentences and len(batch) > 1):
+            import torch
+
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decide(predictor, batch)
+
+    return wrapped
+
+
+if __name__ == "__main__":
+    with patch.object(Predictor, "decide", faulty(Predictor.decide)):
+        main()

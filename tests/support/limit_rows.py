@@ -1,0 +1,208 @@
+"""For each limit of the service a request one below it, one at it and one above it.
+
+For: `docs.limits`, which sends them to a running service and writes down what it answers, and the test that sends those
+of a service with small limits.
+Does not know: what the answer should be. Every request is right in all but the one respect.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from app.settings import Settings
+from model.features.openface import ACTION_UNIT_COLUMNS
+from tests.support.forms import MULTIPART, body, part
+from tests.support.openface import simulate_openface_csv
+from tests.support.sound import encode, voice_like
+
+RATE: Final = 48_000  # Hz
+SLOWEST: Final = 8_000  # Hz: the fewest bytes for a second
+SENTENCE: Final = part("text", b"It was good.")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request and the value that it has of what is limited."""
+
+    value: str
+    content: bytes
+    content_type: str = MULTIPART
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRow:
+    """One limit: the setting, and requests one below, at and one above it."""
+
+    what: str
+    setting: str
+    asked: Sequence[Asked]
+
+
+def rows(settings: Settings) -> Iterator[LimitRow]:
+    """Every limit that is counted, made for the values of `settings`."""
+    for what, setting, make in _COUNTED:
+        limit = getattr(settings, setting)
+        step = 1 / SLOWEST if isinstance(limit, float) else 1
+        values = [limit - step, limit, limit + step]
+        yield LimitRow(what, setting, [make(value, settings) for value in values])
+
+
+def _form(value: str, *parts: bytes) -> Asked:
+    return Asked(value, body(*parts))
+
+
+def _sound(value: str, samples: int, rate: int = RATE, channels: int = 1, subtype: str = "PCM_16") -> Asked:
+    return _form(value, part("audio", _wav(samples, rate, channels, subtype), filename="a"))
+
+
+def _wav(samples: int, rate: int, channels: int, subtype: str) -> bytes:
+    """A voice again and again, the same on every channel."""
+    voice = np.resize(voice_like(1.0, rate), samples)
+    return encode(np.repeat(voice[:, None], channels, axis=1), "wav", rate, subtype)
+
+
+def _body(value: float, settings: Settings) -> Asked:
+    """A sound as large as it takes, of the subtype with the most bytes a sample; its name fills what is left."""
+    del settings
+    size = int(value)
+    room = size - len(body(part("audio", _wav(0, RATE, 1, "DOUBLE"), filename="")))
+    wav = _wav(room // 8, RATE, 1, "DOUBLE")
+    left = size - len(body(part("audio", wav, filename="")))
+    sent = body(part("audio", wav, filename="a" * left))
+    assert len(sent) == size
+    return Asked(f"{size:,} bytes", sent)
+
+
+def _text(value: float, settings: Settings) -> Asked:
+    del settings
+    words = (b"It was good. " * (int(value) // 13 + 1))[: int(value)]
+    return _form(f"{int(value):,} bytes", part("text", words))
+
+
+def _seconds(value: float, settings: Settings) -> Asked:
+    del settings
+    samples = round(value * SLOWEST)
+    return _sound(f"{samples:,} samples at {SLOWEST:,} Hz", samples, SLOWEST, subtype="PCM_U8")
+
+
+def _decoded(value: float, settings: Settings) -> Asked:
+    """As many channels as may be, since their sum counts; one sample more is that many floats more."""
+    channels = settings.max_audio_channels
+    samples = settings.max_audio_decoded_bytes // (4 * channels)
+    samples += int(np.sign(value - settings.max_audio_decoded_bytes))
+    size = f"{samples * channels * 4:,} bytes in {channels} channels"
+    return _sound(size, samples, SLOWEST, channels, "PCM_U8")
+
+
+def _rate(value: float, settings: Settings) -> Asked:
+    del settings
+    return _sound(f"{int(value):,} Hz", int(value) // 10, int(value))
+
+
+def _channels(value: float, settings: Settings) -> Asked:
+    del settings
+    return _sound(f"{int(value)}", 1_000, SLOWEST, int(value))
+
+
+def _face(value: str, content: bytes) -> Asked:
+    return _form(value, part("openface", content, filename="f"))
+
+
+def _csv(rows: int) -> bytes:
+    """Rows that repeat; enough of them and no two the same would take long to make."""
+    head, *lines = simulate_openface_csv(min(rows, 50), "action_units", face_id=False, spaces=False).splitlines(True)
+    return head + b"".join(lines[row % len(lines)] for row in range(rows))
+
+
+def _padded(line: bytes, size: int) -> bytes:
+    """A line of `size` bytes without its end, grown by zeros before its last number."""
+    cells, _, last = line.rstrip(b"\n").rpartition(b",")
+    return cells + b"," + last.rjust(size - len(cells) - 1, b"0") + b"\n"
+
+
+def _csv_bytes(value: float, settings: Settings) -> Asked:
+    """Every row grows as far as it must, none past the limit of a line."""
+    size, rows = int(value), settings.max_openface_rows
+    head, *lines = _csv(rows).splitlines(True)
+    width = (size - len(head)) // rows
+    grown = [_padded(line, width - 1) for line in lines]
+    grown[-1] = _padded(lines[-1], size - len(head) - sum(map(len, grown[:-1])) - 1)
+    sent = head + b"".join(grown)
+    assert len(sent) == size
+    return _face(f"{size:,} bytes", sent)
+
+
+def _csv_line(value: float, settings: Settings) -> Asked:
+    del settings
+    head, line = _csv(1).splitlines(True)
+    return _face(f"{int(value):,} bytes", head + _padded(line, int(value)))
+
+
+def _csv_columns(value: float, settings: Settings) -> Asked:
+    del settings
+    columns = [*ACTION_UNIT_COLUMNS, *(f"c{place}" for place in range(int(value) - 4 - len(ACTION_UNIT_COLUMNS)))]
+    return _face(f"{int(value):,}", simulate_openface_csv(2, columns, face_id=False, spaces=False))
+
+
+def _csv_rows(value: float, settings: Settings) -> Asked:
+    del settings
+    return _face(f"{int(value):,}", _csv(int(value)))
+
+
+_COUNTED: Final[Sequence[tuple[str, str, Callable[[float, Settings], Asked]]]] = (
+    ("Body", "max_body_bytes", _body),
+    ("Text", "max_text_bytes", _text),
+    ("Sound, length", "max_audio_seconds", _seconds),
+    ("Sound, decoded (float samples of all channels)", "max_audio_decoded_bytes", _decoded),
+    ("Sound, lowest rate", "min_audio_rate", _rate),
+    ("Sound, highest rate", "max_audio_rate", _rate),
+    ("Sound, channels", "max_audio_channels", _channels),
+    ("OpenFace, file", "max_openface_bytes", _csv_bytes),
+    ("OpenFace, line", "max_openface_line_bytes", _csv_line),
+    ("OpenFace, columns", "max_openface_columns", _csv_columns),
+    ("OpenFace, rows", "max_openface_rows", _csv_rows),
+)
+
+SMALL: Final[Mapping[str, int | float]] = {
+    "max_body_bytes": 256 * 2**10,
+    "max_text_bytes": 200,
+    "max_audio_seconds": 2.0,
+    "max_audio_decoded_bytes": 160 * 2**10,
+    "max_openface_bytes": 16 * 2**10,
+    "max_openface_line_bytes": 2 * 2**10,
+    "max_openface_columns": 64,
+    "max_openface_rows": 40,
+}
+"""Limits so small that all of them are tried within seconds, and none stands in another's way."""
+
+NOT_COUNTED: Final[Sequence[tuple[str, str, Asked]]] = (
+    (
+        "Parts",
+        "each of the three names once",
+        _form(
+            "",
+            SENTENCE,
+            part("audio", _wav(4_800, RATE, 1, "PCM_16"), filename="a"),
+            part("openface", _csv(2), filename="f"),
+        ),
+    ),
+    ("Parts", "`text` twice", _form("", SENTENCE, SENTENCE)),
+    ("Parts", "another name", _form("", SENTENCE, part("video", b"x", filename="v"))),
+    ("Parts", "none", Asked("", b"--frontier--\r\n")),
+    ("Content type", "`multipart/form-data`", _form("", SENTENCE)),
+    (
+        "Content type",
+        "`application/x-www-form-urlencoded`",
+        Asked("", b"text=It+was+good.", "application/x-www-form-urlencoded"),
+    ),
+    ("Content type", "`application/json`", Asked("", b'{"text": "It was good."}', "application/json")),
+    ("Sound, container", "WAV", _sound("", 4_800)),
+    ("Sound, container", "AIFF", _form("", part("audio", b"FORM\0\0\0\x2eAIFF" + b"\0" * 100, filename="a"))),
+    ("Sound, container", "no sound at all", _form("", part("audio", b"%PDF-1.7" + b"\0" * 100, filename="a"))),
+    ("OpenFace, cell", "`nan`", _face("", _csv(2).replace(b"\n1,", b"\nnan,"))),
+    ("OpenFace, cell", "`1e999`", _face("", _csv(2).replace(b"\n1,", b"\n1e999,"))),
+    ("OpenFace, cell", "`1_000`", _face("", _csv(2).replace(b"\n1,", b"\n1_000,"))),
+)
+"""What is accepted and what is not, where there is nothing to count."""

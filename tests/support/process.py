@@ -1,0 +1,97 @@
+"""The service as a process of its own: a port, log lines, signals, exit statuses.
+
+For: tests that must see it end, or that speak to it byte by byte.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+EMMR = ("-c", "from app.cli import main; main()")
+FAULTY = ("-m", "tests.support.faulty")
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """`emmr serve` on a free port, and what it logs."""
+
+    def __init__(self, weights: Path, environment: Mapping[str, str], program: Sequence[str] = EMMR) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, *program, "serve", "--port", "0", "--device", "cpu", "--weights", str(weights)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.events: list[dict[str, Any]] = []
+        self.raw: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stderr is not None
+        for line in self.popen.stderr:
+            self.raw.append(line)
+            if line.startswith("{"):
+                self.events.append(json.loads(line))
+
+    def until(self, what: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
+        end, known = time.monotonic() + seconds, -1
+        while time.monotonic() < end:
+            for event in list(self.events):
+                if what(event):
+                    return event
+            if not self._reader.is_alive() and len(self.events) == known:
+                break
+            known = len(self.events)
+            time.sleep(0.02)
+        raise AssertionError("".join(self.raw))
+
+    def base(self) -> str:
+        message = self.until(lambda e: "Uvicorn running on" in e["event"])["event"]
+        return str(message).split()[3]
+
+    def exit_status(self, seconds: float = 60) -> int:
+        status = self.popen.wait(seconds)
+        self._reader.join(10)
+        assert self.popen.stderr is not None
+        self.popen.stderr.close()
+        return status
+
+    def ready(self) -> str:
+        """Wait until it is ready; its address."""
+        self.until(lambda e: e["event"] == "ready")
+        return self.base()
+
+    def health(self) -> Any:
+        return httpx2.get(f"{self.base()}/health", timeout=30).json()
+
+
+Launch = Callable[..., Process]
+"""Weights and environment → a process that is gone after the test."""
+
+
+@contextmanager
+def launching() -> Iterator[Launch]:
+    running: list[Process] = []
+
+    def start(weights: Path, program: Sequence[str] = EMMR, **environment: str) -> Process:
+        running.append(Process(weights, environment, program))
+        return running[-1]
+
+    try:
+        yield start
+    finally:
+        for process in running:
+            if process.popen.poll() is None:
+                process.popen.kill()
+            process.exit_status()
