@@ -11,6 +11,11 @@ DEVICE ?= $(or $(EMMR_DEVICE),auto)
 WEIGHTS ?= $(or $(EMMR_WEIGHTS),weights/default)
 DATA ?= ../shared/data
 OUT ?= weights/default
+# Of the benches: how long, which seed, and whether their figures go into docs/resilience.md (RECORD=1).
+SEED ?= 1
+CASES ?= 1500
+SECONDS ?= 60
+RECORD ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +28,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 # installed editable: its own code needs no second installation.
 SERVE_STAMP := $(VENV)/.installed-serve
 DEV_STAMP := $(VENV)/.installed-dev
+FUZZ_STAMP := $(VENV)/.installed-fuzz
+FINDINGS = $(if $(RECORD),--record) --json .cache/benches
+BENCH_STAMP := $(VENV)/.installed-bench
 
 .PHONY: help
 help:  ## Say what can be made
@@ -60,11 +68,38 @@ examples: $(DEV_STAMP)  ## Make the sample inputs in examples/ again
 readme: $(DEV_STAMP)  ## Fill the README's answers and results again, from a running service and the weights' results
 	$(BIN)/python -m docs.refresh_readme
 
+.PHONY: limits
+limits: $(DEV_STAMP)  ## Write docs/limits.md again, from what a running service answers at each limit
+	$(BIN)/python -m docs.limits
+
+.PHONY: bench
+bench: $(BENCH_STAMP)  ## Run every benchmark beside its peers; figures and a plot go to benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+.PHONY: fuzz
+fuzz: $(FUZZ_STAMP)  ## Fuzz the service by its OpenAPI document (CASES each), then its readers (MINUTES=10 each)
+	@status=0; \
+	$(BIN)/python -m tests.fuzz.schema --cases $(CASES) --seed $(SEED) $(FINDINGS)/schemathesis.json || status=1; \
+	$(BIN)/python -m tests.fuzz.guide --minutes $(or $(MINUTES),10) --seed $(SEED) $(FINDINGS)/atheris.json || status=1; \
+	exit $$status
+
+.PHONY: chaos
+chaos: $(DEV_STAMP)  ## Break one part of a running service after the other, and see who is affected
+	$(BIN)/python -m tests.load.chaos $(CASE) $(FINDINGS)/chaos.json
+
+.PHONY: soak
+soak: $(DEV_STAMP)  ## Load the service at 70 % of its capacity for MINUTES=20 and see what grows
+	$(BIN)/python -m tests.load.soak --minutes $(or $(MINUTES),20) $(FINDINGS)/soak.json
+
+.PHONY: overload
+overload: $(DEV_STAMP)  ## Ask for four times what the service can do for SECONDS, and see what it says
+	$(BIN)/python -m tests.load.overload --seconds $(SECONDS) $(FINDINGS)/overload.json
+
 .PHONY: constraints
 constraints:  ## Write constraints.txt again, from the newest allowed versions
 	rm -rf .venv-constraints
 	'$(PYTHON)' -m venv .venv-constraints
-	.venv-constraints/bin/python -m pip install --editable '.[dev]'
+	.venv-constraints/bin/python -m pip install --editable '.[bench,dev,fuzz]'
 	{ grep '^#' constraints.txt; .venv-constraints/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 		| sed -E 's/\+[a-z0-9.]+$$//'; } > .venv-constraints/new
 	mv .venv-constraints/new constraints.txt
@@ -87,3 +122,11 @@ $(SERVE_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(SERVE_STAMP)
+
+$(BENCH_STAMP): $(DEV_STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,dev]'
+	@touch $@
+
+$(FUZZ_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	@touch $@ $(DEV_STAMP) $(SERVE_STAMP)

@@ -1,0 +1,128 @@
+"""The service as one writes it in an afternoon: the peer of `benchmarks.service`.
+
+For: `python -m benchmarks.naive_service --port N`. A plain FastAPI handler: librosa's functions as its documentation
+shows them, pandas for the CSV, the text encoder through transformers, and `benchmarks.naive` as the network; one
+process, a `def` handler that FastAPI runs on its threads, the shipped weights, the same answer.
+Does not know: limits, batching, what may be wrong with an upload.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Annotated, Any
+
+import librosa
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import uvicorn
+from fastapi import FastAPI, File, Form, UploadFile
+from transformers import AutoModel, AutoTokenizer
+
+from app.settings import DEFAULT_WEIGHTS
+from benchmarks.naive import pad
+from benchmarks.naive_weights import naive_port
+from model.checkpoint import load_checkpoint
+from model.features.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
+from model.features.preprocessing import reduce_to_slots
+from model.features.text import packaged_folder
+from model.modality import Modality, Utterance
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Naive:
+    """The loaded model."""
+
+    def __init__(self, weights: Path) -> None:
+        checkpoint = load_checkpoint(weights, torch.device("cpu"))
+        self.config, self.statistics = checkpoint.config, checkpoint.preprocessing.statistics
+        self.network = naive_port(checkpoint.network)
+        packaged = self.config.text.encoder == "minilm"
+        source = str(packaged_folder()) if packaged else self.config.text.encoder
+        self.tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=packaged)
+        self.encoder = AutoModel.from_pretrained(source, local_files_only=packaged).eval()
+        self.encoder.load_state_dict(checkpoint.text_encoder.model.state_dict())  # the adapters are merged in there
+
+    def text(self, sentence: str) -> FloatArray:
+        """`(T, d)`."""
+        tokens = self.tokenizer(sentence, truncation=True, max_length=self.config.text.max_tokens, return_tensors="pt")
+        with torch.no_grad():
+            return np.asarray(self.encoder(**tokens).last_hidden_state[0].numpy())
+
+    def audio(self, file: Any) -> FloatArray:
+        """`(T, d)`."""
+        y, rate = librosa.load(file, sr=16_000, mono=True)
+        zcr = librosa.feature.zero_crossing_rate(y, frame_length=512, hop_length=512)
+        mfcc = librosa.feature.mfcc(y=y, sr=rate, n_mfcc=20, hop_length=512)
+        chroma = librosa.feature.chroma_cqt(y=librosa.effects.harmonic(y), sr=rate, hop_length=512, bins_per_octave=12)
+        frames = min(zcr.shape[1], mfcc.shape[1], chroma.shape[1])
+        features = np.concatenate([zcr[:, :frames], mfcc[:, :frames], chroma[:, :frames]]).T  # (T, 33)
+        if self.config.audio.dynamics:
+            change = np.abs(np.diff(features, axis=0, prepend=features[:1]))
+            features = np.concatenate([features, change], axis=1)
+        return np.asarray(features, dtype=np.float32)
+
+    def visual(self, file: Any) -> FloatArray:
+        """`(T, d)`."""
+        table = pd.read_csv(file)
+        table.columns = table.columns.str.strip()
+        table = table[(table["success"] == 1) & (table["confidence"] >= self.config.visual.min_confidence)]
+        wanted = ALL_COLUMNS if self.config.visual.columns == "all" else ACTION_UNIT_COLUMNS
+        values = np.asarray(table[list(wanted)], dtype=np.float32)
+        return values.mean(axis=0, keepdims=True) if self.config.visual.reduce == "mean" else values
+
+    def answer(self, raw: dict[Modality, FloatArray]) -> dict[str, object]:
+        """Normalise, pad, run."""
+        features = {}
+        for modality, array in raw.items():
+            known, slots = self.statistics.get(modality), self.config.slots
+            normalised = array if known is None else known.normalise(array)
+            features[modality] = reduce_to_slots(normalised, slots.of(modality), slots.reduction)
+        answer = self.network(pad([Utterance(features)], self.config))
+        probabilities = dict(zip(self.config.classes, answer.probabilities[0].tolist(), strict=True))
+        return {
+            "polarity": max(probabilities, key=lambda name: probabilities[name]),
+            "probabilities": probabilities,
+            "ensemble": bool(answer.ensemble_used[0]),
+        }
+
+
+def create_app(naive: Naive) -> FastAPI:
+    """The application."""
+    app = FastAPI()
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.post("/predict")
+    def predict(
+        text: Annotated[str | None, Form()] = None,
+        audio: Annotated[UploadFile | None, File()] = None,
+        openface: Annotated[UploadFile | None, File()] = None,
+    ) -> dict[str, object]:
+        features = {}
+        if text is not None:
+            features[Modality.TEXT] = naive.text(text)
+        if audio is not None:
+            features[Modality.AUDIO] = naive.audio(audio.file)
+        if openface is not None:
+            features[Modality.VISUAL] = naive.visual(openface.file)
+        return naive.answer(features)
+
+    return app
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
+    options = parser.parse_args()
+    app = create_app(Naive(options.weights))
+    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="error")
+
+
+if __name__ == "__main__":
+    main()

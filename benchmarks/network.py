@@ -1,0 +1,182 @@
+"""EMMR's network at the published size: what an answer needs, beside the whole graph for everyone.
+
+For: `python -m benchmarks.network --json FILE`. Batches of 1 and 32, complete, one and two modalities missing, from
+feature arrays to decisions, collation included; ours (`model.emmr.inference`) beside `benchmarks.naive` on the same
+weights, in the same rounds, and how far their answers lie apart.
+Does not know: how features are made, the service.
+
+Weights and features are random: what is computed depends on them in one way alone, whether the check finds a missing
+modality to be key. Both outcomes are therefore timed apart, by weights whose votes agree and by weights whose votes
+never do, and put together in the share in which the shipped weights' test items are found inconsistent.
+
+Every utterance has as many slots as there may be, where padding to the maximum costs the port nothing; a second set of
+figures has lengths drawn evenly from a fifth of that upwards.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, ratio_of, time_rounds
+from benchmarks.naive import NaiveAnswer, NaivePort, pad
+from benchmarks.naive_weights import naive_port
+from model.config import ModelConfig
+from model.emmr.batch import collate
+from model.emmr.decision import Decision
+from model.emmr.inference import decide
+from model.emmr.network import EMMR
+from model.emmr.prepared import PreparedNetwork
+from model.modality import MODALITIES, SUBSETS, Presence, Utterance
+
+RESULTS: Final = Path(__file__).resolve().parent.parent / "weights" / "default" / "results.json"
+CASES: Final = {0: "complete", 1: "one_missing", 2: "two_missing"}
+GOALS: Final = {"complete": 6.0, "one_missing": 3.0}
+TOLERANCE: Final = 1e-4
+COMPARED: Final = 8  # utterances of each batch whose answers are held against the port's
+OPINION: Final = 2.0  # logits added to what the heads are to agree or to disagree on
+
+
+@dataclass(frozen=True, slots=True)
+class Contestants:
+    """The same weights twice."""
+
+    ours: PreparedNetwork
+    naive: NaivePort
+
+    @classmethod
+    def build(cls, network: EMMR) -> "Contestants":
+        """Prepare both."""
+        return cls(PreparedNetwork(network), naive_port(network))
+
+    def decide(self, utterances: Sequence[Utterance]) -> list[Decision]:
+        """Ours."""
+        return decide(self.ours, collate(utterances, self.ours.network.config))
+
+    def answer(self, utterances: Sequence[Utterance]) -> NaiveAnswer:
+        """The port's."""
+        answer: NaiveAnswer = self.naive(pad(utterances, self.naive.config))
+        return answer
+
+
+def opinionated(network: EMMR, *, agreeing: bool) -> EMMR:
+    """A copy whose full vote always, or never, names the class that every other vote names."""
+    changed = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, head in changed.subsets.heads["transformer"].named_children():
+            assert isinstance(head, torch.nn.Linear)
+            head.bias[0 if agreeing or name != SUBSETS[0].name else 1] += OPINION
+    return changed
+
+
+def utterances(
+    config: ModelConfig, presences: Sequence[Presence], rng: np.random.Generator, shortest: float = 1.0
+) -> list[Utterance]:
+    """Random features of each presence; lengths from `shortest` of the slots up to all of them."""
+
+    def slots(most: int) -> int:
+        return int(rng.integers(max(1, round(shortest * most)), most + 1))
+
+    return [
+        Utterance(
+            {
+                m: rng.standard_normal((slots(config.slots.of(m)), config.feature_size(m)), dtype=np.float32)
+                for m in presence
+            }
+        )
+        for presence in presences
+    ]
+
+
+def furthest(decisions: Sequence[Decision], answer: NaiveAnswer) -> float:
+    """The largest difference of any probability, or infinity where one took the ensemble and the other did not."""
+    if [d.ensemble_used for d in decisions] != answer.ensemble_used.tolist():
+        return float("inf")
+    ours = torch.tensor([[d.probabilities, d.full, d.available] for d in decisions])  # (B, 3, C)
+    theirs = torch.stack([answer.probabilities, answer.full, answer.available], dim=1)
+    return float((ours - theirs).abs().max())
+
+
+def inconsistent_share(results: Path = RESULTS) -> float:
+    """The share of incomplete test items whose missing modality the shipped weights find to be key."""
+    return float(json.loads(results.read_text(encoding="utf-8"))["test"]["gate"]["share"])
+
+
+def measure(
+    config: ModelConfig, sizes: Sequence[int], rounds: int, share: float, shortest: float = 1.0
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """Medians in ms for each batch, ratios, and the largest difference of any probability."""
+    torch.manual_seed(0)
+    network = EMMR(config).eval()
+    agree, differ = (Contestants.build(opinionated(network, agreeing=a)) for a in (True, False))
+    rng = np.random.default_rng(0)
+    medians: dict[str, float] = {}
+    ratios: dict[str, float] = {}
+    apart = 0.0
+    for size in sizes:
+        for missing, case in CASES.items():
+            subsets = [s for s in SUBSETS if len(MODALITIES) - len(s) == missing]
+            # A batch of one: one of each pattern, one after another.
+            count = len(subsets) if size == 1 else size
+            items = utterances(config, list(islice(cycle(subsets), count)), rng, shortest)
+            batches = [[item] for item in items] if size == 1 else [items]
+            checked = items[:COMPARED]
+            for side in (agree, differ):
+                apart = max(apart, furthest(side.decide(checked), side.answer(checked)))
+            key = f"{case}_{size}"
+            runs = {
+                "naive": lambda b=batches: [agree.answer(x) for x in b],
+                "consistent": lambda b=batches: [agree.decide(x) for x in b],
+                "inconsistent": lambda b=batches: [differ.decide(x) for x in b],
+            }
+            if not missing:
+                del runs["inconsistent"]
+            seconds = time_rounds(runs, rounds)
+            if missing:
+                pairs = zip(seconds["consistent"], seconds["inconsistent"], strict=True)
+                seconds["ours"] = [(1 - share) * a + share * b for a, b in pairs]
+                ratios[f"{key}_all_inconsistent"] = ratio_of(seconds, "naive", "inconsistent")
+            else:
+                seconds["ours"] = seconds.pop("consistent")
+            ratios[key] = ratio_of(seconds, "naive", "ours")
+            medians |= {f"{key}_{n}_ms": 1e3 * s / len(batches) for n, s in medians_of(seconds).items()}
+    return medians, ratios, apart
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = arguments(__doc__)
+    parser.add_argument("--quick", action="store_true", help="batches of 1 and 4, one round")
+    options = parser.parse_args(argv)
+    sizes, rounds = ((1, 4), 1) if options.quick else ((1, 32), options.rounds)
+    report = Report("network", machine_line())
+    share = inconsistent_share()
+    config, furthest_apart = ModelConfig.paper(), 0.0
+    for prefix, shortest, times in (("", 1.0, rounds), ("drawn_lengths_", 0.2, rounds // 2 + 1)):
+        medians, ratios, apart = measure(config, sizes, times, share, shortest)
+        report.medians.update({prefix + name: value for name, value in medians.items()})
+        report.ratios.update({prefix + name: value for name, value in ratios.items()})
+        report.facts[f"{prefix}largest_difference"] = apart
+        furthest_apart = max(furthest_apart, apart)
+    for case, goal in GOALS.items():
+        for size in sizes:
+            report.facts[f"{case}_{size}_goal_{goal:g}_met"] = report.ratios[f"{case}_{size}"] >= goal
+    report.facts.update(
+        {
+            "equal_within_1e-4": furthest_apart <= TOLERANCE,
+            "inconsistent_share": share,
+            "rounds": rounds,
+            "threads": torch.get_num_threads(),
+        }
+    )
+    finish(report, options.json)
+
+
+if __name__ == "__main__":
+    main()

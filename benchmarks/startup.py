@@ -1,0 +1,118 @@
+"""From start to ready, and what the service weighs: idle, and after a thousand requests.
+
+For: `python -m benchmarks.startup --json FILE`. Time runs from the start of the process until `/health/ready` answers
+200, warm-up and all; memory is that of the service and its decoding processes together.
+Does not know: what takes the time; the cost of importing the heaviest packages, each in a process of its own, stands
+beside it.
+"""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import uvloop
+
+from benchmarks.bodies import Bodies
+from benchmarks.harness import Report, arguments, finish, machine_line
+from benchmarks.load import Client, parsed
+from benchmarks.processes import OURS, ROOT, service
+from model.modality import SUBSETS
+
+READY_GOAL: Final = 8.0  # seconds
+IDLE_GOAL: Final = 900.0  # MiB
+GROWTH_GOAL: Final = 1.10
+REQUESTS: Final = 1000
+CONCURRENCY: Final = 8
+SETTLE: Final = 2.0  # seconds before weighing
+IMPORTS: Final = (
+    "numpy",
+    "torch",
+    "transformers.models.bert.modeling_bert",
+    "librosa",
+    "fastapi",
+    "model.pipeline",
+    "app.server",
+)
+_WEIGH: Final = """
+import json, sys, time
+from importlib import import_module
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+before, began = resident(), time.perf_counter()
+import_module(sys.argv[1])
+print(json.dumps([time.perf_counter() - began, resident() - before]))
+"""
+
+
+async def ask_many(port: int, amount: int) -> None:
+    """So many requests of every subset in turn, a few at a time.
+
+    Raises:
+        RuntimeError: one is not answered with a 200.
+    """
+    client, bodies = Client(port), Bodies()
+    numbers = iter(range(amount))
+
+    async def ask_on() -> None:
+        for number in numbers:
+            parsed(await client.ask(bodies.request(SUBSETS[number % len(SUBSETS)])))
+
+    await asyncio.gather(*(ask_on() for _ in range(CONCURRENCY)))
+    client.close()
+
+
+def import_cost(module: str) -> tuple[float, float]:
+    """Seconds and MiB that importing a module takes in a fresh process."""
+    said = subprocess.run([sys.executable, "-c", _WEIGH, module], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    seconds, mib = json.loads(said.stdout)
+    return float(seconds), float(mib)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = arguments(__doc__)
+    parser.add_argument("--quick", action="store_true", help="one start, 70 requests")
+    options = parser.parse_args(argv)
+    rounds, requests = (1, 70) if options.quick else (min(options.rounds, 3), REQUESTS)
+    report = Report("startup", machine_line())
+    starts: list[float] = []
+    for left in reversed(range(rounds)):
+        with service(OURS, "/health/ready") as running:
+            starts.append(running.seconds_to_ready)
+            if left:
+                continue
+            time.sleep(SETTLE)
+            idle, idle_own = running.resident_mib(), running.memory_mib()
+            uvloop.run(ask_many(running.port, requests))
+            time.sleep(SETTLE)
+            after, after_own = running.resident_mib(), running.memory_mib()
+            report.medians.update(
+                {
+                    "idle_resident_mib": idle,
+                    "idle_proportional_mib": idle_own,
+                    "after_resident_mib": after,
+                    "after_proportional_mib": after_own,
+                }
+            )
+            report.ratios.update(
+                {"idle_memory_goal_over_ours": IDLE_GOAL / idle, "growth_goal_over_ours": GROWTH_GOAL * idle / after}
+            )
+            report.facts["growth"] = after / idle
+    ready = statistics.median(starts)
+    report.medians["start_to_ready_s"] = ready
+    report.ratios["ready_goal_over_ours"] = READY_GOAL / ready
+    for module in IMPORTS:
+        seconds, mib = import_cost(module)
+        report.facts.update({f"import_{module}_s": seconds, f"import_{module}_mib": mib})
+    report.facts.update({"starts": rounds, "requests": requests, "goals_met": min(report.ratios.values()) >= 1})
+    finish(report, options.json)
+
+
+if __name__ == "__main__":
+    main()

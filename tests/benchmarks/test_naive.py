@@ -1,0 +1,50 @@
+"""The peer is a fair one: the whole graph, with our weights, gives our answers."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.naive import pad
+from benchmarks.naive_weights import naive_port
+from benchmarks.network import furthest
+from model.emmr.batch import collate
+from model.emmr.inference import decide
+from model.modality import SUBSETS, Modality, Presence
+from tests.support.network import random_network, random_utterances, tiny_config
+
+CONFIG = tiny_config()
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
+def test_the_naive_port_answers_as_we_do(subset: Presence) -> None:
+    network = random_network(CONFIG)
+    utterances = random_utterances(CONFIG, [subset] * 12)
+    answer = naive_port(network)(pad(utterances, CONFIG))
+    assert furthest(decide(network, collate(utterances, CONFIG)), answer) < 1e-5
+
+
+def test_both_paths_of_the_gate_are_compared() -> None:
+    network = random_network(CONFIG)
+    utterances = random_utterances(CONFIG, SUBSETS * 10)
+    used = naive_port(network)(pad(utterances, CONFIG)).ensemble_used.tolist()
+    assert 0 < sum(used) < len(used)
+
+
+def test_answers_by_another_path_are_infinitely_apart() -> None:
+    network = random_network(CONFIG)
+    utterances = random_utterances(CONFIG, SUBSETS)
+    answer = naive_port(network)(pad(utterances, CONFIG))
+    answer.ensemble_used.logical_not_()
+    assert furthest(decide(network, collate(utterances, CONFIG)), answer) == float("inf")
+
+
+def test_padding_reaches_the_most_slots_and_marks_what_is_real() -> None:
+    (utterance,) = random_utterances(CONFIG, [Presence.of(Modality.TEXT)])
+    batch = pad([utterance], CONFIG)
+    length = len(utterance.features[Modality.TEXT])
+    for modality in Modality:
+        assert batch.features[modality].shape == (1, CONFIG.slots.of(modality), CONFIG.feature_size(modality))
+    assert batch.valid[Modality.TEXT].sum() == length
+    assert not batch.valid[Modality.AUDIO].any()
+    np.testing.assert_array_equal(batch.features[Modality.TEXT][0, :length], utterance.features[Modality.TEXT])
+    assert torch.equal(batch.present, torch.tensor([[True, False, False]]))

@@ -1,0 +1,46 @@
+"""What `benchmarks.network` reports."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.network import Contestants, inconsistent_share, measure, opinionated, utterances
+from model.modality import SUBSETS
+from tests.support.network import random_network, tiny_config
+
+CONFIG = tiny_config()
+
+
+def test_every_case_of_every_size_has_its_ratio() -> None:
+    medians, ratios, apart = measure(CONFIG, (1, 2), rounds=1, share=0.05)
+    for case in ("complete", "one_missing", "two_missing"):
+        for size in (1, 2):
+            assert ratios[f"{case}_{size}"] > 0
+            assert medians[f"{case}_{size}_naive_ms"] > 0
+            assert medians[f"{case}_{size}_ours_ms"] > 0
+    assert apart < 1e-4
+
+
+@pytest.mark.parametrize("agreeing", [True, False])
+def test_opinionated_weights_always_or_never_agree(agreeing: bool) -> None:
+    contestants = Contestants.build(opinionated(random_network(CONFIG), agreeing=agreeing))
+    items = utterances(CONFIG, SUBSETS * 4, np.random.default_rng(0), shortest=0.2)
+    for item, decision in zip(items, contestants.decide(items), strict=True):
+        assert decision.ensemble_used == (not agreeing and not item.presence.complete)
+
+
+def test_lengths_are_full_unless_they_are_to_be_drawn() -> None:
+    rng = np.random.default_rng(0)
+    (full,) = utterances(CONFIG, SUBSETS[:1], rng)
+    assert {m: len(x) for m, x in full.features.items()} == {m: CONFIG.slots.of(m) for m in full.features}
+    drawn = utterances(CONFIG, SUBSETS[:1] * 30, rng, shortest=0.2)
+    assert len({tuple(map(len, item.features.values())) for item in drawn}) > 10
+
+
+def test_the_share_is_that_of_the_results(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"test": {"gate": {"share": 0.25}}}), encoding="utf-8")
+    assert inconsistent_share(file) == 0.25
+    assert 0 <= inconsistent_share() <= 1
