@@ -1,0 +1,160 @@
+"""Coverage-guided fuzzing of every reader of uploads, for a while each.
+
+For: half of `make fuzz`, that is `python -m tests.fuzz.guide`. Starts `tests.fuzz.guided` for a target, again after
+each finding until the time is up, counts, and keeps the inputs that were findings.
+Does not know: what the targets do. Needs the `fuzz` extra (Atheris).
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.fuzz.seeds import dictionary, seeds
+from tests.fuzz.targets import LONGEST, TARGETS
+from tests.load.findings import Finding, conclude, options
+
+ROOT: Final = Path(__file__).parents[2]
+TIMEOUT: Final = 10  # seconds for one input: the service's own limit for decoding one file
+MEMORY: Final = 2048  # MiB: the service's own limit for a decoding process
+KEPT: Final = ROOT / ".cache" / "fuzz"
+START_SECONDS: Final = 120.0
+MOST_FINDINGS: Final = 20  # of one target; past these it is not worth starting again
+
+_EXECUTED: Final = re.compile(r"^#(\d+)\s", re.MULTILINE)
+_COVERAGE: Final = re.compile(r"cov: (\d+) ft: (\d+) corp: (\d+)")
+_STAT: Final = re.compile(r"^stat::(\w+):\s+(\d+)", re.MULTILINE)
+_CAUSE: Final = re.compile(
+    r"^(?: === Uncaught Python exception: ===\n(.*)|==\d+== ?(?:ERROR: )?(libFuzzer: .*))$", re.MULTILINE
+)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a target has been through."""
+
+    executed: int = 0
+    coverage: int = 0
+    features: int = 0
+    corpus: int = 0
+    peak: int = 0
+    slowest: int = 0
+    slow_once: int = 0
+    findings: list[str] = field(default_factory=list)
+
+    def add(self, log: str) -> None:
+        """Count one run's output in."""
+        stats = {name: int(value) for name, value in _STAT.findall(log)}
+        counted = [int(number) for number in _EXECUTED.findall(log)]
+        self.executed += stats.get("number_of_executed_units", max(counted, default=0))
+        self.peak = max(self.peak, stats.get("peak_rss_mb", 0))
+        self.slowest = max(self.slowest, stats.get("slowest_unit_time_sec", 0))
+        if reached := _COVERAGE.findall(log):
+            self.coverage, self.features, self.corpus = map(int, reached[-1])
+
+
+def fuzz(target: str, seconds: float, seed: int, kept: Path) -> Finding:
+    """Fuzz one target for so long; inputs that are findings go to `kept`."""
+    tally, began = Tally(), time.monotonic()
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="emmr-fuzz-") as folder:
+        corpus = Path(folder) / "corpus"
+        corpus.mkdir()
+        for number, content in enumerate(seeds(target).values()):
+            (corpus / f"seed-{number}").write_bytes(content)
+        words = Path(folder) / "words"
+        words.write_text("".join(f'"{_escaped(word)}"\n' for word in dictionary(target)), encoding="ascii")
+        while (left := seconds - (time.monotonic() - began)) > 1 and len(tally.findings) < MOST_FINDINGS:
+            log, status = _run(target, corpus, words, kept, left, seed + len(tally.findings) + tally.slow_once)
+            tally.add(log)
+            if status == 0:
+                break
+            if _was_slow_once(target, log):
+                tally.slow_once += 1
+            else:
+                tally.findings.append(_cause(log, status))
+    finding = Finding(
+        f"atheris: {target}",
+        {
+            "seconds": round(time.monotonic() - began),
+            "inputs": tally.executed,
+            "inputs /s": tally.executed / max(1.0, time.monotonic() - began),
+            "coverage (edges)": tally.coverage,
+            "features": tally.features,
+            "corpus": tally.corpus,
+            "slowest input s": tally.slowest,
+            "slow only once": tally.slow_once,
+            "peak memory MiB": tally.peak,
+            "seed": seed,
+            "findings": len(tally.findings),
+        },
+        tally.findings,
+    )
+    finding.expect(tally.executed > len(seeds(target)), "nothing was tried but the seeds")
+    return finding
+
+
+def _run(target: str, corpus: Path, words: Path, kept: Path, seconds: float, seed: int) -> tuple[str, int]:
+    """One process until its time is up or it finds something; its output and status."""
+    command = [
+        sys.executable, "-m", "tests.fuzz.guided", target, str(corpus),
+        f"-max_total_time={max(1, int(seconds))}",
+        f"-timeout={TIMEOUT}", f"-rss_limit_mb={MEMORY}", f"-max_len={LONGEST[target]}", f"-seed={seed}",
+        f"-dict={words}", f"-artifact_prefix={kept}/", "-print_final_stats=1", "-reload=0",
+    ]  # fmt: skip
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait(seconds + START_SECONDS + TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        log.seek(0)
+        return log.read(), status
+
+
+def _was_slow_once(target: str, log: str) -> bool:
+    """Whether a timeout does not come again: then the machine was slow, and not the input."""
+    found = re.search(r"Test unit written to (\S+/timeout-\S+)", log)
+    if found is None:
+        return False
+    again = [sys.executable, "-m", "tests.fuzz.guided", target, f"-timeout={TIMEOUT}", found[1]]
+    return subprocess.run(again, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def _cause(log: str, status: int) -> str:
+    found = _CAUSE.search(log)
+    said = next(filter(None, found.groups()), "") if found else log[-300:]
+    artifact = re.search(r"Test unit written to (\S+)", log)
+    return f"status {status}: {said.strip()[:300]}" + (f" ({Path(artifact[1]).name})" if artifact else "")
+
+
+def _escaped(word: bytes) -> str:
+    return "".join(chr(byte) if bytes([byte]).isalnum() else f"\\x{byte:02x}" for byte in word)
+
+
+def _fuzzed(chosen: argparse.Namespace) -> Iterator[Finding]:
+    for target in chosen.targets or TARGETS:
+        yield fuzz(target, 60 * chosen.minutes, chosen.seed, chosen.kept / target)
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Fuzz the readers of uploads, guided by coverage.")
+    parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], metavar="target", help=f"of {', '.join(TARGETS)}")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for each target")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kept", type=Path, default=KEPT, help="a folder for inputs that are findings")
+    options(parser)
+    chosen = parser.parse_args()
+    return conclude("atheris", _fuzzed(chosen), chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Every case at a small size. What each does at full size, and the figures, are `make chaos`'s."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.load import chaos, client_trouble, disk_trouble, exit_trouble
+from tests.load.findings import Finding, line
+from tests.load.overload import Plan as Overload
+from tests.load.overload import overload
+from tests.load.scene import SMALL
+from tests.load.service import WITH_FAULTS, Service, serving
+from tests.load.soak import Plan as Soak
+from tests.load.soak import soak
+from tests.load.traffic import run
+
+BODY_SECONDS = 1.0
+LONG_SECONDS = 150.0  # of sound: decoding it takes long enough to be hit, and not much longer
+
+
+@pytest.fixture(scope="module")
+def service(tiny_weights: Path) -> Iterator[Service]:
+    with serving(
+        tiny_weights,
+        program=WITH_FAULTS,
+        EMMR_BODY_TIMEOUT=str(BODY_SECONDS),
+        EMMR_DECODE_TIMEOUT="2",
+        EMMR_QUEUE_SIZE="64",
+        OMP_NUM_THREADS="1",
+    ) as running:
+        yield running
+
+
+def passed(finding: Finding) -> bool:
+    assert finding.passed, line(finding)
+    return True
+
+
+@pytest.mark.parametrize("case", [name for name in chaos.SURVIVED if not name.startswith("slow-")])
+def test_a_misfortune_befalls_its_victims_alone(service: Service, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.load.decoder_trouble.LONG_SECONDS", LONG_SECONDS)
+    assert passed(run(chaos.played(chaos.SURVIVED[case], service, SMALL)))
+
+
+def test_slow_bodies_are_ended_and_disturb_nobody(service: Service) -> None:
+    assert passed(run(client_trouble.slow_bodies(service, SMALL, BODY_SECONDS)))
+
+
+def test_slow_heads_are_ended_and_disturb_nobody(service: Service) -> None:
+    assert passed(run(client_trouble.slow_heads(service, SMALL, BODY_SECONDS)))
+
+
+def test_a_full_disk_refuses_what_does_not_fit_on_it(tiny_weights: Path) -> None:
+    with disk_trouble.without_room(tiny_weights, OMP_NUM_THREADS="1") as service:
+        assert passed(run(disk_trouble.full(service, SMALL)))
+
+
+def test_a_lost_device_ends_the_process(tiny_weights: Path) -> None:
+    with serving(tiny_weights, program=WITH_FAULTS, OMP_NUM_THREADS="1") as service:
+        assert passed(run(chaos.played(chaos.ALONE["device-lost"], service, SMALL)))
+
+
+def test_sigterm_under_load_loses_nothing(tiny_weights: Path) -> None:
+    with serving(tiny_weights, OMP_NUM_THREADS="1", EMMR_GRACE_PERIOD="0.5") as service:
+        assert passed(run(exit_trouble.sigterm(service, SMALL, rate=15)))
+
+
+def test_a_soaked_service_holds_on_to_nothing(service: Service) -> None:
+    # A slope over so few seconds says nothing, so it may be anything.
+    plan = Soak(seconds=3, share=0.5, measuring=0.5, settling=0.2, limit=1e6)
+    assert passed(run(soak(service, plan)))
+
+
+def test_an_overloaded_service_says_so(service: Service) -> None:
+    finding = run(overload(service, Overload(seconds=2, times=6, measuring=0.5, settling=0.2)))
+    # How soon an idle latency is back depends on the machine; `make overload` measures that on a quiet one.
+    assert not [failure for failure in finding.failures if "idle latency" not in failure], line(finding)
