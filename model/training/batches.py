@@ -73,11 +73,9 @@ class BatchSource:
         pairs = [(e, u) for e in examples if (u := self._utterance(e, rng)) is not None]
         if complete:
             pairs = [(e, u) for e, u in pairs if u.presence.complete]
-        size = self.settings.batch_size
-        order = rng.permutation(len(pairs))
         weights = self._class_weights([e for e, _ in pairs])
-        for start in range(0, len(order), size):
-            chosen = [pairs[i] for i in order[start : start + size]]
+        for rows in self._batches([u for _, u in pairs], rng):
+            chosen = [pairs[i] for i in rows]
             utterances = [u for _, u in chosen]
             targets = self._targets([e for e, _ in chosen], weights)
             batch = self._augment(collate(utterances, self.config, room_to_impute=True), targets, rng)
@@ -86,6 +84,19 @@ class BatchSource:
                 batch = batch.with_present(torch.tensor([p.mask() for p in kept]))
                 batch, targets = self._exchange(batch, targets, rng)
             yield TrainingBatch(batch, targets, [e for e, _ in chosen])
+
+    def _batches(self, utterances: Sequence[Utterance], rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
+        """Rows of each batch: a random order in which, where asked for, utterances of like length share a batch."""
+        size, window = self.settings.batch_size, self.settings.batch_size * self.settings.length_bucket
+        order = rng.permutation(len(utterances))
+        if self.settings.length_bucket > 1:
+            slots = np.array([sum(len(x) for x in u.features.values()) for u in utterances])
+            windows = [order[start : start + window] for start in range(0, len(order), window)]
+            order = np.concatenate([rows[np.argsort(slots[rows], kind="stable")] for rows in windows] or [order])
+        starts = np.arange(0, len(order), size)
+        if self.settings.length_bucket > 1:
+            starts = rng.permutation(starts)
+        return (order[start : start + size] for start in starts)
 
     def _utterance(self, example: Example, rng: np.random.Generator) -> Utterance | None:
         arrays = {}

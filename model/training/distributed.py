@@ -1,7 +1,7 @@
 """Several processes, one training run: who leads, which rows are whose, and how gradients meet.
 
-For: `torchrun --nproc-per-node N -m app.cli train …`. Every process draws the same batches from the same seed and takes
-its own rows of each, so a run over N processes takes the steps that one process would take.
+For: `torchrun --nproc-per-node N --no-python emmr train …`. Every process draws the same batches from the same seed and
+takes its own rows of each, so a run over N processes takes the steps that one process would take.
 Does not know: networks, corpora, files.
 Source: synchronous data parallelism over `torch.distributed`; NCCL between CUDA devices, Gloo between CPU processes.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.emmr.batch import Batch
 from model.emmr.losses import IGNORED
 from model.modality import COMPLETE, MODALITIES, Presence
 from model.training.batches import BatchSource, TrainingBatch, to_device
@@ -53,6 +54,29 @@ def test_every_example_comes_once_an_epoch_the_last_few_too() -> None:
     expected = [float(FEATURES[e.sources[V]].sum()) for e in EXAMPLES]
     np.testing.assert_allclose(sorted(seen), sorted(expected), atol=1e-3)
     assert not np.allclose(seen, expected, atol=1e-3)  # in a random order
+
+
+def test_utterances_of_like_length_share_a_batch_where_asked_for_and_each_comes_once() -> None:
+    plain = [item.batch for item in source_of(**PLAIN).epoch(EXAMPLES, 0)]
+    sorted_by_length = [item.batch for item in source_of(**PLAIN, length_bucket=3).epoch(EXAMPLES, 0)]
+
+    def padding(batches: list[Batch]) -> int:
+        return sum(int((~batch.valid[m]).sum()) for batch in batches for m in (T, A))
+
+    assert padding(sorted_by_length) < 0.85 * padding(plain)
+    contents = [
+        sorted(row.sum().item() for b in batches for row in b.features[V]) for batches in (plain, sorted_by_length)
+    ]
+    np.testing.assert_allclose(contents[0], contents[1])
+    lengths = [float(batch.valid[A].sum(dim=1).float().mean()) for batch in sorted_by_length]
+    orders = {
+        tuple(
+            np.argsort([float(b.batch.valid[A].sum()) for b in source_of(**PLAIN, length_bucket=3).epoch(EXAMPLES, n)])
+        )
+        for n in range(6)
+    }
+    assert len(set(lengths)) == 3
+    assert len(orders) > 1  # the batches themselves come in a random order
 
 
 def test_labels_stay_with_their_examples() -> None:

@@ -1,13 +1,15 @@
 """`emmr train` and `emmr evaluate`, from files to files."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_checkpoint, verify_hashes
 from model.errors import CheckpointError, ConfigError, CorpusError
 from model.modality import SUBSETS
 from model.pipeline import Pipeline, choose_device
@@ -93,6 +95,21 @@ def test_the_composite_corpus_tells_who_carries_the_label(
     measured = json.loads((tmp_path / "w" / "results.json").read_text(encoding="utf-8"))
     assert measured["decided_by"].keys() == {"congruent", "text", "voice+face", "voice", "face", "native"}
     assert measured["gate"]["n"] == 3 * measured["n"]
+
+
+def test_processes_that_torchrun_starts_train_together_and_one_of_them_writes(tmp_path: Path, recipe: Path) -> None:
+    data, out = manifest(tmp_path, {"train": 9, "val": 3}), tmp_path / "together"
+    ran = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "--no-python", Path(sys.executable).parent / "emmr", "train", "--corpus", "manifest", "--data", data,
+            "--out", out, "--config", recipe, "--device", "cpu",
+        ],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("validation macro-F1") == 1 + tiny_recipe().training.epochs  # each epoch, and the result
+    assert verify_hashes(out)
 
 
 def test_the_number_of_epochs_can_be_given_and_a_run_resumed(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.modality import Modality
 from model.training.distributed import ALONE, World
 from tests.support.training import toy
 
@@ -47,8 +48,8 @@ def test_every_row_is_someone_s_and_the_mean_gradient_is_the_batch_s(training_ba
     item = training_batch(7)
     shares = [World(rank, 3).share(item) for rank in range(3)]
     assert sorted(e.id for own, _ in shares for e in own.examples) == sorted(e.id for e in item.examples)
-    values = item.batch.features["visual"].sum(dim=(1, 2))
-    means = [factor * float(own.batch.features["visual"].sum(dim=(1, 2)).mean()) for own, factor in shares]
+    values = item.batch.features[Modality.VISUAL].sum(dim=(1, 2))
+    means = [factor * float(own.batch.features[Modality.VISUAL].sum(dim=(1, 2)).mean()) for own, factor in shares]
     assert sum(means) / 3 == pytest.approx(float(values.mean()), rel=1e-4)
     for own, _ in shares:
         assert own.targets.labels.tolist() == [item.targets.labels[item.examples.index(e)] for e in own.examples]
