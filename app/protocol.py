@@ -8,21 +8,24 @@ Does not know: the application.
 import asyncio
 import json
 from http import HTTPStatus
-from typing import Final
+from typing import ClassVar, Final
 from uuid import uuid4
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES: Final = 64 * 2**10  # request line and headers together; browsers and proxies stay under 16 KiB
-HEAD_SECONDS: Final = 30.0  # from the connection, or from a request's first byte, to the end of its headers
+HEAD_SECONDS: Final = 30.0  # the default
 
 MALFORMED: Final = "The request is not well-formed HTTP, or its method is unknown."
 TOO_LARGE: Final = f"The request line and the headers may hold at most {HEAD_BYTES} bytes."
-TOO_SLOW: Final = f"The request line and the headers must arrive within {HEAD_SECONDS:g} seconds."
+TOO_SLOW: Final = "The request line and the headers must arrive within {:g} seconds."
 
 
 class ProblemProtocol(HttpToolsProtocol):
     """Uvicorn's protocol, whose refusals are `application/problem+json`, and which does not wait for ever."""
+
+    head_seconds: ClassVar[float] = HEAD_SECONDS
+    """From the connection, or from a request's first byte, to the end of its headers."""
 
     _head_bytes = 0
     _in_head = True  # a connection that says nothing is late, too
@@ -64,7 +67,9 @@ class ProblemProtocol(HttpToolsProtocol):
     def _await_head(self) -> None:
         self._head_arrived()
         self._in_head = True
-        self._late = self.loop.call_later(HEAD_SECONDS, self._refuse, HTTPStatus.REQUEST_TIMEOUT, TOO_SLOW)
+        self._late = self.loop.call_later(
+            self.head_seconds, self._refuse, HTTPStatus.REQUEST_TIMEOUT, TOO_SLOW.format(self.head_seconds)
+        )
 
     def _head_arrived(self) -> None:
         self._in_head, self._head_bytes = False, 0
@@ -96,3 +101,8 @@ class ProblemProtocol(HttpToolsProtocol):
         )
         self.transport.write((head + body).encode("ascii"))
         self.transport.close()
+
+
+def protocol_within(seconds: float) -> type[ProblemProtocol]:
+    """The protocol with another time for a request's head. Uvicorn takes a class and makes the instances itself."""
+    return type("ProblemProtocolWithin", (ProblemProtocol,), {"head_seconds": seconds})

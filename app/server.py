@@ -18,7 +18,7 @@ import uvicorn
 from app.inference.lifecycle import Lifecycle, Phase
 from app.logging import get_logger
 from app.main import create_app
-from app.protocol import ProblemProtocol
+from app.protocol import protocol_within
 from app.settings import Settings
 
 EXIT_FAILED: Final = 1
@@ -82,7 +82,7 @@ def serve(settings: Settings) -> int:
         access_log=False,
         server_header=False,
         lifespan="on",
-        http=ProblemProtocol,
+        http=protocol_within(settings.body_timeout),
         ws="none",  # so that an upgrade is a request like any other, and answered as one
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.drain_timeout) or 1,

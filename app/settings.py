@@ -62,7 +62,7 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=25 * MIB, gt=0)
     body_timeout: float = Field(default=30.0, gt=0)
-    """From the first byte of a request's body to its last."""
+    """From the first byte of a request's body to its last; as long again for its head."""
     max_text_bytes: int = Field(default=64 * KIB, gt=0)
     max_uploads: int = Field(default=256, gt=0)
     """Bodies that may be arriving at a time."""

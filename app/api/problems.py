@@ -42,6 +42,7 @@ from app.uploads.errors import (
     DuplicatePart,
     EmptyForm,
     MalformedBody,
+    NoDecoder,
     NoRoom,
     PartTooLarge,
     SlowBody,
@@ -85,6 +86,7 @@ _UPLOADS: Final[Sequence[type[UploadError]]] = (
     CorruptPart,
     DecoderFailed,
     NoRoom,
+    NoDecoder,
 )
 _HTTP: Final[Mapping[int, str]] = {401: "Unauthorized", 404: "Not found", 405: "Method not allowed"}
 _CLOSING: Final = (BodyTooLarge, SlowBody, MalformedBody, NoRoom)
@@ -151,7 +153,7 @@ def trouble(error: BaseException) -> Trouble:
     if isinstance(error, UploadError):
         fault = Fault(part=error.part, place=error.place, detail=error.detail)
         headers = [("Connection", "close")] if isinstance(error, _CLOSING) else []
-        if isinstance(error, NoRoom):
+        if error.retry_after is not None:
             headers.append(("Retry-After", str(error.retry_after)))
         return _of(code_of(type(error)), error.detail, (fault,), tuple(headers))
     if isinstance(error, NothingUsable):

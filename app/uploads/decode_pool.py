@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import Final, Literal, TypeAlias
 
 from app.uploads.decoder import Decoder, DecoderDied, Rereadable, Unresponsive
-from app.uploads.errors import DecoderFailed, from_modality
+from app.uploads.errors import DecoderFailed, NoDecoder, from_modality
 from app.uploads.frames import BrokenFrame, Json
 from app.uploads.replies import Decoded, DecoderStopped, restore
 from app.uploads.spool import SpooledFile
@@ -155,7 +155,7 @@ class DecodePool:
         self._keeper.start()
 
     def stop(self) -> None:
-        """End every process. A file still being decoded becomes `DecoderFailed`."""
+        """End every process. A file still being decoded becomes `DecoderFailed`, one that waits `NoDecoder`."""
         self._stopping.set()
         for decoder in self._decoders:
             decoder.kill()
@@ -188,7 +188,7 @@ class DecodePool:
 
         Raises:
             EmptyModality: well-formed, with nothing in it.
-            UploadError: the file's fault, or that of its decoder (`DecoderFailed`).
+            UploadError: the file's fault, or that of its decoder (`DecoderFailed`, `NoDecoder`).
         """
         task = _Task(job, file, part)
         future = self._submit(task)
@@ -238,8 +238,7 @@ class DecodePool:
         for _ in range(ATTEMPTS):
             if self._stopping.is_set() or task.dropped:
                 break
-            if decoder.pid is None:
-                self._replace(decoder)
+            self._have_process(task, decoder)
             try:
                 decoder.await_ready(START_SECONDS)
                 decoder.begin(task.job, min(HEARD_SECONDS, self.timeout))
@@ -248,6 +247,18 @@ class DecodePool:
             else:
                 return
         raise self._stopped(task)
+
+    def _have_process(self, task: _Task, decoder: Decoder) -> None:
+        """Launch a process where there is none, as soon as that may be tried again after a failure."""
+        given_up = time.monotonic() + self.timeout
+        while not self._lives(decoder) and not task.dropped and time.monotonic() < given_up:
+            self._replace(decoder)
+            if not self._lives(decoder) and self._stopping.wait(CHECK_SECONDS):
+                return
+
+    @staticmethod
+    def _lives(decoder: Decoder) -> bool:
+        return decoder.pid is not None
 
     def _result(self, task: _Task, decoder: Decoder) -> Decoded:
         deadline = time.monotonic() + self.timeout
@@ -302,5 +313,5 @@ class DecodePool:
                 self._idle.put(decoder)
 
     @staticmethod
-    def _stopped(task: _Task) -> DecoderFailed:
-        return DecoderFailed("no decoder takes the file", part=task.part)
+    def _stopped(task: _Task) -> NoDecoder:
+        return NoDecoder("no decoder takes the file at this moment", part=task.part)

@@ -39,6 +39,8 @@ class UploadError(Exception):
     """
 
     status: ClassVar[int] = 422
+    retry_after: ClassVar[int | None] = None
+    """Seconds after which the same upload may be taken; None where it never will be."""
 
     def __init__(self, detail: str, *, part: str | None = None, place: str | None = None) -> None:
         self.detail, self.part, self.place = detail, part, place
@@ -115,8 +117,14 @@ class NoRoom(UploadError):
     """There is no room to keep the upload in at this moment: a disk, a quota or a table of open files is full."""
 
     status = 503
-    retry_after: ClassVar[int] = 5
-    """Seconds: other uploads have to be answered, or somebody has to make room."""
+    retry_after = 5  # other uploads have to be answered, or somebody has to make room
+
+
+class NoDecoder(UploadError):
+    """There is no process to decode the upload at this moment: those that ended have not been replaced yet."""
+
+    status = 503
+    retry_after = 2  # what a process takes to come up on a loaded machine
 
 
 def from_modality(error: ModalityError) -> UploadError:

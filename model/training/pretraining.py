@@ -58,10 +58,7 @@ class PretrainingTask(nn.Module):
         self.encoder = network.encoder  # the same objects: training the task trains the network
         self.pools, self.heads = network.modality_pools, network.modality_heads
         self.network = [network]  # in a list, so that its other parameters are not the task's
-        self.emotion_weights = {
-            Modality.AUDIO: settings.audio_emotion_weight,
-            Modality.VISUAL: settings.visual_emotion_weight,
-        }
+        self.emotion_weight = settings.emotion_weight
         self.emotions = sorted({emotion for e in examples for emotion in e.emotions.values()})
         hidden, device = network.config.network.hidden, next(network.parameters()).device
         self.emotion_heads = nn.ModuleDict(
@@ -85,7 +82,7 @@ class PretrainingTask(nn.Module):
                 self.heads[modality](feature).float(), labels, self.class_weights, reduction="none"
             )
             total = total + torch.where(here, polarity, polarity.new_zeros(())).mean()
-            if self.emotions and self.emotion_weights[modality]:
+            if self.emotions and self.emotion_weight:
                 emotions = torch.tensor(
                     [
                         self.emotions.index(e.emotions[modality]) if modality in e.emotions else IGNORED
@@ -94,7 +91,5 @@ class PretrainingTask(nn.Module):
                     device=labels.device,
                 )
                 logits = self.emotion_heads[modality](feature).float()
-                total = (
-                    total + self.emotion_weights[modality] * F.cross_entropy(logits, emotions, reduction="none").mean()
-                )
+                total = total + self.emotion_weight * F.cross_entropy(logits, emotions, reduction="none").mean()
         return total

@@ -36,10 +36,8 @@ class TrainingSettings(BaseModel):
     """Epochs of the guidance network on complete inputs; 0 leaves the forward loss out."""
     pretraining_epochs: int = Field(default=120, ge=0)
     """Epochs over the distinct clips in which voice and face encoders learn what each carries alone."""
-    audio_emotion_weight: float = Field(default=0.5, ge=0)
-    """Of the cross-entropy on the emotion of a voice in pretraining, where the corpus knows it."""
-    visual_emotion_weight: float = Field(default=0.0, ge=0)
-    """The same of a face: faces of new speakers are told apart better without."""
+    emotion_weight: float = Field(default=0.5, ge=0)
+    """Of the cross-entropy on the emotion of a clip in pretraining, where the corpus knows it."""
     encoder_rate: float = Field(default=0.1, ge=0)
     """Factor on the learning rate of pretrained encoders afterwards."""
     batch_size: int = Field(default=64, gt=0)
@@ -61,7 +59,7 @@ class TrainingSettings(BaseModel):
     """Exponent of inverse class frequency as loss weight: 0 for none, 1 for full balance."""
     audio_noise: float = Field(default=0.3, ge=0)
     """Standard deviation of Gaussian noise on normalised acoustic features."""
-    visual_noise: float = Field(default=0.6, ge=0)
+    visual_noise: float = Field(default=0.4, ge=0)
     """The same on face features."""
     blend: float = Field(default=0.3, ge=0, lt=1)
     """Largest share of another clip of the same polarity mixed into a clip's features, voice and face each."""

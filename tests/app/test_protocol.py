@@ -79,7 +79,7 @@ def test_a_head_within_its_limit_is_not_and_a_body_is_not_part_of_it(connect: Ca
 def test_a_head_that_does_not_end_in_time_is_refused(
     connect: Callable[[], socket.socket], start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(protocol.ProblemProtocol, "head_seconds", 0.3)
     with connect() as connection:
         began = time.monotonic()
         connection.sendall(start)
@@ -90,9 +90,14 @@ def test_a_head_that_does_not_end_in_time_is_refused(
 def test_a_connection_that_has_asked_may_stay_and_ask_again(
     connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(protocol.ProblemProtocol, "head_seconds", 0.3)
     with connect() as connection:
         for _ in range(2):
             connection.sendall(GOOD)
             assert connection.recv(65_536).endswith(b"hello")
             time.sleep(0.5)
+
+
+def test_the_time_for_a_head_is_what_the_service_is_told() -> None:
+    assert protocol.protocol_within(2.5).head_seconds == 2.5
+    assert protocol.ProblemProtocol.head_seconds == protocol.HEAD_SECONDS

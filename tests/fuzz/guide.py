@@ -6,7 +6,9 @@ Does not know: what the targets do. Needs the `fuzz` extra (Atheris).
 """
 
 import argparse
+import hashlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,14 +19,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.fuzz.seeds import dictionary, seeds
-from tests.fuzz.targets import LONGEST, TARGETS
+from tests.fuzz.targets import LENGTH, LONGEST, TARGETS, TIMEOUT
 from tests.load.findings import Finding, conclude, options
 
 ROOT: Final = Path(__file__).parents[2]
-TIMEOUT: Final = 10  # seconds for one input: the service's own limit for decoding one file
 MEMORY: Final = 2048  # MiB: the service's own limit for a decoding process
 KEPT: Final = ROOT / ".cache" / "fuzz"
-START_SECONDS: Final = 120.0
+START_SECONDS: Final = 120.0  # past its time before a process counts as hanging
+NEVER: Final = 10**6  # seconds; `guided` has a limit of its own
 MOST_FINDINGS: Final = 20  # of one target; past these it is not worth starting again
 
 _EXECUTED: Final = re.compile(r"^#(\d+)\s", re.MULTILINE)
@@ -45,7 +47,6 @@ class Tally:
     corpus: int = 0
     peak: int = 0
     slowest: int = 0
-    slow_once: int = 0
     findings: list[str] = field(default_factory=list)
 
     def add(self, log: str) -> None:
@@ -71,14 +72,11 @@ def fuzz(target: str, seconds: float, seed: int, kept: Path) -> Finding:
         words = Path(folder) / "words"
         words.write_text("".join(f'"{_escaped(word)}"\n' for word in dictionary(target)), encoding="ascii")
         while (left := seconds - (time.monotonic() - began)) > 1 and len(tally.findings) < MOST_FINDINGS:
-            log, status = _run(target, corpus, words, kept, left, seed + len(tally.findings) + tally.slow_once)
+            log, status = _run(target, corpus, words, kept, left, seed + len(tally.findings))
             tally.add(log)
             if status == 0:
                 break
-            if _was_slow_once(target, log):
-                tally.slow_once += 1
-            else:
-                tally.findings.append(_cause(log, status))
+            tally.findings.append(_cause(log, status))
     finding = Finding(
         f"atheris: {target}",
         {
@@ -89,7 +87,6 @@ def fuzz(target: str, seconds: float, seed: int, kept: Path) -> Finding:
             "features": tally.features,
             "corpus": tally.corpus,
             "slowest input s": tally.slowest,
-            "slow only once": tally.slow_once,
             "peak memory MiB": tally.peak,
             "seed": seed,
             "findings": len(tally.findings),
@@ -102,35 +99,44 @@ def fuzz(target: str, seconds: float, seed: int, kept: Path) -> Finding:
 
 def _run(target: str, corpus: Path, words: Path, kept: Path, seconds: float, seed: int) -> tuple[str, int]:
     """One process until its time is up or it finds something; its output and status."""
+    current = corpus.with_name("current")
+    current.write_bytes(bytes(LENGTH.size + LONGEST[target]))
     command = [
-        sys.executable, "-m", "tests.fuzz.guided", target, str(corpus),
+        sys.executable, "-m", "tests.fuzz.guided", target, str(current), str(corpus),
         f"-max_total_time={max(1, int(seconds))}",
-        f"-timeout={TIMEOUT}", f"-rss_limit_mb={MEMORY}", f"-max_len={LONGEST[target]}", f"-seed={seed}",
+        f"-timeout={NEVER}", f"-rss_limit_mb={MEMORY}", f"-max_len={LONGEST[target]}", f"-seed={seed}",
         f"-dict={words}", f"-artifact_prefix={kept}/", "-print_final_stats=1", "-reload=0",
     ]  # fmt: skip
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:
-            status = process.wait(seconds + START_SECONDS + TIMEOUT)
+            status = process.wait(seconds + START_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             status = process.wait()
         log.seek(0)
-        return log.read(), status
+        said = log.read()
+    if status < 0:  # by a signal: libFuzzer had no time to keep the input
+        said += f"Test unit written to {_keep(current.read_bytes(), kept)}\n"
+    return said, status
 
 
-def _was_slow_once(target: str, log: str) -> bool:
-    """Whether a timeout does not come again: then the machine was slow, and not the input."""
-    found = re.search(r"Test unit written to (\S+/timeout-\S+)", log)
-    if found is None:
-        return False
-    again = [sys.executable, "-m", "tests.fuzz.guided", target, f"-timeout={TIMEOUT}", found[1]]
-    return subprocess.run(again, cwd=ROOT, capture_output=True, check=False).returncode == 0
+def _keep(current: bytes, kept: Path) -> Path:
+    """Write the input that was at hand to `kept`."""
+    content = current[LENGTH.size :][: LENGTH.unpack_from(current)[0]]
+    path = kept / f"ended-{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"
+    path.write_bytes(content)
+    return path
 
 
 def _cause(log: str, status: int) -> str:
     found = _CAUSE.search(log)
-    said = next(filter(None, found.groups()), "") if found else log[-300:]
+    said = next(filter(None, found.groups()), "") if found else log.strip()[-300:]
+    match -status:
+        case signal.SIGPROF:
+            said = f"one input takes more than {TIMEOUT:g} processor seconds"
+        case signal.SIGKILL:
+            said = "it did not end, and did nothing"
     artifact = re.search(r"Test unit written to (\S+)", log)
     return f"status {status}: {said.strip()[:300]}" + (f" ({Path(artifact[1]).name})" if artifact else "")
 

@@ -8,6 +8,7 @@ Does not know: where inputs come from.
 import asyncio
 import atexit
 import io
+import struct
 from collections.abc import Callable
 from functools import cache
 from typing import Final
@@ -113,5 +114,7 @@ def _must(holds: bool, otherwise: str) -> None:
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {"audio": audio, "openface": openface, "form": form}
+TIMEOUT: Final = 10.0  # processor seconds for one input: the service's own limit for decoding one file
+LENGTH: Final = struct.Struct(">Q")  # before an input that is kept in a file larger than it
 LONGEST: Final = {"audio": 2**16, "openface": 2**13, "form": 2**12}
 """Bytes of one input: enough to pass the limits above where there are any."""

@@ -13,7 +13,7 @@ import pytest
 
 from app.uploads.audio import decode_audio
 from app.uploads.decode_pool import DROPPED_SECONDS, DecodePool
-from app.uploads.errors import DecoderFailed, UploadError
+from app.uploads.errors import DecoderFailed, NoDecoder, UploadError
 from app.uploads.spool import SpooledFile
 from model.features.sound import SoundLimits, read_sound
 from tests.support.sound import encode, voice_like
@@ -236,8 +236,9 @@ async def test_a_stopped_pool_takes_nothing_and_leaves_nothing_behind(
 
 async def test_a_pool_that_was_never_started_takes_nothing(spool: Spool) -> None:
     pool = DecodePool(workers=1)
-    with pytest.raises(DecoderFailed):
+    with pytest.raises(NoDecoder) as caught:
         await decode(pool, spool(CLIP))
+    assert (caught.value.status, caught.value.retry_after) == (503, 2)  # the service's trouble, not the file's
     pool.stop()
 
 
