@@ -26,6 +26,8 @@ ROOT: Final = Path(__file__).parents[2]
 MEMORY: Final = 2048  # MiB: the service's own limit for a decoding process
 KEPT: Final = ROOT / ".cache" / "fuzz"
 START_SECONDS: Final = 120.0  # past its time before a process counts as hanging
+# For one process: Atheris keeps for ever what instrumented code compares arrays to, about a kibibyte an input.
+MOST_INPUTS: Final = 400_000
 NEVER: Final = 10**6  # seconds; `guided` has a limit of its own
 MOST_FINDINGS: Final = 20  # of one target; past these it is not worth starting again
 
@@ -41,6 +43,7 @@ _CAUSE: Final = re.compile(
 class Tally:
     """What a target has been through."""
 
+    processes: int = 0
     executed: int = 0
     coverage: int = 0
     features: int = 0
@@ -51,6 +54,7 @@ class Tally:
 
     def add(self, log: str) -> None:
         """Count one run's output in."""
+        self.processes += 1
         stats = {name: int(value) for name, value in _STAT.findall(log)}
         counted = [int(number) for number in _EXECUTED.findall(log)]
         self.executed += stats.get("number_of_executed_units", max(counted, default=0))
@@ -72,11 +76,10 @@ def fuzz(target: str, seconds: float, seed: int, kept: Path) -> Finding:
         words = Path(folder) / "words"
         words.write_text("".join(f'"{_escaped(word)}"\n' for word in dictionary(target)), encoding="ascii")
         while (left := seconds - (time.monotonic() - began)) > 1 and len(tally.findings) < MOST_FINDINGS:
-            log, status = _run(target, corpus, words, kept, left, seed + len(tally.findings))
+            log, status = _run(target, corpus, words, kept, left, seed + tally.processes)
             tally.add(log)
-            if status == 0:
-                break
-            tally.findings.append(_cause(log, status))
+            if status:
+                tally.findings.append(_cause(log, status))
     finding = Finding(
         f"atheris: {target}",
         {
@@ -88,6 +91,7 @@ def fuzz(target: str, seconds: float, seed: int, kept: Path) -> Finding:
             "corpus": tally.corpus,
             "slowest input s": tally.slowest,
             "peak memory MiB": tally.peak,
+            "processes": tally.processes,
             "seed": seed,
             "findings": len(tally.findings),
         },
@@ -103,7 +107,7 @@ def _run(target: str, corpus: Path, words: Path, kept: Path, seconds: float, see
     current.write_bytes(bytes(LENGTH.size + LONGEST[target]))
     command = [
         sys.executable, "-m", "tests.fuzz.guided", target, str(current), str(corpus),
-        f"-max_total_time={max(1, int(seconds))}",
+        f"-max_total_time={max(1, int(seconds))}", f"-runs={MOST_INPUTS}",
         f"-timeout={NEVER}", f"-rss_limit_mb={MEMORY}", f"-max_len={LONGEST[target]}", f"-seed={seed}",
         f"-dict={words}", f"-artifact_prefix={kept}/", "-print_final_stats=1", "-reload=0",
     ]  # fmt: skip

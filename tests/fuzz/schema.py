@@ -25,7 +25,8 @@ DEADLINE: Final = 30  # seconds for one answer, the service's own
 # What a document cannot promise: that a damaged file is a sound. Everything else is checked as it comes.
 CONFIGS: Final[dict[Content, str]] = {
     "good": "",
-    "damaged": '[checks.positive_data_acceptance]\nexpected-statuses = ["2xx", 404, 413, 415, 422]\n',
+    "damaged": "[checks.positive_data_acceptance]\nexpected-statuses = "
+    '["2xx", 401, 403, 404, 409, 413, 415, 422, 429]\n',
 }
 
 

@@ -39,7 +39,7 @@ def test_a_run_that_crashes_is_counted_as_far_as_it_came_and_runs_add_up() -> No
     tally.add(CRASHED)
     assert (tally.executed, tally.coverage) == (64, 12)
     tally.add(ENDED)
-    assert tally.executed == 9064
+    assert (tally.executed, tally.processes) == (9064, 2)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,8 @@ async def _recovery(service: Service, probe: Sent, usual: float) -> float | None
     while time.perf_counter() - began < RECOVERY_SECONDS + 3 * PROBE_SECONDS:
         asked.append(asyncio.create_task(quick()))
         await asyncio.sleep(PROBE_SECONDS)
+        if len(asked) > 2 and all(task.done() and task.result() for task in asked[-3:]):
+            break
     good = await asyncio.gather(*asked)
     client.close()
     first = next((i for i in range(len(good) - 2) if all(good[i : i + 3])), None)

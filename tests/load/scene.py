@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from tests.load import bodies
 from tests.load.bodies import Sent
@@ -17,6 +18,10 @@ from tests.load.client import Answer, Client
 from tests.load.findings import Finding
 from tests.load.service import Service
 from tests.load.traffic import Exchange, statuses
+
+SETTLE_SECONDS: Final = 20.0  # for the service to close what its clients have closed
+STEADY: Final = 4  # looks in a row at which nothing has become less
+SPARE_DESCRIPTORS: Final = 2  # a health check or a log line under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,17 @@ async def recovery(service: Service, well: Callable[[], bool], limit: float) -> 
             return time.perf_counter() - began
         await asyncio.sleep(0.05)
     return None
+
+
+async def settled(service: Service) -> None:
+    """Wait until the service holds no connection and no file of the requests before; not for ever."""
+    end, least = time.monotonic() + SETTLE_SECONDS, service.resources().descriptors
+    steady = 0
+    while steady < STEADY and time.monotonic() < end:
+        await asyncio.sleep(0.2)
+        now = service.resources().descriptors
+        steady = steady + 1 if now >= least else 0
+        least = min(least, now)
 
 
 def report(

@@ -29,6 +29,7 @@ SERVE: Final = ("-c", "from app.cli import main; main()", "serve")
 WITH_FAULTS: Final = ("-m", "tests.support.faulty", "serve")
 READY_SECONDS: Final = 240.0
 STOP_SECONDS: Final = 90.0
+SECOND_SIGNAL: Final = 0.1
 MIB: Final = 2**20
 DECODER: Final = "decode_worker"  # in the command line of a decoding process
 Event = dict[str, Any]
@@ -40,11 +41,13 @@ class Resources:
 
     Args:
         rss: bytes, what they share counted once each.
+        decoders: bytes of that in decoding processes.
         descriptors: open files and sockets of the serving process.
         temporary: files in its temporary folder, those unlinked but open included.
     """
 
     rss: int
+    decoders: int
     descriptors: int
     temporary: int
 
@@ -138,11 +141,12 @@ class Service:
 
     def resources(self) -> Resources:
         """What it holds at this moment."""
-        rss = 0
-        for process in (psutil.Process(self.pid), *self._children()):
+        serving, decoders = psutil.Process(self.pid), 0
+        for child in self._children():
             with suppress(psutil.Error):
-                rss += process.memory_info().rss
-        return Resources(rss, psutil.Process(self.pid).num_fds(), self._temporary_files())
+                decoders += child.memory_info().rss
+        rss = serving.memory_info().rss + decoders
+        return Resources(rss, decoders, serving.num_fds(), self._temporary_files())
 
     def _temporary_files(self) -> int:
         listed = sum(1 for path in self.temporary.rglob("*") if path.is_file())
@@ -171,7 +175,8 @@ class Service:
         """End it, gently if it takes that, and let go of its log."""
         if self.running:
             self.signal(signal.SIGTERM)
-            self.signal(signal.SIGTERM)  # the second one skips the grace period
+            time.sleep(SECOND_SIGNAL)  # two at once would arrive as one
+            self.signal(signal.SIGTERM)  # skips the grace period
             try:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:

@@ -7,9 +7,7 @@ Does not know: why something would grow.
 """
 
 import argparse
-import asyncio
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,13 +16,13 @@ from tests.load import bodies
 from tests.load.bodies import endless
 from tests.load.client import Client
 from tests.load.findings import Finding, conclude, options
+from tests.load.scene import SPARE_DESCRIPTORS, settled
 from tests.load.service import MIB, WEIGHTS, Service, serving
 from tests.load.traffic import capacity, open_loop, percentile, run, statuses
-from tests.load.watch import slope, watching
+from tests.load.watch import levels, slope, watching
 
+LEVELS: Final = 10  # of memory, to see a curve's shape by
 VALID_TO_INVALID: Final = 3  # good requests for each bad one
-SETTLE_SECONDS: Final = 20.0  # for the service to close what its clients have closed
-SPARE_DESCRIPTORS: Final = 2  # a health check or a log line under way
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,12 @@ async def soak(service: Service, plan: Plan) -> Finding:
     client = Client(service.port)
     able = await capacity(client, mixed, plan.measuring, plan.settling)
     client.close()
-    await _settled(service)
+    await settled(service)
     before = service.resources()
     with watching(service, plan.interval) as samples:
         found = await open_loop(client, endless(mixed, seed=4), plan.share * able, plan.seconds)
     client.close()
-    await _settled(service)
+    await settled(service)
     after = service.resources()
     counted = [sample for sample in samples if sample.at >= plan.warm_up * plan.seconds]
     growth, wrong = slope(counted), [one for one in found if not one.right]
@@ -82,6 +80,8 @@ async def soak(service: Service, plan: Plan) -> Finding:
             "p99 ms": 1000 * percentile([one.answer.seconds for one in found], 0.99),
             "memory before MiB": before.rss / MIB,
             "memory after MiB": after.rss / MIB,
+            "memory meanwhile MiB": [round(held) for held in levels(samples, LEVELS)],
+            "of which decoders, after MiB": after.decoders / MIB,
             "memory slope MiB/min": growth,
             "descriptors before": before.descriptors,
             "descriptors after": after.descriptors,
@@ -94,17 +94,6 @@ async def soak(service: Service, plan: Plan) -> Finding:
     finding.expect(descriptors <= SPARE_DESCRIPTORS, f"{descriptors} descriptors stayed open")
     finding.expect(after.temporary == 0, f"{after.temporary} temporary files stayed")
     return finding
-
-
-async def _settled(service: Service) -> None:
-    """Wait until the service holds no connection and no file of the requests before; not for ever."""
-    end, least = time.monotonic() + SETTLE_SECONDS, service.resources().descriptors
-    steady = 0
-    while steady < 4 and time.monotonic() < end:
-        await asyncio.sleep(0.5)
-        now = service.resources().descriptors
-        steady = steady + 1 if now >= least else 0
-        least = min(least, now)
 
 
 def main() -> int:

@@ -50,6 +50,12 @@ def peak(samples: Sequence[Sample]) -> float:
     return max((sample.held.rss for sample in samples), default=0) / MIB
 
 
+def levels(samples: Sequence[Sample], count: int) -> list[float]:
+    """Median memory, in MiB, of each of `count` equal parts of the watch that has a sample."""
+    parts = np.array_split(np.array([sample.held.rss / MIB for sample in samples]), count)
+    return [float(np.median(part)) for part in parts if part.size]
+
+
 def slope(samples: Sequence[Sample]) -> float:
     """How memory grows, in MiB a minute: the least-squares line through the samples; 0 of fewer than two."""
     if len(samples) < 2:
