@@ -1,7 +1,8 @@
 """What it costs a small upload that its decoding happens in another process.
 
-For: `python -m benchmarks.isolation`. The same file is decoded here and by a process of the pool, in turn; the
-difference is what the pool adds: handing the file over, waking two threads, and taking what came of it back.
+For: `python -m benchmarks.isolation`. The same file is decoded, and a sound listened to, here and by a process of the
+pool, in turn; the difference is what the pool adds: handing the file over, waking two threads, and taking what came of
+it back.
 Does not know: requests; the pool is asked as the service asks it.
 """
 
@@ -17,11 +18,13 @@ from app.uploads.openface import decode_openface
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, time_rounds
 from model.features.openface import OpenFaceLimits, read_openface
 from model.features.sound import SoundLimits, read_sound
+from model.features.voice import listen
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import encode, voice_like
 
 SECONDS = 2.5
 FRAMES = 75
+SILENCE = -60.0  # dBFS
 
 
 def contestants(pool: DecodePool, run: Callable[..., object]) -> dict[str, Callable[[], object]]:
@@ -31,7 +34,7 @@ def contestants(pool: DecodePool, run: Callable[..., object]) -> dict[str, Calla
     def sound_there() -> object:
         with tempfile.SpooledTemporaryFile() as file:
             file.write(sound)
-            return run(decode_audio(file, SoundLimits(), pool))
+            return run(decode_audio(file, True, SILENCE, SoundLimits(), pool))
 
     def face_there() -> object:
         with tempfile.SpooledTemporaryFile() as file:
@@ -39,7 +42,7 @@ def contestants(pool: DecodePool, run: Callable[..., object]) -> dict[str, Calla
             return run(decode_openface(file, "action_units", 0.5, OpenFaceLimits(), pool))
 
     return {
-        "sound_here": lambda: read_sound(io.BytesIO(sound)),
+        "sound_here": lambda: listen(read_sound(io.BytesIO(sound)).waveform, dynamics=True, silence_dbfs=SILENCE),
         "sound_there": sound_there,
         "face_here": lambda: read_openface(io.BytesIO(face), "action_units", 0.5),
         "face_there": face_there,

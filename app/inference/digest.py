@@ -1,4 +1,4 @@
-"""A form → what the model needs of it: decoding in other processes, features on other threads.
+"""A form → what the model needs of it: decoding and listening in other processes, the rest on other threads.
 
 For: the engine, with a bound on how many requests hold decoded content, which is far larger than what was sent or what
 waits afterwards.
@@ -20,6 +20,7 @@ from app.uploads.form import RawForm
 from app.uploads.openface import decode_openface
 from app.uploads.text import decode_text
 from model.errors import EmptyModality
+from model.features.voice import Voice
 from model.modality import Modality
 
 V = TypeVar("V")
@@ -67,7 +68,7 @@ class Digestion:
         self, form: RawForm, predictor: Predictor
     ) -> tuple[Heard | None, Seen | None, dict[Modality, EmptyModality], float]:
         """What was made of sound and face, which of them are empty, and when both were decoded."""
-        settings, config = self._settings, predictor.pipeline.config.visual
+        settings, config = self._settings, predictor.pipeline.config
         empty: dict[Modality, EmptyModality] = {}
         undecoded = sum(file is not None for file in (form.audio, form.openface))
         decoded = 0.0
@@ -81,22 +82,28 @@ class Digestion:
                     undecoded -= 1
                     if not undecoded:
                         form.close()
-                        decoded = time.perf_counter()
+                # Listening is part of a voice's decoding, and counted with the features.
+                spent = content.spent if isinstance(content, Voice) else 0.0
+                decoded = max(decoded, time.perf_counter() - spent)
                 return await asyncio.get_running_loop().run_in_executor(self._threads, describe, content)
             except EmptyModality as error:
+                decoded = max(decoded, time.perf_counter())
                 empty[error.modality] = error
                 return None
 
         async def sound() -> Heard | None:
             if form.audio is None:
                 return None
-            return await described(decode_audio(form.audio, sound_limits(settings), self._pool), predictor.hear)
+            limits = sound_limits(settings)
+            listening = decode_audio(form.audio, config.audio.dynamics, config.audio.silence_dbfs, limits, self._pool)
+            return await described(listening, predictor.hear)
 
         async def face() -> Seen | None:
             if form.openface is None:
                 return None
             limits = openface_limits(settings)
-            decoding = decode_openface(form.openface, config.columns, config.min_confidence, limits, self._pool)
+            columns, min_confidence = config.visual.columns, config.visual.min_confidence
+            decoding = decode_openface(form.openface, columns, min_confidence, limits, self._pool)
             return await described(decoding, predictor.see)
 
         heard, seen = await _both(sound(), face())

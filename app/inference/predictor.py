@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # imported on load: the process listens, and `--help` answers
     from model.features.openface import FaceTrack
     from model.features.sound import Sound
     from model.features.text import TextFeatures
+    from model.features.voice import Voice
     from model.pipeline import Pipeline
 
 
@@ -150,15 +151,11 @@ class Predictor:
             raise ConfigError(f"{device!r} was asked for, and there is no CUDA device")
         return cls(Pipeline.load(weights, chosen))
 
-    def hear(self, sound: "Sound") -> Heard:
-        """Compute a sound's features.
-
-        Raises:
-            EmptyModality: there is nothing to hear.
-            ModalityError: it is wrong in a way that only shows here.
-        """
+    def hear(self, voice: "Voice") -> Heard:
+        """Complete the features of a voice that was listened to as this pipeline's config says."""
         began = time.perf_counter()
-        return Heard(self.pipeline.extractor.audio(sound.waveform), time.perf_counter() - began)
+        features = self.pipeline.extractor.voice(voice)
+        return Heard(features, voice.spent + time.perf_counter() - began)
 
     def see(self, track: "FaceTrack") -> Seen:
         """Compute a face's features.
@@ -206,11 +203,15 @@ class Predictor:
             NothingUsable: every modality that was sent is empty.
             ModalityError: one of them is wrong in a way that only shows here.
         """
+        from model.features.voice import listen
+
         empty = dict(inputs.empty)
         heard, seen = None, None
         if inputs.sound is not None:
+            audio = self.pipeline.config.audio
             try:
-                heard = self.hear(inputs.sound)
+                voice = listen(inputs.sound.waveform, dynamics=audio.dynamics, silence_dbfs=audio.silence_dbfs)
+                heard = self.hear(voice)
             except EmptyModality as error:
                 empty[error.modality] = error
         if inputs.track is not None:

@@ -1,7 +1,7 @@
-"""The audio part → a waveform.
+"""The audio part → the features of a voice.
 
 For: the service. The command line, whose files are its user's own, calls `model.features.sound` directly.
-Does not know: containers and codecs.
+Does not know: containers and codecs, or how features are made: both are the decoding process's.
 """
 
 from dataclasses import asdict
@@ -10,20 +10,27 @@ from typing import Final
 from app.uploads.decode_pool import DecodePool
 from app.uploads.errors import DecoderFailed
 from app.uploads.spool import SpooledFile
-from model.features.sound import Sound, SoundLimits
+from model.features.sound import SoundLimits
+from model.features.voice import Voice
 
 PART: Final = "audio"
 
 
-async def decode_audio(file: SpooledFile, limits: SoundLimits, pool: DecodePool) -> Sound:
-    """Decode the whole of `file` in a process of `pool`.
+async def decode_audio(
+    file: SpooledFile, dynamics: bool, silence_dbfs: float, limits: SoundLimits, pool: DecodePool
+) -> Voice:
+    """Decode the whole of `file` and listen to it (`model.features.voice.listen`) in a process of `pool`.
+
+    Features are made where the sound is: they are a fraction of its size, need the same protection from what a file may
+    cost, and are computed for two clips at once by two processes, as threads of one could not.
 
     Raises:
-        EmptyModality: `too_short`: it holds no sample.
+        EmptyModality: `too_short` or `silent`.
         PartTooLarge, UnsupportedPart, CorruptPart: see `model.features.sound.read_sound`.
         DecoderFailed: its decoder ran out of time or memory, or died.
     """
-    decoded = await pool.run({"kind": "sound", "limits": asdict(limits)}, file, PART)
-    if not isinstance(decoded, Sound):
+    job = {"kind": "sound", "dynamics": dynamics, "silence_dbfs": silence_dbfs, "limits": asdict(limits)}
+    decoded = await pool.run(job, file, PART)
+    if not isinstance(decoded, Voice):
         raise DecoderFailed("the decoder broke off", part=PART)
     return decoded

@@ -1,8 +1,9 @@
 """The process that decodes: jobs come in by its standard input, replies leave by its standard output, both a socket.
 
-For: keeping decoders of untrusted files, and what they allocate, out of the serving process. Started by
-`app.uploads.decoder` as `python -m app.uploads.decode_worker`; holds numpy and the decoders, not torch; lives for
-many jobs and ends when its input does, with the serving process.
+For: keeping decoders of untrusted files, what they allocate, and the features of what is heard, which cost more than
+everything else, out of the serving process. Started by `app.uploads.decoder` as
+`python -m app.uploads.decode_worker`; holds numpy, SciPy and the decoders, not torch; lives for many jobs and ends when
+its input does, with the serving process.
 Does not know: HTTP, the pool, what becomes of a reply.
 
 A job is two frames, each answered by one: what to do (`{"kind": "started"}`), then the file (`app.uploads.replies`).
@@ -20,6 +21,7 @@ from app.uploads.frames import PREFIX, Json, pack, parse
 from app.uploads.replies import Decoded, dismantle
 from model.features.openface import OpenFaceLimits, read_openface
 from model.features.sound import SoundLimits, read_sound
+from model.features.voice import listen
 
 OPEN_FILES: Final = 64
 
@@ -75,11 +77,18 @@ def _decode(job: Json, file: BinaryIO) -> Decoded:
     if not isinstance(limits, Mapping):
         raise TypeError("limits must be an object")
     if job["kind"] == "sound":
-        return read_sound(file, SoundLimits(**limits))
-    columns, min_confidence = job["columns"], job["min_confidence"]
-    if not isinstance(min_confidence, float):
-        raise TypeError("min_confidence must be a number")
+        dynamics, silence_dbfs = job["dynamics"], _number(job, "silence_dbfs")
+        waveform = read_sound(file, SoundLimits(**limits)).waveform
+        return listen(waveform, dynamics=dynamics is True, silence_dbfs=silence_dbfs)
+    columns, min_confidence = job["columns"], _number(job, "min_confidence")
     return read_openface(file, "all" if columns == "all" else "action_units", min_confidence, OpenFaceLimits(**limits))
+
+
+def _number(job: Json, key: str) -> float:
+    value = job[key]
+    if not isinstance(value, float):
+        raise TypeError(f"{key} must be a number")
+    return value
 
 
 def _receive(reader: BinaryIO) -> tuple[Json, bytes] | None:

@@ -1,6 +1,6 @@
 """What comes of decoding a file, as a frame's message and content, and back.
 
-For: `Sound`, `FaceTrack` and the exceptions of `model.errors` crossing from a decoding process to the serving one.
+For: `Voice`, `FaceTrack` and the exceptions of `model.errors` crossing from a decoding process to the serving one.
 Does not know: processes and sockets.
 
 `restore` believes nothing: a reply that does not fit together counts as if the decoder had crashed.
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from app.uploads.frames import BrokenFrame, Json
 from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
 from model.features.openface import FaceTrack
-from model.features.sound import Sound
+from model.features.voice import Voice
 from model.modality import Modality
 
-Decoded: TypeAlias = Sound | FaceTrack
+Decoded: TypeAlias = Voice | FaceTrack
 
 _FAULTS: Final[Mapping[str, type[ModalityError]]] = {
     kind.__name__: kind for kind in (CorruptModality, ModalityTooLarge, UnsupportedFormat)
@@ -48,12 +48,12 @@ def dismantle(decode: Callable[[], Decoded]) -> tuple[Json, bytes]:
         return {"kind": kind, "modality": error.modality, "detail": error.detail, "place": error.place}, b""
     except MemoryError:
         return {"kind": "stopped", "reason": OUT_OF_MEMORY}, b""
-    array = decoded.waveform if isinstance(decoded, Sound) else decoded.values
+    array = decoded.features if isinstance(decoded, Voice) else decoded.values
     about = {field.name: getattr(decoded, field.name) for field in fields(decoded) if field.name not in _ARRAYS}
     return {"kind": type(decoded).__name__, "shape": array.shape, "about": about}, array.astype("<f4").tobytes()
 
 
-_ARRAYS: Final = ("waveform", "values")
+_ARRAYS: Final = ("features", "values")
 
 
 def restore(message: Json, content: bytearray) -> Decoded:
@@ -78,8 +78,8 @@ def restore(message: Json, content: bytearray) -> Decoded:
         about = message["about"]
         if not isinstance(about, dict):
             raise TypeError("about must be an object")
-        if kind == "Sound":
-            return Sound(waveform=_array(message, content, 1), **about)
+        if kind == "Voice":
+            return Voice(features=_array(message, content, 2), **about)
         if kind == "FaceTrack":
             return FaceTrack(values=_array(message, content, 2), **about)
     except (KeyError, TypeError, ValueError) as error:

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import ModelConfig
-from model.errors import EmptyModality
-from model.features.audio import HOP_LENGTH, MIN_SAMPLES, SAMPLE_RATE, acoustic_features
 from model.features.openface import FaceTrack
 from model.features.preprocessing import Preprocessing, reduce_to_slots
 from model.features.text import TextEncoder, TextFeatures
+from model.features.voice import Voice, listen
 from model.modality import Modality
 
 FloatArray = npt.NDArray[np.float32]
@@ -65,12 +64,16 @@ class FeatureExtractor:
         Raises:
             EmptyModality: `too_short` or `silent`.
         """
-        raw = raw_audio_features(waveform, self.config)
+        audio = self.config.audio
+        return self.voice(listen(waveform, dynamics=audio.dynamics, silence_dbfs=audio.silence_dbfs))
+
+    def voice(self, voice: Voice) -> AudioFeatures:
+        """Describe a voice that was listened to as the config says."""
         return AudioFeatures(
-            array=self.slots(Modality.AUDIO, raw),
-            seconds=waveform.size / SAMPLE_RATE,
-            frames=raw.shape[0],
-            truncated=self._cuts(Modality.AUDIO, raw),
+            array=self.slots(Modality.AUDIO, voice.features),
+            seconds=voice.seconds,
+            frames=voice.features.shape[0],
+            truncated=self._cuts(Modality.AUDIO, voice.features),
         )
 
     def visual(self, track: FaceTrack) -> VisualFeatures:
@@ -89,30 +92,6 @@ class FeatureExtractor:
     def _cuts(self, modality: Modality, raw: FloatArray) -> bool:
         slots = self.config.slots
         return slots.reduction == "truncate" and raw.shape[0] > slots.of(modality)
-
-
-def raw_audio_features(waveform: FloatArray, config: ModelConfig) -> FloatArray:
-    """Acoustic features before normalisation, `(T, d)`.
-
-    Raises:
-        EmptyModality: `too_short` (under one hop) or `silent` (no frame louder than the config's threshold).
-    """
-    if waveform.size < MIN_SAMPLES:
-        raise EmptyModality(Modality.AUDIO, "too_short", f"shorter than {1000 * MIN_SAMPLES / SAMPLE_RATE:.0f} ms")
-    if loudest_frame_dbfs(waveform) < config.audio.silence_dbfs:
-        raise EmptyModality(Modality.AUDIO, "silent", f"never louder than {config.audio.silence_dbfs:g} dBFS")
-    features = acoustic_features(waveform)
-    if not config.audio.dynamics:
-        return features
-    change = np.abs(np.diff(features, axis=0, prepend=features[:1]))
-    return np.concatenate([features, change], axis=1)
-
-
-def loudest_frame_dbfs(waveform: FloatArray) -> float:
-    """Root mean square of the loudest hop, in dB below full scale; -inf for digital silence."""
-    whole = waveform.size // HOP_LENGTH * HOP_LENGTH
-    power = float(np.square(waveform[:whole].reshape(-1, HOP_LENGTH), dtype=np.float64).mean(axis=1).max())
-    return 10.0 * float(np.log10(power)) if power > 0 else float("-inf")
 
 
 def raw_visual_features(values: FloatArray, config: ModelConfig) -> FloatArray:

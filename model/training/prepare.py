@@ -14,11 +14,12 @@ import numpy.typing as npt
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.features.extraction import FeatureExtractor, raw_audio_features, raw_visual_features
+from model.features.extraction import FeatureExtractor, raw_visual_features
 from model.features.openface import read_openface
 from model.features.preprocessing import Preprocessing, Statistics
 from model.features.sound import read_sound
 from model.features.text import TextEncoder
+from model.features.voice import raw_audio_features
 from model.modality import Modality
 from model.training.augmentation import variant
 from model.training.cache import FeatureCache, Features
@@ -164,7 +165,8 @@ def prepare_split(
 
 
 def _sound_features(source: SoundSource, config: ModelConfig) -> FloatArray:
-    return raw_audio_features(variant(read_sound(source.path).waveform, source.augmentation), config)
+    waveform = variant(read_sound(source.path).waveform, source.augmentation)
+    return raw_audio_features(waveform, dynamics=config.audio.dynamics, silence_dbfs=config.audio.silence_dbfs)
 
 
 def _face_features(source: OpenFaceSource | ActionUnitMeansSource, config: ModelConfig) -> FloatArray:

@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.uploads.form import RawForm
 from app.uploads.openface import decode_openface
 from model.features.openface import ACTION_UNIT_COLUMNS, FaceTrack
-from model.features.sound import Sound
+from model.features.voice import Voice
 from model.modality import Modality
 from tests.support.service import reach
 from tests.support.sound import encode
@@ -42,9 +42,9 @@ async def test_while_a_request_waits_nothing_is_left_of_its_upload(
     decoded: list[weakref.ref[object]] = []
     hear, see = Predictor.hear, Predictor.see
 
-    def watched_hear(self: Predictor, sound: Sound) -> Heard:
-        decoded.append(weakref.ref(sound.waveform))
-        return hear(self, sound)
+    def watched_hear(self: Predictor, voice: Voice) -> Heard:
+        decoded.append(weakref.ref(voice.features))
+        return hear(self, voice)
 
     def watched_see(self: Predictor, track: FaceTrack) -> Seen:
         decoded.append(weakref.ref(track.values))
@@ -105,8 +105,8 @@ async def test_a_sound_is_described_while_the_face_is_still_being_decoded(
     heard = threading.Event()
     hear = Predictor.hear
 
-    def watched(self: Predictor, sound: Sound) -> Heard:
-        found = hear(self, sound)
+    def watched(self: Predictor, voice: Voice) -> Heard:
+        found = hear(self, voice)
         heard.set()
         return found
 

@@ -16,6 +16,7 @@ from app.uploads.decode_pool import DROPPED_SECONDS, DecodePool
 from app.uploads.errors import DecoderFailed, NoDecoder, UploadError
 from app.uploads.spool import SpooledFile
 from model.features.sound import SoundLimits, read_sound
+from model.features.voice import listen
 from tests.support.sound import encode, voice_like
 
 pytestmark = pytest.mark.anyio
@@ -54,8 +55,8 @@ def alive(pid: int) -> bool:
     return bool(psutil.pid_exists(pid))
 
 
-async def decode(pool: DecodePool, file: SpooledFile) -> float:
-    return (await decode_audio(file, LIMITS, pool)).seconds
+async def decode(pool: DecodePool, file: SpooledFile, limits: SoundLimits = LIMITS) -> float:
+    return (await decode_audio(file, False, -60.0, limits, pool)).seconds
 
 
 async def decode_bytes(pool: DecodePool, content: bytes) -> float:
@@ -162,11 +163,11 @@ async def test_the_processor_time_of_one_file_is_not_that_of_the_next(
 async def test_a_file_that_takes_too_much_memory_fails_and_the_next_does_not(
     own_pool: Callable[..., DecodePool], spool: Spool
 ) -> None:
-    pool = own_pool(memory_bytes=256 * 2**20)
-    # Small to send, within the limit of seconds, and 53 MiB once decoded, twice: a process has 210 MiB to begin with.
-    large = encode(np.zeros(290 * 48_000, dtype=np.float32), "flac", 48_000)
+    pool = own_pool(memory_bytes=512 * 2**20)
+    # Small to send, and 183 MiB once decoded, twice: a process has 380 MiB of address space to begin with.
+    large = encode(np.zeros(1_000 * 48_000, dtype=np.float32), "flac", 48_000)
     with pytest.raises(DecoderFailed, match="memory"):
-        await decode(pool, spool(large))
+        await decode(pool, spool(large), SoundLimits(max_seconds=1_000, max_decoded_bytes=2**28))
     assert await decode(pool, spool(CLIP)) == 1.0
 
 
@@ -225,7 +226,8 @@ async def test_a_stopped_pool_takes_nothing_and_leaves_nothing_behind(
     working = asyncio.create_task(decode(pool, spool(LONG_WALK)))
     await eventually(lambda: pool.state().busy == 1)
     await asyncio.to_thread(pool.stop)
-    with pytest.raises(DecoderFailed):
+    # Lost with its process, or stopped on its way to one: which of the two is the machine's speed.
+    with pytest.raises((DecoderFailed, NoDecoder)):
         await working
     assert pool.state().alive == 0
     assert not pool.state().ok
@@ -255,7 +257,7 @@ async def test_isolation_costs_a_small_upload_at_most_five_milliseconds(pool: De
     here, there = [], []
     for _ in range(40):
         began = time.perf_counter()
-        read_sound(io.BytesIO(clip))
+        listen(read_sound(io.BytesIO(clip)).waveform, dynamics=False, silence_dbfs=-60.0)
         here.append(time.perf_counter() - began)
         file = spool(clip)
         began = time.perf_counter()

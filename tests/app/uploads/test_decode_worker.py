@@ -15,12 +15,18 @@ from app.uploads.frames import PREFIX, Json, pack, parse
 from app.uploads.replies import restore
 from model.errors import CorruptModality
 from model.features.openface import FaceTrack, OpenFaceLimits
-from model.features.sound import Sound, SoundLimits, read_sound
+from model.features.sound import SoundLimits, read_sound
+from model.features.voice import Voice, raw_audio_features
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import encode, voice_like
 
 CPU_SECONDS = 3600.0  # of this process, which the worker's limit would otherwise end
-SOUND_JOB: dict[str, object] = {"kind": "sound", "limits": asdict(SoundLimits())}
+SOUND_JOB: dict[str, object] = {
+    "kind": "sound",
+    "dynamics": True,
+    "silence_dbfs": -60.0,
+    "limits": asdict(SoundLimits()),
+}
 FACE_JOB: dict[str, object] = {
     "kind": "openface",
     "columns": "action_units",
@@ -56,10 +62,11 @@ def test_each_job_is_heard_then_answered() -> None:
     wav, csv = encode(voice_like(0.5), "wav"), simulate_openface_csv(3)
     ready, *rest = answers(pack(SOUND_JOB) + pack({}, len(wav)) + wav + pack(FACE_JOB) + pack({}, len(csv)) + csv)
     assert ready[0] == {"kind": "ready"}
-    assert [message["kind"] for message, _ in rest] == ["started", "Sound", "started", "FaceTrack"]
-    sound = restore(*rest[1])
-    assert isinstance(sound, Sound)
-    assert np.array_equal(sound.waveform, read_sound(io.BytesIO(wav)).waveform)
+    assert [message["kind"] for message, _ in rest] == ["started", "Voice", "started", "FaceTrack"]
+    voice = restore(*rest[1])
+    assert isinstance(voice, Voice)
+    expected = raw_audio_features(read_sound(io.BytesIO(wav)).waveform, dynamics=True, silence_dbfs=-60.0)
+    assert np.array_equal(voice.features, expected)
     track = restore(*rest[3])
     assert isinstance(track, FaceTrack)
     assert track.values.shape == (3, 35)
@@ -85,7 +92,13 @@ def test_a_fault_of_the_file_is_a_reply() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"kind": "sound"}, {"kind": "sound", "limits": 3}, FACE_JOB | {"min_confidence": "x"}]
+    "wrong",
+    [
+        {"kind": "sound"},
+        SOUND_JOB | {"limits": 3},
+        SOUND_JOB | {"silence_dbfs": None},
+        FACE_JOB | {"min_confidence": "x"},
+    ],
 )
 def test_a_job_that_makes_no_sense_is_the_caller_s_fault(wrong: Json) -> None:
     with pytest.raises((KeyError, TypeError)):
@@ -101,7 +114,7 @@ def test_the_worker_loads_neither_torch_nor_librosa_nor_a_web_framework() -> Non
     done = run_python("import sys, app.uploads.decode_worker; print(*sys.modules)")
     loaded = set(done.stdout.split())
     assert "soundfile" in loaded
-    assert loaded.isdisjoint({"torch", "transformers", "librosa", "scipy", "numba", "starlette", "fastapi", "pydantic"})
+    assert loaded.isdisjoint({"torch", "transformers", "librosa", "numba", "starlette", "fastapi", "pydantic"})
 
 
 def test_a_confined_process_can_take_no_more_memory_and_write_no_file(tmp_path: object) -> None:

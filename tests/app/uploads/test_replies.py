@@ -10,10 +10,10 @@ from app.uploads.frames import BrokenFrame, Json
 from app.uploads.replies import Decoded, DecoderStopped, dismantle, restore
 from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
 from model.features.openface import FaceTrack
-from model.features.sound import Sound
+from model.features.voice import Voice
 from model.modality import Modality
 
-SOUND = Sound(np.linspace(-1, 1, 9, dtype=np.float32), seconds=0.5, source_rate=44_100, channels=2)
+VOICE = Voice(np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4), seconds=0.5, spent=0.25)
 TRACK = FaceTrack(np.arange(6, dtype=np.float32).reshape(2, 3), 5, 2, 1, 2, faces=2, face_id=4)
 
 
@@ -30,13 +30,13 @@ def raising(error: Exception) -> tuple[Json, bytes]:
     return dismantle(decode)
 
 
-def test_a_sound_comes_across_whole_and_may_be_written_to() -> None:
-    sound = across(SOUND)
-    assert isinstance(sound, Sound)
-    assert np.array_equal(sound.waveform, SOUND.waveform)
-    assert (sound.seconds, sound.source_rate, sound.channels) == (0.5, 44_100, 2)
-    assert sound.waveform.dtype == np.float32
-    assert sound.waveform.flags.writeable
+def test_a_voice_comes_across_whole_and_may_be_written_to() -> None:
+    voice = across(VOICE)
+    assert isinstance(voice, Voice)
+    assert np.array_equal(voice.features, VOICE.features)
+    assert (voice.seconds, voice.spent) == (0.5, 0.25)
+    assert voice.features.dtype == np.float32
+    assert voice.features.flags.writeable
 
 
 @pytest.mark.parametrize("face_id", [4, None])
@@ -98,13 +98,13 @@ def test_a_decoder_s_own_fault_is_not_taken_for_the_file_s() -> None:
         {"kind": "CorruptModality", "modality": "smell", "detail": "x"},
         {"kind": "CorruptModality", "modality": "audio", "detail": None},
         {"kind": "CorruptModality", "modality": "audio", "detail": "x", "place": 3},
-        {"kind": "Sound"},
-        {"kind": "Sound", "about": [], "shape": [2]},
-        {"kind": "Sound", "about": {}, "shape": [2]},
-        {"kind": "Sound", "about": {"seconds": 1, "source_rate": 1, "channels": 1}, "shape": [3]},
-        {"kind": "Sound", "about": {"seconds": 1, "source_rate": 1, "channels": 1}, "shape": [1, 2]},
-        {"kind": "Sound", "about": {"seconds": 1, "source_rate": 1, "channels": 1}, "shape": "2"},
-        {"kind": "Sound", "about": {"seconds": 1, "source_rate": 1, "channels": 1, "waveform": 1}, "shape": [2]},
+        {"kind": "Voice"},
+        {"kind": "Voice", "about": [], "shape": [1, 2]},
+        {"kind": "Voice", "about": {}, "shape": [1, 2]},
+        {"kind": "Voice", "about": {"seconds": 1, "spent": 1}, "shape": [1, 3]},
+        {"kind": "Voice", "about": {"seconds": 1, "spent": 1}, "shape": [2]},
+        {"kind": "Voice", "about": {"seconds": 1, "spent": 1}, "shape": "2"},
+        {"kind": "Voice", "about": {"seconds": 1, "spent": 1, "features": 1}, "shape": [1, 2]},
         {"kind": "FaceTrack", "about": {"seconds": 1}, "shape": [1, 2]},
     ],
 )
@@ -114,7 +114,7 @@ def test_a_reply_that_does_not_fit_together_is_an_error(message: Json) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.integers(-3, 9) | st.sampled_from(["Sound", "FaceTrack", "empty", "audio", "CorruptModality", "x"]),
+    st.none() | st.integers(-3, 9) | st.sampled_from(["Voice", "FaceTrack", "empty", "audio", "CorruptModality", "x"]),
     lambda inner: st.lists(inner, max_size=2),
     max_leaves=3,
 )
