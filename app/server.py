@@ -6,8 +6,10 @@ service has failed for good it exits 1, within seconds: whoever still waits has 
 Does not know: the application, beyond its lifecycle.
 """
 
+import asyncio
 import logging
 import os
+import socket
 import threading
 import time
 from types import FrameType
@@ -23,6 +25,7 @@ from app.settings import Settings
 
 EXIT_FAILED: Final = 1
 KEEP_ALIVE: Final = 15  # seconds
+LAST_LOOK: Final = 0.1  # seconds between the last connection that is taken and the end of those that say nothing
 FAILED_SECONDS: Final = 5  # for answers on their way when the service has failed
 LAST_SECONDS: Final = 30.0  # after which a failed process that has still not ended is ended
 
@@ -53,6 +56,13 @@ class Server(uvicorn.Server):
         get_logger().info("leaving", signal=sig, grace_seconds=self._grace)
         time.sleep(self._grace)
         self._drain()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections; only then, and not at once, close idle ones: a request may be on its way in one."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LAST_LOOK)
+        await super().shutdown(sockets)
 
     def _drain(self) -> None:
         self._lifecycle.advance(Phase.DRAINING)

@@ -81,11 +81,15 @@ class Settings(BaseSettings):
     max_openface_rows: int = Field(default=20_000, gt=0)
 
     decode_timeout: float = Field(default=10.0, gt=0)
-    decode_workers: int = Field(default_factory=lambda: min(4, _processors()), gt=0)
+    decode_workers: int = Field(default_factory=lambda: min(8, _processors()), gt=0)
+    """Processes in which files become waveforms, and waveforms features."""
     decode_memory_bytes: int = Field(default=2048 * MIB, gt=0)
     """Address space of one decoding process."""
 
     feature_threads: int = Field(default_factory=lambda: min(4, _processors()), gt=0)
+    """Threads that normalise and reduce them to slots."""
+    compute_threads: int = Field(default_factory=lambda: max(1, _processors() // 2), gt=0)
+    """That one computation on the CPU may use; decoding, listening and HTTP have the other processors."""
     queue_size: int = Field(default=256, gt=0)
     """Requests that may wait, wherever they wait, before their forward pass."""
     max_wait: float = Field(default=3.0, ge=0)

@@ -13,8 +13,9 @@ from typing import Final
 import httpx2
 from starlette.testclient import TestClient
 
+from app.linger import LINGER_BYTES, LINGER_SECONDS
 from app.main import create_app
-from app.protocol import HEAD_BYTES, HEAD_SECONDS
+from app.protocol import HEAD_BYTES
 from app.settings import KIB, MIB, Settings
 from tests.load.service import WEIGHTS, serving
 from tests.support.forms import MULTIPART, body, part
@@ -28,6 +29,7 @@ SENTENCE: Final = body(part("text", b"It was good."))
 LONG_WALK: Final = body(
     part("audio", encode(voice_like(0.1, 48_000), "webm", 48_000) + b"\xec\x80" * 10 * MIB, filename="a")
 )
+WAIT: Final[float] = Settings.model_fields["max_wait"].default
 HEAD: Final = """# Limits
 
 What a service with the shipped weights answers; written by `make limits`, which asks it. Each setting is an environment
@@ -56,8 +58,13 @@ OTHERS: Final = """
 | --- | --- | --- |
 """
 TAIL: Final = f"""
-Before any of these, a request's line and headers together may hold {HEAD_BYTES // KIB} KiB (431) and must arrive within
-{HEAD_SECONDS:g} s (408); these two are not settings.
+The queue is bounded in time as well as in number: once those who wait will take longer than `max_wait`
+({WAIT:g} s; 0 for no such bound) by how fast others were answered, one more gets the same 429. How soon that is
+depends on the machine, so it is not in the table.
+
+Before any of these, a request's line and headers together may hold {HEAD_BYTES // KIB} KiB (431; not a setting), and
+must arrive within as long as a body may take, `body_timeout` (408). Whoever is refused while still sending is heard
+out for up to {LINGER_SECONDS:g} s and {LINGER_BYTES // MIB} MiB, so that the answer is not lost, and then cut off.
 """
 
 

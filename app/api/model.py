@@ -80,6 +80,7 @@ def limits_of(settings: Settings) -> Limits:
             "audio_formats": list(AUDIO_FORMATS),
             "decode_seconds": settings.decode_timeout,
             "queue": settings.queue_size,
+            "wait_seconds": settings.max_wait,
             "deadline_seconds": settings.deadline,
         }
     )

@@ -199,6 +199,7 @@ class Limits(_Answer):
     openface_rows: int
     decode_seconds: float
     queue: int
+    wait_seconds: float = Field(description="How long those who wait already may take; 0 for no such bound.")
     deadline_seconds: float
 
 

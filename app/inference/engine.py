@@ -191,7 +191,9 @@ class Engine:
         log = get_logger()
         try:
             folder = weights_folder(self.settings, name)
-            predictor = await asyncio.to_thread(Predictor.load, folder, self.settings.device)
+            predictor = await asyncio.to_thread(
+                Predictor.load, folder, self.settings.device, self.settings.compute_threads
+            )
             await self._warm_up(predictor)
         except ServiceError:
             raise
@@ -272,7 +274,9 @@ class Engine:
     async def _load(self) -> Predictor:
         """Load the weights and start the pool, side by side; both have ended when this ends, well or badly."""
         predictor, started = await asyncio.gather(
-            asyncio.to_thread(Predictor.load, self.settings.weights, self.settings.device),
+            asyncio.to_thread(
+                Predictor.load, self.settings.weights, self.settings.device, self.settings.compute_threads
+            ),
             asyncio.to_thread(self.pool.start),
             return_exceptions=True,
         )

@@ -132,8 +132,14 @@ class Predictor:
         self._known_good: tuple[Prepared, ...] = ()
 
     @classmethod
-    def load(cls, weights: Path, device: str) -> Self:
+    def load(cls, weights: Path, device: str, threads: int | None = None) -> Self:
         """Load a weights folder, its hashes verified first.
+
+        Args:
+            weights: the folder.
+            device: `auto`, or as `torch.device` takes it.
+            threads: that one computation on the CPU may use, from now on and in the whole process; PyTorch's own choice
+                when None.
 
         Raises:
             CheckpointError: it is missing, altered or does not fit.
@@ -143,6 +149,8 @@ class Predictor:
 
         from model.pipeline import Pipeline, choose_device
 
+        if threads is not None:
+            torch.set_num_threads(threads)
         try:
             chosen = choose_device(device)
         except RuntimeError as error:

@@ -15,8 +15,10 @@ from app.uploads.errors import NoRoom
 
 SpooledFile: TypeAlias = tempfile.SpooledTemporaryFile[bytes]
 
-NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE})
-"""A disk, a quota, a file or a table of open files is full. Any other failure to write is a fault of the service."""
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOENT})
+"""A disk, a quota, a file or a table of open files is full; or there is no folder for temporary files, which is also
+what `tempfile` says of those that were full when it looked for one. Any other failure to write is a fault of the
+service."""
 
 
 @contextmanager
@@ -48,5 +50,5 @@ def finding_room() -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        get_logger().error("no room for an upload", reason=errno.errorcode[error.errno])
+        get_logger().error("no room for an upload", reason=errno.errorcode[error.errno], detail=error.strerror)
         raise NoRoom("there is no room for the upload at this moment") from None

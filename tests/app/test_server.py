@@ -13,7 +13,10 @@ from pathlib import Path
 import httpx2
 import pytest
 import uvicorn
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from app import server as served
 from app.inference.lifecycle import Lifecycle, Phase
 from app.server import Server, serve
 from app.settings import Settings
@@ -131,3 +134,32 @@ def test_the_way_out_has_two_steps_and_a_second_signal_takes_the_last_at_once() 
     assert (lifecycle.phase, server.should_exit) == (Phase.LEAVING, False)
     server.handle_exit(signal.SIGTERM, None)
     assert (lifecycle.phase, server.should_exit) == (Phase.DRAINING, True)
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await Response("hello")(scope, receive, send)
+
+
+def test_a_request_on_its_way_as_the_server_stops_listening_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "LAST_LOOK", 1.5)
+    server = Server(uvicorn.Config(hello, port=0, log_config=None, lifespan="off"), Lifecycle(), grace=0)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    address = server.servers[0].sockets[0].getsockname()
+    with socket.create_connection(address, timeout=30) as connection:
+        server.should_exit = True
+        with pytest.raises(ConnectionRefusedError):
+            connect_for(address, 30)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65_536).endswith(b"hello")
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def connect_for(address: tuple[str, int], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        socket.create_connection(address, timeout=30).close()
+        time.sleep(0.05)

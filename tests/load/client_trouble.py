@@ -17,9 +17,8 @@ from tests.load.scene import Scale
 from tests.load.service import Service
 from tests.load.traffic import bystanders
 
-DRIP_SECONDS: Final = 0.5  # between two bytes
-PATIENCE: Final = 5.0  # seconds past the limit
-MOST_CUT: Final = 0.05  # of slow clients that see a reset instead of an answer
+DRIP_SECONDS: Final = 0.35  # between two bytes; no limit is a multiple of it, so none arrives just as it passes
+PATIENCE: Final = 15.0  # seconds past the limit; it would go on for an hour
 TOO_SLOW: Final = frozenset({408})
 ABORT: Final = struct.pack("ii", 1, 0)  # SO_LINGER: reset instead of an orderly end
 
@@ -42,14 +41,11 @@ async def _slowly(name: str, service: Service, scale: Scale, limit: float, first
         await asyncio.sleep(scale.calm)
         victims = await asyncio.gather(*(_drip(service.port, first, rest, limit) for _ in range(scale.clients)))
         took = await scene.recovery(service, lambda: _nothing_left(service), scale.recovery)
-    # A client that sends as the service closes may find a reset where its answer was (RFC 9112, section 9.6).
-    cut = [one for one in victims if one.lost == "closed" and one.seconds >= limit]
-    finding = scene.report(name, [one for one in victims if one not in cut], others, took, TOO_SLOW)
+    finding = scene.report(name, victims, others, took, TOO_SLOW)
     longest = max(one.seconds for one in victims)
     await scene.settled(service)
     left = service.resources().descriptors - before.descriptors
-    finding.figures |= {"ended without an answer": len(cut), "longest s": longest, "descriptors left": left}
-    finding.expect(len(cut) <= MOST_CUT * len(victims), f"{len(cut)} were ended without an answer")
+    finding.figures |= {"longest s": longest, "descriptors left": left}
     finding.expect(left <= scene.SPARE_DESCRIPTORS, "descriptors were left open")
     finding.expect(longest <= limit + PATIENCE, f"a slow client was borne for {longest:.0f} s")
     return finding

@@ -37,7 +37,7 @@ async def stopped(service: Service, scale: Scale) -> Finding:
 
 async def stopped_idle(service: Service, scale: Scale) -> Finding:
     """SIGSTOP of all of them while they wait: the next requests must not be lost."""
-    before = service.decoders()
+    before = list(await _quiet(service))  # one that still comes up is not idle
     for decoder in before:
         decoder.suspend()
     async with asyncio.TaskGroup() as group:
@@ -65,6 +65,7 @@ async def _victim(
 ) -> tuple[psutil.Process, Answer, list[Exchange], float | None]:
     request = bodies.audio(bodies.long_sound(LONG_SECONDS), "victim")
     missed: Answer | None = None
+    others: list[Exchange] = []
     for _ in range(ATTEMPTS):
         used = await _quiet(service)
         asking = asyncio.create_task(Client(service.port, keep=False).ask(request))
@@ -76,9 +77,11 @@ async def _victim(
                 hit_at = time.perf_counter()
                 answer, company = await asyncio.gather(asking, _company(service))
                 waited = time.perf_counter() - hit_at
+                others += company
                 took = await scene.recovery(service, lambda: len(service.decoders()) == size, scale.recovery)
-                return busy[0], answer, company, None if took is None else waited + took
-        missed = asking.result()
+                if answer.status not in request.expected:
+                    return busy[0], answer, others, None if took is None else waited + took
+        missed = asking.result()  # by the signal, too: it was another decoder, or this one had just ended
     raise RuntimeError(f"no decoder was seen decoding; the last request was answered {missed}")
 
 

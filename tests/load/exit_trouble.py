@@ -24,8 +24,16 @@ CLOSING_SECONDS: Final = 0.2
 WELL_ANSWERED: Final = frozenset({200, 429, 503})
 
 
-async def sigterm(service: Service, scale: Scale, rate: float) -> Finding:
-    """Clients that stop when readiness says so, as behind a load balancer: each of their requests is answered 200."""
+async def sigterm(service: Service, scale: Scale, rate: float, *, hurried: bool = False) -> Finding:
+    """Clients that stop when readiness says so, as behind a load balancer: each of their requests is answered 200.
+
+    Args:
+        service: what is told to end.
+        scale: of the case.
+        rate: requests a second.
+        hurried: whether the rest of the grace period is skipped once the clients have gone, with a second signal. It
+            may be as long as a slow machine's clients need, then.
+    """
     turned_away = False
 
     async def watch() -> None:
@@ -35,7 +43,7 @@ async def sigterm(service: Service, scale: Scale, rate: float) -> Finding:
             await asyncio.sleep(READY_POLL)
 
     watching = asyncio.create_task(watch())
-    found, status, seconds = await _under_load(service, scale, rate, lambda: turned_away)
+    found, status, seconds = await _under_load(service, scale, rate, lambda: turned_away, hurried=hurried)
     await watching
     finding = _report("SIGTERM, clients watching readiness", found, status, seconds)
     finding.expect(all(one.right for one in found), "a request that was taken was not answered as usual")
@@ -55,15 +63,21 @@ async def sigterm_unheeded(service: Service, scale: Scale, rate: float) -> Findi
 
 
 async def _under_load(
-    service: Service, scale: Scale, rate: float, stop: Callable[[], bool]
+    service: Service, scale: Scale, rate: float, stop: Callable[[], bool], *, hurried: bool = False
 ) -> tuple[Sequence[Exchange], int, float]:
-    """Load, then SIGTERM, then load until `stop`; what came of it, the exit status, and seconds from signal to end."""
+    """Load, then SIGTERM, then load until `stop`; what came of it, the exit status, and seconds from signal to end.
+
+    With `hurried` there is another SIGTERM after the load.
+    """
     # A connection each: a kept one may be closed just as the next request is written to it, whoever is to blame.
     client = Client(service.port, keep=False)
     loading = asyncio.create_task(open_loop(client, endless(scene.bystanders(), 3), rate, EXIT_SECONDS, stop=stop))
     await asyncio.sleep(1 + scale.calm)
     began = time.perf_counter()
     service.signal(signal.SIGTERM)
+    if hurried:
+        await loading
+        service.signal(signal.SIGTERM)
     try:
         status = await asyncio.to_thread(service.exit_status, EXIT_SECONDS)
     except subprocess.TimeoutExpired:

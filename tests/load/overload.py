@@ -30,8 +30,9 @@ IDLE_PROBES: Final = 20
 RECOVERY_SECONDS: Final = 5.0
 # Of docs/memory.md:
 OVERHEAD_BYTES: Final = MIB // 4  # of one request beside its body: what the socket has read ahead, task and connection
-BYTES_A_SECOND: Final = 4 * 16_000  # of sound, once decoded
-FEATURE_BYTES_A_SECOND: Final = 1.7 * MIB  # of sound while its features are computed
+VOICE_BYTES_A_SECOND: Final = 4 * 66 * 16_000 / 512  # of sound, once it is features
+LISTENING_BYTES: Final = 10 * MIB  # a decoding process's plans, tables and scratch
+LISTENING_BYTES_A_SECOND: Final = 0.35 * MIB  # of the sound it is at
 BATCH_BYTES: Final = 50 * MIB  # a forward pass
 
 
@@ -52,12 +53,10 @@ def memory_bound(idle: int, requests: Sequence[Sent], seconds: float, settings: 
     be passed. `idle` is the base; nothing is reloaded meanwhile.
     """
     body = max(len(request.body) for request in requests)
-    sound = seconds * BYTES_A_SECOND
     arriving_and_waiting = (settings.max_uploads + settings.queue_size) * (body + OVERHEAD_BYTES)
-    decoded = (settings.decode_workers + 2 * settings.feature_threads) * (sound + body)
-    features = settings.feature_threads * seconds * FEATURE_BYTES_A_SECOND
-    decoding = settings.decode_workers * (2 * body + 2 * sound)
-    return idle + arriving_and_waiting + decoded + features + BATCH_BYTES + decoding
+    decoded = (settings.decode_workers + 2 * settings.feature_threads) * (seconds * VOICE_BYTES_A_SECOND + body)
+    decoding = settings.decode_workers * (2 * body + LISTENING_BYTES + seconds * LISTENING_BYTES_A_SECOND)
+    return idle + arriving_and_waiting + decoded + BATCH_BYTES + decoding
 
 
 async def overload(service: Service, plan: Plan) -> Finding:

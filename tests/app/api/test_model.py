@@ -12,4 +12,4 @@ def test_the_card_the_classes_and_the_limits_are_told(client: TestClient) -> Non
     assert model["openface_columns"] == "action_units"
     assert model["limits"]["body_bytes"] == 25 * 2**20
     assert model["limits"]["audio_rate"] == [8000, 192000]
-    assert model["limits"]["queue"] == 256
+    assert (model["limits"]["queue"], model["limits"]["wait_seconds"]) == (256, 3.0)

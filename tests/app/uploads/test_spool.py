@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EACCES
@@ -56,6 +57,18 @@ async def test_an_upload_for_which_there_is_no_descriptor_is_told_so() -> None:
     os.close(lowest := os.open(os.devnull, os.O_RDONLY))
     with limited(resource.RLIMIT_NOFILE, lowest), pytest.raises(NoRoom):
         await upload(LARGE, 10_000)
+    assert await upload(LARGE, 10_000) == LARGE
+
+
+@pytest.mark.anyio
+async def test_a_folder_that_is_full_when_the_first_upload_comes_is_told_so_and_may_have_room_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("info")
+    monkeypatch.setattr(tempfile, "tempdir", None)  # as when the process has just started: none has been looked for
+    with limited(resource.RLIMIT_FSIZE, 0), pytest.raises(NoRoom):
+        await upload(LARGE, 10_000)
+    assert json.loads(capsys.readouterr().err)["reason"] == "ENOENT"
     assert await upload(LARGE, 10_000) == LARGE
 
 
