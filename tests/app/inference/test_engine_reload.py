@@ -96,7 +96,7 @@ async def test_a_bad_folder_is_refused_and_the_old_weights_serve_on(
 async def test_weights_for_which_there_is_no_memory_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(root) as engine:
 
-        def too_large(weights: Path, device: str) -> Predictor:
+        def too_large(weights: Path, device: str, threads: int) -> Predictor:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
             )
@@ -123,8 +123,11 @@ async def test_a_service_that_is_not_ready_reloads_nothing(root: Path) -> None:
         await engine.reload()
 
 
-async def test_a_request_is_decided_by_the_weights_it_was_prepared_for(root: Path) -> None:
-    # A request waits for company for two seconds; weights are replaced meanwhile, which needs no more than that.
+async def test_a_request_is_decided_by_the_weights_it_was_prepared_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A request waits for company for two seconds; weights are replaced meanwhile, which needs no more than that where
+    # no warm-up waits for company as well.
     new_version = like(root / "one", root / "two", scaled(0.9))
     batches: list[set[str]] = []
     async with running(root) as engine:
@@ -132,10 +135,12 @@ async def test_a_request_is_decided_by_the_weights_it_was_prepared_for(root: Pat
             {prepared.predictor.pipeline.checkpoint.version for prepared in batch}
         )
         old_version = engine.checkpoint.version
+        monkeypatch.setattr("app.inference.engine.warm_up", lambda *_: asyncio.sleep(0))
         engine.batcher.delay = 2.0
         waiting = asyncio.create_task(version_of_an_answer(engine))
         await until(lambda: engine.batcher.depth == 1)
         await engine.reload("two")
+        assert not batches
         later = asyncio.create_task(version_of_an_answer(engine))
         assert await waiting == old_version
         assert await later == new_version

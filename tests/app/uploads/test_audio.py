@@ -27,7 +27,9 @@ async def test_a_file_decodes_there_as_it_would_here(container: Container, spool
     rate = 48_000 if container == "webm" else 16_000
     data = encode(voice_like(2.0, rate), container, rate)
     there, here = await decode(spool(data), pool), read_sound(io.BytesIO(data))
-    assert np.array_equal(there.features, raw_audio_features(here.waveform, dynamics=True, silence_dbfs=-60.0))
+    expected = raw_audio_features(here.waveform, dynamics=True, silence_dbfs=-60.0)
+    # Not to the last bit: a process has one thread for a product of matrices, and this one may have several.
+    np.testing.assert_allclose(there.features, expected, atol=1e-4)
     assert there.seconds == pytest.approx(here.seconds, abs=1e-3)
     assert there.spent > 0
 
