@@ -194,7 +194,7 @@ class Engine:
             predictor = await asyncio.to_thread(
                 Predictor.load, folder, self.settings.device, self.settings.compute_threads
             )
-            await self._warm_up(predictor)
+            await self._warm_up(predictor, crowd=0)  # what a crowd needs is there, and who waits is not to wait for one
         except ServiceError:
             raise
         except EMMRError as error:
@@ -259,7 +259,7 @@ class Engine:
             self._serve_with(predictor)
             self.batcher.start()
             self.lifecycle.advance(Phase.WARMING)
-            await self._warm_up(predictor)
+            await self._warm_up(predictor, crowd=self.settings.max_batch)
             self.batcher.delay = self.settings.batch_delay_ms / 1000
         except EMMRError as error:  # no request has been seen yet: the message is about the weights
             log.critical("cannot start", reason=str(error))
@@ -286,11 +286,11 @@ class Engine:
             raise started
         return predictor
 
-    async def _warm_up(self, predictor: Predictor) -> None:
-        async def ask(form: RawForm) -> Prepared:
-            return (await self._answer(predictor, form, True, WARM_UP_SECONDS, extra=True)).prepared
+    async def _warm_up(self, predictor: Predictor, crowd: int) -> None:
+        async def ask(form: RawForm, explain: bool) -> Prepared:
+            return (await self._answer(predictor, form, explain, WARM_UP_SECONDS, extra=True)).prepared
 
-        await warm_up(predictor, ask)
+        await warm_up(predictor, ask, crowd)
 
     def _serve_with(self, predictor: Predictor) -> None:
         self.predictor = predictor

@@ -1,11 +1,13 @@
-"""Requests the service sends itself before it serves weights: one for each subset of modalities.
+"""Requests the service sends itself before it serves weights: one for each subset of modalities, and a crowd.
 
-For: loading lazily compiled code, allocating device memory, and proving the whole way from upload bytes to an answer.
+For: loading lazily compiled code, proving the whole way from upload bytes to an answer, and allocating what a full
+batch needs, so that a service that has just started weighs what it will weigh.
 Does not know: how they are answered.
 
 The sound is a wavering tone and the face a still one; what they mean to the model does not matter.
 """
 
+import asyncio
 import io
 import tempfile
 import wave
@@ -26,10 +28,16 @@ SECONDS: Final = 1.0
 FRAMES: Final = 4
 SPOOL_BYTES: Final = 2**20  # both stay in memory
 SENTENCE: Final = "This is only a test."
+LONG_SENTENCE: Final = "This is only a test, and it is as long as people's sentences are when they have a lot to say."
 
 
-async def warm_up(predictor: Predictor, ask: Callable[[RawForm], Awaitable[Prepared]]) -> None:
-    """Have a predictor answer them, and remember them as known to work.
+async def warm_up(predictor: Predictor, ask: Callable[[RawForm, bool], Awaitable[Prepared]], crowd: int) -> None:
+    """Have a predictor answer them, and remember one of each subset as known to work.
+
+    Args:
+        predictor: whose config says what a face has to hold.
+        ask: has one answered, explained or not.
+        crowd: sentences asked at once in the end.
 
     Raises:
         CheckpointError: it cannot answer one.
@@ -38,10 +46,14 @@ async def warm_up(predictor: Predictor, ask: Callable[[RawForm], Awaitable[Prepa
     good = []
     for subset, form in zip(SUBSETS, warm_up_forms(columns), strict=True):
         try:
-            good.append(await ask(form))
+            good.append(await ask(form, True))
         except (DeadlinePassed, NothingUsable, ShortOfMemory, Unprocessable) as error:
             raise CheckpointError(f"the weights fail on {subset.name}, which they must answer: {error}") from error
     predictor.remember(good)
+    try:
+        await asyncio.gather(*(ask(RawForm(text=LONG_SENTENCE.encode()), False) for _ in range(crowd)))
+    except (DeadlinePassed, ShortOfMemory, Unprocessable) as error:
+        raise CheckpointError(f"the weights fail on {crowd} sentences at once: {error}") from error
 
 
 def warm_up_forms(columns: Sequence[str]) -> Iterator[RawForm]:

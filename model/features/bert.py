@@ -27,6 +27,7 @@ WEIGHTS: Final = "model.safetensors"
 _PLAIN: Final = {"model_type": "bert", "hidden_act": "gelu", "is_decoder": False, "add_cross_attention": False}
 _PROJECTIONS: Final = ("query", "key", "value")
 TYPICAL_TOKENS: Final = 64  # that weights are laid out for; other numbers work as well
+ROWS: Final = 4  # that products are rounded up to at least
 
 
 class _Linear:
@@ -76,6 +77,15 @@ class _Layer:
     inner: _Linear
     outer: _Linear
     outer_norm: _Norm
+
+
+def rounded(rows: int) -> int:
+    """So many rows that products are made of, a sixteenth more than asked for at most.
+
+    oneDNN compiles code for each number of rows it meets and keeps it: a megabyte for each here, without end.
+    """
+    step = max(ROWS, 2 ** (rows.bit_length() - 5) if rows >= 32 else 1)
+    return -(-rows // step) * step
 
 
 class PackedBert:
@@ -147,12 +157,14 @@ class PackedBert:
         lengths = [len(ids) for ids in sentences]
         tokens = torch.tensor([token for ids in sentences for token in ids], device=self.device)  # (N,)
         x = self._norm(self._words[tokens] + torch.cat([self._places[:length] for length in lengths]))  # (N, D)
-        mixing = Mixing(lengths, self.size, self.device)
+        mixing, real = Mixing(lengths, self.size, self.device), len(x)
+        empty = (0, 0, 0, rounded(real) - real)  # rows that nobody attends to
+        x = F.pad(x, empty)
         for layer in self._layers:
-            q, k, v = layer.qkv(x).chunk(3, dim=-1)
-            x = layer.output_norm(layer.output(mixing(q, k, v, self.heads)).add_(x))
+            q, k, v = layer.qkv(x)[:real].chunk(3, dim=-1)
+            x = layer.output_norm(layer.output(F.pad(mixing(q, k, v, self.heads), empty)).add_(x))
             x = layer.outer_norm(layer.outer(layer.inner(x, "gelu")).add_(x))
-        return list(x.split(lengths))
+        return list(x[:real].split(lengths))
 
     def _layer(self, name: str, held: Mapping[str, Tensor]) -> _Layer:
         def linear(part: str) -> _Linear:

@@ -1,3 +1,4 @@
+import asyncio
 import io
 from pathlib import Path
 
@@ -17,22 +18,42 @@ from model.modality import SUBSETS
 async def test_weights_that_cannot_answer_are_at_fault(tiny_weights: Path, error: Exception) -> None:
     predictor = Predictor.load(tiny_weights, "cpu")
 
-    async def ask(form: RawForm) -> Prepared:
+    async def ask(form: RawForm, explain: bool) -> Prepared:
         if form.text is None:
             raise error
         return predictor.prepare(Inputs("Hello."))
 
     with pytest.raises(CheckpointError, match=r"fail on audio\+visual"):
-        await warm_up(predictor, ask)
+        await warm_up(predictor, ask, 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [Unprocessable("no"), ShortOfMemory("no"), DeadlinePassed("no")])
+async def test_weights_that_cannot_answer_a_crowd_are_at_fault(tiny_weights: Path, error: Exception) -> None:
+    predictor = Predictor.load(tiny_weights, "cpu")
+    going, most = 0, 0
+
+    async def ask(form: RawForm, explain: bool) -> Prepared:
+        nonlocal going, most
+        going += 1
+        most = max(most, going)
+        await asyncio.sleep(0)
+        going -= 1
+        if most == 5:
+            raise error
+        return predictor.prepare(Inputs("Hello."))
+
+    with pytest.raises(CheckpointError, match="fail on 5 sentences at once"):
+        await warm_up(predictor, ask, 5)
 
 
 @pytest.mark.anyio
 async def test_a_device_that_is_lost_meanwhile_is_not_the_weights_fault(tiny_weights: Path) -> None:
-    async def ask(form: RawForm) -> Prepared:
+    async def ask(form: RawForm, explain: bool) -> Prepared:
         raise DeviceLost("gone")
 
     with pytest.raises(DeviceLost):
-        await warm_up(Predictor.load(tiny_weights, "cpu"), ask)
+        await warm_up(Predictor.load(tiny_weights, "cpu"), ask, 0)
 
 
 def test_there_is_one_form_for_each_subset_and_its_files_are_closed_after_its_turn() -> None:

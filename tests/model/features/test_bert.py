@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
-from model.features.bert import PackedBert
+from model.features.bert import ROWS, PackedBert, rounded
 
 CPU = torch.device("cpu")
 SENTENCES = [[101, 7, 8, 9, 102], [101, 102], [101, *range(200, 260), 102], [101, 5, 102]]
@@ -91,3 +91,17 @@ def test_a_broken_weights_file_is_a_value_error(folder: Path, tmp_path: Path) ->
 def test_no_module_of_another_name_has_a_weight(folder: Path) -> None:
     with pytest.raises(KeyError):
         read(folder).weight("nowhere")
+
+
+def test_the_numbers_of_rows_that_are_multiplied_are_few_and_close_to_those_wanted() -> None:
+    wanted = range(1, 4_097)
+    assert all(rows <= rounded(rows) <= max(rows + ROWS - 1, rows * 17 / 16) for rows in wanted)
+    assert len({rounded(rows) for rows in wanted}) < 120
+
+
+def test_rows_that_nobody_asked_for_change_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentences = [[5, 9, 2], [7] * 10]
+    expected = read(folder)(sentences)
+    monkeypatch.setattr("model.features.bert.rounded", lambda rows: rows)
+    for ours, plain in zip(expected, read(folder)(sentences), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-6, rtol=0)
