@@ -233,9 +233,8 @@ def _decode_with_ffmpeg(data: bytes, container: str, tape: _Tape) -> None:
                     raise CorruptModality(Modality.AUDIO, "the file cannot be decoded to its end")
                 packets += packet.size > 0
                 for frame in packet.decode():
-                    block = _as_floats(frame)
-                    tape.begin(frame.sample_rate, block.shape[1])
-                    tape.add(block)
+                    tape.begin(frame.sample_rate, frame.layout.nb_channels)
+                    tape.add(_as_floats(frame))
             claimed = stream.frames
     except av.FFmpegError:
         raise CorruptModality(Modality.AUDIO, "the file cannot be decoded to its end") from None
@@ -245,8 +244,16 @@ def _decode_with_ffmpeg(data: bytes, container: str, tape: _Tape) -> None:
 
 def _as_floats(frame: "AudioFrame") -> FloatArray:
     """A frame's samples as `(K, C)` float32; integers are scaled to [-1, 1]."""
-    array: npt.NDArray[Any] = frame.to_ndarray()
-    channels = frame.layout.nb_channels
+    from av.audio.frame import format_dtypes
+    from av.audio.plane import AudioPlane
+
+    channels, dtype = frame.layout.nb_channels, np.dtype(format_dtypes[frame.format.name])
+    # `frame.to_ndarray` takes as many planes as there are pointers before one that is null. From eight channels on no
+    # null follows the last, and it reads on from wherever what comes next points to.
+    planes, values = (channels, frame.samples) if frame.format.is_planar else (1, frame.samples * channels)
+    array: npt.NDArray[Any] = np.stack(
+        [np.frombuffer(memoryview(AudioPlane(frame, plane)), dtype, count=values) for plane in range(planes)]
+    )
     samples = array.T if frame.format.is_planar else array.reshape(-1, channels)  # (K, C)
     if array.dtype.kind == "i":
         return cast(FloatArray, samples.astype(np.float32) / -float(np.iinfo(array.dtype).min))

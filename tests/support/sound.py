@@ -39,8 +39,11 @@ def voice_like(seconds: float, rate: int = SAMPLE_RATE, seed: int = 0) -> FloatA
     return np.asarray(0.2 * harmonics * syllables + 0.003 * rng.standard_normal(t.size), dtype=np.float32)
 
 
+_LAYOUTS: Final = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+
+
 def encode(waveform: FloatArray, container: Container, rate: int = SAMPLE_RATE, subtype: str | None = None) -> bytes:
-    """Write `(S,)` or `(S, C)` samples as a whole file; M4A and WebM take mono alone."""
+    """Write `(S,)` or `(S, C)` samples as a whole file."""
     file = io.BytesIO()
     if container in _SOUNDFILE:
         major, usual = _SOUNDFILE[container]
@@ -50,9 +53,10 @@ def encode(waveform: FloatArray, container: Container, rate: int = SAMPLE_RATE, 
         with av.open(file, "w", format=muxer) as output:
             stream = output.add_stream(codec, rate=rate)
             assert isinstance(stream, av.AudioStream)
-            stream.layout = "mono"
-            resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size)
-            whole = av.AudioFrame.from_ndarray(waveform[None, :], format="fltp", layout="mono")
+            channels = waveform.reshape(len(waveform), -1)  # (S, C)
+            stream.layout = layout = _LAYOUTS[channels.shape[1]]
+            resampler = av.AudioResampler(format=stream.format, layout=layout, rate=rate, frame_size=stream.frame_size)
+            whole = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels).reshape(1, -1), "flt", layout)
             whole.sample_rate = rate
             whole.pts, whole.time_base = 0, Fraction(1, rate)
             for frame in (*resampler.resample(whole), *resampler.resample(None)):
