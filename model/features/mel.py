@@ -28,7 +28,8 @@ _RANGE: Final = 80.0  # dB under the loudest of the clip; what is further down i
 
 def mel_power(magnitude: FloatArray) -> FloatArray:
     """Power in each mel band, `(t, F)` magnitudes → `(t, M)`."""
-    power: FloatArray = np.dot(np.square(magnitude), mel_filters().T)
+    # In librosa's order of operands: a kernel may round a product and its transpose differently.
+    power: FloatArray = np.dot(mel_filters(), np.square(magnitude).T).T
     return power
 
 
