@@ -157,7 +157,9 @@ class Predictor:
             raise ConfigError(f"{device!r} is not a device: {error}") from error
         if chosen.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"{device!r} was asked for, and there is no CUDA device")
-        return cls(Pipeline.load(weights, chosen))
+        pipeline = Pipeline.load(weights, chosen)
+        pipeline.record()
+        return cls(pipeline)
 
     def hear(self, voice: "Voice") -> Heard:
         """Complete the features of a voice that was listened to as this pipeline's config says."""

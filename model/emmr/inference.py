@@ -11,21 +11,19 @@ Shapes: N slots or rows at hand, D hidden, C classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.emmr.batch import Batch
-from model.emmr.consistency import differs, key_modalities, key_score
-from model.emmr.decision import Decision, Distribution, argmax
+from model.emmr.consistency import differs, key_score
+from model.emmr.decision import Decision, Distribution
+from model.emmr.evidence import TRANSFORMER, Evidence
 from model.emmr.network import EMMR, PAIRS, subset_of
 from model.emmr.prepared import PreparedNetwork, Row
 from model.emmr.reconstruction import BRANCHES
 from model.modality import COMPLETE, MODALITIES, Modality, Presence
-
-TRANSFORMER = BRANCHES[0]
 
 
 def decide(
@@ -52,23 +50,7 @@ def decide(
                 _ensemble(asked, chosen, explain=explain)
         if explain:
             _explain_votes(asked)
-        return [_decision(row, both_paths=both_paths) for row in asked.rows]
-
-
-@dataclass(slots=True)
-class _Row:
-    """What is known of one utterance so far."""
-
-    transformer: Distribution
-    presence: Presence
-    full: Distribution | None = None
-    available: Distribution | None = None
-    key: tuple[Modality, ...] = ()
-    score: float = 0.0
-    ensemble: Distribution | None = None
-    branch_weights: dict[str, float] = field(default_factory=dict)
-    votes: dict[str, Distribution] | None = None
-    reconstruction: dict[Modality, dict[str, float]] | None = None
+        return [row.decision(both_paths=both_paths) for row in asked.rows]
 
 
 class _Asked:
@@ -79,7 +61,9 @@ class _Asked:
         self.sequences = prepared.encode(batch)
         self.encoded, logits = prepared.transformer_encode(self.sequences)
         presences = [subset_of(p) for p in batch.present.cpu()]
-        self.rows = [_Row(transformer=a, presence=p) for a, p in zip(_distributions(logits), presences, strict=True)]
+        self.rows = [
+            Evidence(transformer=a, presence=p) for a, p in zip(_distributions(logits), presences, strict=True)
+        ]
         self.incomplete = [i for i, p in enumerate(presences) if not p.complete]
         self._decoded: dict[tuple[str, int], Row] = {}
         self._pooled: dict[tuple[Presence, str, int], Tensor] = {}
@@ -135,10 +119,7 @@ def _check(asked: _Asked) -> None:
     for i, p_full, p_available, score, does in zip(
         rows, _distributions(full), _distributions(available), scores, inconsistent, strict=True
     ):
-        row = asked.rows[i]
-        row.full, row.available, row.score = p_full, p_available, score
-        alone = {m: argmax(p) != argmax(p_full) for m, p in without.get(i, {}).items()}
-        row.key = tuple(key_modalities(does, row.presence.missing, alone))
+        asked.rows[i].compare(p_full, p_available, without.get(i, {}), inconsistent=does, score=score)
 
 
 def _votes_without(asked: _Asked, rows: Sequence[int]) -> dict[int, dict[Modality, Distribution]]:
@@ -199,24 +180,6 @@ def _by_presence(asked: _Asked, rows: Sequence[int]) -> dict[Presence, list[int]
     for position, i in enumerate(rows):
         positions.setdefault(asked.rows[i].presence, []).append(position)
     return positions
-
-
-def _decision(row: _Row, *, both_paths: bool) -> Decision:
-    gated = bool(row.key) and row.ensemble is not None
-    answer = row.ensemble if gated and row.ensemble is not None else row.transformer
-    return Decision(
-        probabilities=answer,
-        full=row.full or answer,
-        available=row.available or answer,
-        key_modalities=row.key,
-        key_score=row.score,
-        ensemble_used=gated,
-        branch_weights=row.branch_weights if gated else {b: float(b == TRANSFORMER) for b in BRANCHES},
-        votes=row.votes,
-        reconstruction=row.reconstruction,
-        transformer=row.transformer if both_paths else None,
-        ensemble=row.ensemble if both_paths else None,
-    )
 
 
 def _distributions(logits: Tensor) -> list[Distribution]:

@@ -148,7 +148,7 @@ class PackedBert:
 
     @torch.inference_mode()
     def __call__(self, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Last hidden states `(T, D)` of sentences given as token numbers."""
+        """Last hidden states `(T, D)`, on the CPU, of sentences given as token numbers."""
         if not self._ready:
             for layer in self._layers:
                 for linear in (layer.qkv, layer.output, layer.inner, layer.outer):
@@ -164,7 +164,7 @@ class PackedBert:
             q, k, v = layer.qkv(x)[:real].chunk(3, dim=-1)
             x = layer.output_norm(layer.output(F.pad(mixing(q, k, v, self.heads), empty)).add_(x))
             x = layer.outer_norm(layer.outer(layer.inner(x, "gelu")).add_(x))
-        return list(x[:real].split(lengths))
+        return list(x[:real].cpu().split(lengths))  # one transfer for all
 
     def _layer(self, name: str, held: Mapping[str, Tensor]) -> _Layer:
         def linear(part: str) -> _Linear:

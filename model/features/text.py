@@ -155,7 +155,7 @@ class TextEncoder:
 
     def _encode(self, ids: list[list[int]]) -> list[npt.NDArray[np.float32]]:
         if self._packed is not None:
-            return [hidden.cpu().numpy() for hidden in self._packed(ids)]
+            return [hidden.numpy() for hidden in self._packed(ids)]
         width = max(map(len, ids))
         pad = self.tokenizer.pad_token_id or 0
         tokens = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=self.device)  # (B, T)

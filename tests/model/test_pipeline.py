@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.emmr.replay import Bucket, Replay
 from model.errors import CheckpointError
 from model.modality import SUBSETS, Modality, Utterance
 from model.pipeline import Pipeline, choose_device
@@ -26,6 +27,28 @@ def test_every_subset_is_decided_and_side_by_side_as_alone(pipeline: Pipeline) -
         assert sum(decision.probabilities) == pytest.approx(1)
         (alone,) = pipeline.decide([utterance])
         np.testing.assert_allclose(decision.probabilities, alone.probabilities, atol=1e-4)
+
+
+def test_what_is_recorded_is_replayed_and_larger_batches_are_computed(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Pipeline.load(tiny_weights, "cpu")
+    assert own.record() == ()  # there is nothing to record on a CPU
+    utterances = random_utterances(own.config, SUBSETS, longest=16)
+    computed = own.decide(utterances[:5], explain=True, both_paths=True)
+
+    monkeypatch.setattr(own, "device", torch.device("cuda"))
+    buckets = [Bucket(own.checkpoint.network, size, torch.device("cpu")) for size in (1, 5)]
+    monkeypatch.setattr("model.pipeline.record", lambda prepared, device: Replay(buckets))
+    assert own.record() == (1, 5)
+    monkeypatch.setattr("model.pipeline.decide", lambda *args, **kwargs: pytest.fail("computed step by step"))
+    for ours, theirs in zip(own.decide(utterances[:5], explain=True, both_paths=True), computed, strict=True):
+        np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-5)
+        assert ours.key_modalities == theirs.key_modalities
+
+    monkeypatch.setattr("model.pipeline.decide", lambda prepared, batch, **kwargs: computed[:1] * batch.size)
+    monkeypatch.setattr(own, "device", torch.device("cpu"))
+    assert own.decide(utterances) == computed[:1] * 7
 
 
 def test_explanations_and_both_paths_are_given_where_asked_for(pipeline: Pipeline) -> None:

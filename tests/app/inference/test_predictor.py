@@ -10,6 +10,7 @@ from model.errors import CheckpointError, ConfigError, EmptyModality
 from model.features.openface import FaceTrack
 from model.features.sound import Sound
 from model.modality import SUBSETS, Modality, Presence
+from model.pipeline import Pipeline
 from tests.support.checkpoints import like, scaled
 
 T, A, V = Modality
@@ -160,3 +161,14 @@ def test_running_out_of_the_machines_memory_is_told_too() -> None:
     with pytest.raises(RuntimeError) as failure:
         torch.empty(2**60)
     assert short_of_memory(failure.value)
+
+
+def test_passes_are_recorded_before_anything_is_served(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[Pipeline] = []
+
+    def record(pipeline: Pipeline) -> None:
+        recorded.append(pipeline)
+
+    monkeypatch.setattr(Pipeline, "record", record)
+    predictor = Predictor.load(tiny_weights, "cpu")
+    assert recorded == [predictor.pipeline]

@@ -1,0 +1,42 @@
+"""What `benchmarks.accelerator` counts and reports."""
+
+import pytest
+import torch
+
+from benchmarks.accelerator import Rates, Work, count, main, measure
+from benchmarks.harness import Report
+from tests.support.network import tiny_config
+
+
+def test_products_and_what_is_read_are_counted() -> None:
+    a, b = torch.randn(4, 8), torch.randn(8, 2)
+    work = count(lambda: torch.relu(a @ b) @ torch.ones(2, 2))
+    assert work == Work(operations=2 * 4 * 8 * 2 + 2 * 4 * 2 * 2, bytes=4 * (32 + 16))
+
+
+def test_what_is_read_twice_counts_once() -> None:
+    a = torch.randn(8, 8)
+    assert count(lambda: a @ a + a[0]).bytes == 4 * 64
+
+
+def test_the_floor_is_what_takes_longer() -> None:
+    rates = Rates({torch.float32: 100.0}, bytes=10.0)
+    assert rates.floor(Work(200, 1), torch.float32) == 2
+    assert rates.floor(Work(200, 50), torch.float32) == 5
+
+
+def test_every_figure_stands_beside_its_floor() -> None:
+    report = Report("accelerator", "")
+    measure(report, tiny_config(), torch.device("cpu"), batch=2, large=7, product=64, rounds=1)
+    for name in ("training_step_2", "complete_7", "mixed_7", "one_step_by_step"):
+        assert report.medians[f"{name}_ms"] > 0
+        assert report.medians[f"{name}_floor_ms"] > 0
+        assert report.ratios[f"{name}_of_its_floor"] > 0
+    assert report.facts["replayed_sizes"] == "none"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    assert "there is no CUDA device" in capsys.readouterr().err
