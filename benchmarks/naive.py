@@ -105,6 +105,8 @@ class NaivePort(nn.Module):
             {m: nn.MultiheadAttention(hidden, net.heads, batch_first=True) for m in MODALITIES}
         )
         self.norm = nn.ModuleDict({m: nn.LayerNorm(hidden) for m in MODALITIES})
+        placed = [m for m in MODALITIES if net.positions and m != Modality.TEXT]
+        self.place = nn.ParameterDict({m: torch.zeros(config.slots.of(m), hidden) for m in placed})
         self.common = nn.ModuleDict(
             {_pair(a, b): nn.Linear(hidden, hidden // 2) for a, b in combinations(MODALITIES, 2)}
         )
@@ -176,6 +178,8 @@ class NaivePort(nn.Module):
 
     def _encode(self, modality: Modality, features: Tensor, valid: Tensor) -> Tensor:
         x = self.project[modality](features)  # (B, T_m, D)
+        if modality in self.place:
+            x = x + self.place[modality]
         padding = ~(valid | ~valid.any(dim=1, keepdim=True))
         mixed, _ = self.attention[modality](x, x, x, key_padding_mask=padding, need_weights=False)
         x = self.norm[modality](x + mixed)

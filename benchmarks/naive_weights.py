@@ -62,6 +62,8 @@ def _rename(name: str) -> str:
         modality, _, rest = name.removeprefix("encoder.modalities.").partition(".")
         if rest.startswith("attention.norm"):
             return f"norm.{modality}{rest.removeprefix('attention.norm')}"
+        if rest == "position":
+            return f"place.{modality}"
         part, _, rest = rest.partition(".")
         return f"{part}.{modality}.{_first(rest, _ATTENTION)}"
     if name.startswith("encoder.missing."):

@@ -50,6 +50,8 @@ class VisualConfig(_Frozen):
     """709 columns, or the 35 action-unit columns."""
     reduce: Literal["frames", "mean"] = "mean"
     """Every frame a slot, or their mean the only one."""
+    root: bool = False
+    """Take the square root of the action units: half of a clip's means lie near 0, where small differences count."""
     min_confidence: float = Field(default=0.5, ge=0.0, le=1.0)
     """Frames under this OpenFace confidence are skipped and counted."""
 
@@ -85,6 +87,8 @@ class NetworkConfig(_Frozen):
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
     missing_slots: Literal["token", "pooled"] = "pooled"
     """What stands in a missing modality's slots: a learned token, or that plus the pooled present modalities."""
+    positions: bool = False
+    """Add a learned embedding of its place to each slot of voice and face; hidden states of text carry theirs."""
     imputed_slots: Slots
     """How many slots a missing modality is reconstructed with; at most `ModelConfig.slots`."""
 

@@ -22,17 +22,30 @@ MODALITY_PAIRS: Final = tuple(combinations(MODALITIES, 2))
 
 
 class ModalityEncoder(nn.Module):
-    """Bias-free projection d_m → D, then self-attention within the modality (Eq. 1)."""
+    """Bias-free projection d_m → D, then self-attention within the modality (Eq. 1).
 
-    def __init__(self, size: int, hidden: int, heads: int, dropout: float) -> None:
+    Args:
+        size: d_m.
+        hidden: D.
+        heads: of the attention.
+        dropout: rate.
+        positions: slots to learn an embedding of; 0 for none, which leaves the order of slots unseen.
+    """
+
+    def __init__(self, size: int, hidden: int, heads: int, dropout: float, positions: int = 0) -> None:
         super().__init__()
         self.project = nn.Linear(size, hidden, bias=False)
+        # As large as a projected slot, or attention would not tell one slot from the next for many epochs.
+        self.position = nn.Parameter(torch.randn(positions, hidden) * 0.5) if positions else None
         self.attention = SelfAttention(hidden, heads, dropout)
         self.dropout = SharedDropout(dropout)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """`(B, T_m, d_m)`, `(B, T_m)` → `(B, T_m, D)`."""
-        encoded: Tensor = self.attention(self.dropout(self.project(x)), valid)
+        projected = self.project(x)
+        if self.position is not None:
+            projected = projected + self.position[: x.shape[1]]
+        encoded: Tensor = self.attention(self.dropout(projected), valid)
         return encoded
 
 
@@ -75,7 +88,16 @@ class Encoder(nn.Module):
         net = config.network
         self.imputed = {m: net.imputed_slots.of(m) for m in MODALITIES}
         self.modalities = nn.ModuleDict(
-            {m: ModalityEncoder(config.feature_size(m), net.hidden, net.heads, net.dropout) for m in MODALITIES}
+            {
+                m: ModalityEncoder(
+                    config.feature_size(m),
+                    net.hidden,
+                    net.heads,
+                    net.dropout,
+                    config.slots.of(m) if net.positions and m != Modality.TEXT else 0,
+                )
+                for m in MODALITIES
+            }
         )
         self.common = CommonSpace(net.hidden)
         self.missing = nn.ModuleDict(

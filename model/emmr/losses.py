@@ -61,8 +61,28 @@ class Targets:
     class_weights: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a batch should have been taken for, as distributions, from a teacher who saw the same content.
+
+    Args:
+        answer: `(B, C)`, from what is present.
+        subsets: subset name → `(B, C)`, what its heads should say.
+        alone: modality → `(B, C)`, the polarity it carries alone; means nothing where it is not held.
+    """
+
+    answer: Tensor
+    subsets: Mapping[str, Tensor]
+    alone: Mapping[Modality, Tensor]
+
+
 def total_loss(
-    output: Output, targets: Targets, held: Tensor, guidance: Tensor | None, settings: LossSettings
+    output: Output,
+    targets: Targets,
+    held: Tensor,
+    guidance: Tensor | None,
+    settings: LossSettings,
+    lesson: Lesson | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 14 with auxiliary terms.
 
@@ -72,28 +92,35 @@ def total_loss(
         held: `(B, 3)` bool, modalities whose content is in the batch: their own heads may be judged.
         guidance: E_pre `(B, T, D)` of the guidance network on complete inputs; None leaves the forward loss out.
         settings: weights and switches.
+        lesson: takes the place of the labels, where there is a teacher.
 
     Returns:
         The scalar to minimise, and its parts by name, detached, for the record.
     """
 
-    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    def cross_entropy(logits: Tensor, labels: Tensor, taught: Tensor | None, here: Tensor | None = None) -> Tensor:
+        if taught is not None:
+            return taught_cross_entropy(logits, taught, targets.class_weights, here)
+        if here is not None:
+            labels = labels.masked_fill(~here, IGNORED)
         return F.cross_entropy(
             logits, labels, targets.class_weights, ignore_index=IGNORED, label_smoothing=settings.label_smoothing
         )
 
+    answer = None if lesson is None else lesson.answer
     parts = {
-        "transformer": cross_entropy(output.transformer, targets.labels),
-        "ensemble": cross_entropy(output.ensemble, targets.labels),
-        "auxiliary": _auxiliary(output, targets.labels, held, cross_entropy),
+        "transformer": cross_entropy(output.transformer, targets.labels, answer),
+        "ensemble": cross_entropy(output.ensemble, targets.labels, answer),
+        "auxiliary": _auxiliary(output, targets.labels, held, lesson, cross_entropy),
         "forward": output.transformer.new_zeros(()),
         "backward": _backward(output, settings),
     }
-    own = [
-        cross_entropy(output.modality_heads[m], labels.masked_fill(~held[:, MODALITIES.index(m)], IGNORED))
-        for m, labels in targets.modality_labels.items()
-        if bool(((labels != IGNORED) & held[:, MODALITIES.index(m)]).any())
-    ]
+    own = []
+    for m, labels in targets.modality_labels.items():
+        here = held[:, MODALITIES.index(m)] & (labels != IGNORED)
+        if bool(here.any()):
+            taught = None if lesson is None else lesson.alone[m]
+            own.append(cross_entropy(output.modality_heads[m], labels, taught, here))
     parts["modality"] = torch.stack(own).mean() if own else output.transformer.new_zeros(())
     if guidance is not None:
         weights = output.known.to(guidance.dtype)
@@ -150,17 +177,28 @@ def _backward(output: Output, settings: LossSettings) -> Tensor:
 
 
 def _auxiliary(
-    output: Output, labels: Tensor, held: Tensor, cross_entropy: Callable[[Tensor, Tensor], Tensor]
+    output: Output,
+    labels: Tensor,
+    held: Tensor,
+    lesson: Lesson | None,
+    cross_entropy: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor],
 ) -> Tensor:
     losses = []
     for (_, name), logits in output.heads.items():
         subset = Presence.parse(name)
-        wanted = labels
+        here = None
         if len(subset) == 1:  # a single head sees true content only: no label where there is none
             (modality,) = subset
             here = held[:, MODALITIES.index(modality)]
             if not bool(here.any()):
                 continue
-            wanted = labels.masked_fill(~here, IGNORED)
-        losses.append(cross_entropy(logits, wanted))
+        losses.append(cross_entropy(logits, labels, None if lesson is None else lesson.subsets[name], here))
     return torch.stack(losses).mean()
+
+
+def taught_cross_entropy(
+    logits: Tensor, distributions: Tensor, class_weights: Tensor | None = None, here: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy of `(B, C)` logits against distributions `(B, C)`, over the rows `(B,)` that are here."""
+    each = F.cross_entropy(logits, distributions, class_weights, reduction="none")  # (B,)
+    return each.mean() if here is None else _weighted_mean(each, here.to(each.dtype))

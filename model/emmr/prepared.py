@@ -145,17 +145,30 @@ class _PackedEncoder:
             qkv = module.attention.qkv
             self._fused = torch.cat([self._project, (qkv.weight @ self._project).detach()])  # (4 D, d_m)
             self._fused_bias = torch.cat([qkv.bias.new_zeros(hidden), qkv.bias]).detach()
+        self._position: Tensor | None = None  # of each slot, what it adds to the product
+        if module.position is not None:
+            position = module.position.detach()  # (T_m, D)
+            if self._fused is not None:
+                position = torch.cat([position, position @ module.attention.qkv.weight.detach().T], dim=1)  # (T_m, 4 D)
+            self._position = position
 
     def __call__(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """`(N, d_m)` → `(N, D)`."""
         hidden = self._project.shape[0]
         mixing = Mixing(lengths, hidden, features.device)
         if self._fused is None:
-            encoded = self_attention(self._attention, F.linear(features, self._project), mixing)
+            encoded = self_attention(self._attention, self._placed(F.linear(features, self._project), lengths), mixing)
         else:
-            x, q, k, v = F.linear(features, self._fused, self._fused_bias).chunk(4, dim=-1)
+            fused = self._placed(F.linear(features, self._fused, self._fused_bias), lengths)
+            x, q, k, v = fused.chunk(4, dim=-1)
             encoded = attended(self._attention, x, mixing(q, k, v, self._attention.heads))
         return F.linear(encoded, self._common, self._common_bias)
+
+    def _placed(self, projected: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Add to each slot what its place in its row adds."""
+        if self._position is None:
+            return projected
+        return projected + torch.cat([self._position[:length] for length in lengths])
 
 
 def join(rows: Sequence[Mapping[Modality, Tensor]], modalities: Sequence[Modality]) -> tuple[Tensor, list[int]]:

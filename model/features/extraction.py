@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import ModelConfig
-from model.features.openface import FaceTrack
+from model.features.openface import ACTION_UNIT_COLUMNS, FaceTrack
 from model.features.preprocessing import Preprocessing, reduce_to_slots
 from model.features.text import TextEncoder, TextFeatures
 from model.features.voice import Voice, listen
@@ -95,5 +95,15 @@ class FeatureExtractor:
 
 
 def raw_visual_features(values: FloatArray, config: ModelConfig) -> FloatArray:
-    """Face features before normalisation: every frame `(T, d)`, or their mean `(1, d)`."""
-    return values.mean(axis=0, keepdims=True) if config.visual.reduce == "mean" else values
+    """Face features before normalisation: every frame `(T, d)`, or their mean `(1, d)`.
+
+    Args:
+        values: `(T, d)`, in the order of the config's column set, which ends with the action units.
+        config: says what is done with them.
+    """
+    raw = values.mean(axis=0, keepdims=True) if config.visual.reduce == "mean" else values
+    if not config.visual.root:
+        return raw
+    others = raw.shape[1] - len(ACTION_UNIT_COLUMNS)
+    # OpenFace's intensities and occurrences are not negative; a file that holds one all the same counts it as none.
+    return np.concatenate([raw[:, :others], np.sqrt(np.maximum(raw[:, others:], 0))], axis=1)

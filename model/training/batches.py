@@ -52,12 +52,28 @@ class BatchSource:
     """Training batches of one corpus under one config."""
 
     def __init__(
-        self, config: ModelConfig, settings: TrainingSettings, features: Mapping[Source, FloatArray], seed: int
+        self,
+        config: ModelConfig,
+        settings: TrainingSettings,
+        features: Mapping[Source, FloatArray],
+        seed: int,
+        *,
+        taught: bool = False,
     ) -> None:
+        """Set up.
+
+        Args:
+            config: of the network.
+            settings: shares and strengths of augmentation.
+            features: normalised slots of every source.
+            seed: of every draw.
+            taught: a teacher says what a batch is worth, so that clips of any two polarities may be blended.
+        """
         self.config = config
         self.settings = settings
         self.features = features
         self.seed = seed
+        self.taught = taught
         two_missing = 1.0 - settings.complete_share - settings.one_missing_share
         self.mix = TrainingMix(settings.complete_share, settings.one_missing_share, max(two_missing, 0.0))
 
@@ -117,6 +133,7 @@ class BatchSource:
             x = features[modality]
             if settings.blend:
                 own = targets.modality_labels[modality].numpy()
+                own = np.zeros_like(own) if self.taught else own
                 x = _blend(x, valid[modality], own, settings.blend, rng)
             noise = rng.standard_normal(x.shape, dtype=np.float32) * deviation
             features[modality] = x + torch.from_numpy(noise)
@@ -173,7 +190,7 @@ def _blend(x: Tensor, valid: Tensor, labels: npt.NDArray[np.int64], most: float,
     """Mix into each row `(B, T, d)` up to a share `most` of a random row of the same known label and length.
 
     Between two speakers of one polarity lies a third: the nearest to new speakers that few speakers allow. (Mixup,
-    Zhang et al. 2018, kept within a class so that the label stands.)
+    Zhang et al. 2018, kept within what `labels` calls one, so that the label stands.)
     """
     lengths = valid.sum(dim=1).numpy()
     partner = np.arange(len(labels))

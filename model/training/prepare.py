@@ -33,6 +33,7 @@ from model.training.corpora.base import (
     Split,
     TextSource,
 )
+from model.training.teacher import Teacher
 
 FloatArray = npt.NDArray[np.float32]
 RECIPE_VERSION = "1"  # part of every cache key: raise it when a feature's definition changes
@@ -46,11 +47,13 @@ class Prepared:
         features: source → normalised slots `(T, d)`; a source without any is a missing modality.
         preprocessing: the training split's statistics.
         adapters: of the text encoder; empty when there are none.
+        teacher: who gives soft targets, where the corpus allows it.
     """
 
     features: dict[Source, FloatArray]
     preprocessing: Preprocessing
     adapters: dict[str, Tensor]
+    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,6 @@ def _sound_features(source: SoundSource, config: ModelConfig) -> FloatArray:
 
 def _face_features(source: OpenFaceSource | ActionUnitMeansSource, config: ModelConfig) -> FloatArray:
     if isinstance(source, ActionUnitMeansSource):
-        return np.asarray([source.values], dtype=np.float32)
+        return raw_visual_features(np.asarray([source.values], dtype=np.float32), config)
     track = read_openface(source.path, config.visual.columns, config.visual.min_confidence)
     return raw_visual_features(track.values, config)

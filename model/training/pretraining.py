@@ -2,7 +2,8 @@
 
 For: corpora with few speakers. Trained within the whole network, the encoders meet each clip dozens of times an epoch
 under labels that other modalities decide, and learn the speakers; from distinct clips and their own polarity (and
-emotion, where the corpus knows it) they learn what carries over to new ones. Chosen on validation data.
+emotion, where the corpus knows it), or from a teacher, they learn what carries over to new ones. Chosen on validation
+data.
 Does not know: text, which has its adapters (`model.training.adapters`), fusion, reconstruction.
 
 Shapes: B batch, D hidden.
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.emmr.losses import IGNORED
+from model.emmr.losses import IGNORED, Lesson, taught_cross_entropy
 from model.emmr.network import EMMR
 from model.modality import MODALITIES, Modality
 from model.training.batches import TrainingBatch
@@ -69,12 +70,22 @@ class PretrainingTask(nn.Module):
         weights = counts.sum() / (len(classes) * np.maximum(counts, 1))
         self.class_weights = torch.from_numpy(weights.astype(np.float32)).to(device)
 
-    def forward(self, item: TrainingBatch) -> Tensor:
-        """The scalar to minimise: polarity, and emotion where it is known, of each voice and face in the batch."""
+    def forward(self, item: TrainingBatch, lesson: Lesson | None = None) -> Tensor:
+        """The scalar to minimise: polarity, and emotion where it is known, of each voice and face in the batch.
+
+        Args:
+            item: voices and faces, each alone.
+            lesson: of a teacher, which knows better than the labels.
+        """
         (network,), batch = self.network, item.batch
         described = network.describe(network.encoder.encode(batch.features, batch.valid, batch.held), batch.valid)
         total = self.class_weights.new_zeros(())
         for modality in MODALITIES_PRETRAINED:
+            if lesson is not None:
+                here = batch.held[:, MODALITIES.index(modality)]
+                logits = self.heads[modality](described[modality]).float()
+                total = total + taught_cross_entropy(logits, lesson.alone[modality], here=here)
+                continue
             labels, feature = item.targets.modality_labels[modality], described[modality]
             here = batch.held[:, MODALITIES.index(modality)] & (labels != IGNORED)
             # A sum over a constant count: a batch that happens to hold few voices does not shout for them.

@@ -22,17 +22,19 @@ from model.emmr.network import EMMR
 from model.features.extraction import FeatureExtractor
 from model.features.text import TextEncoder
 from model.training.adapters import train_adapters
-from model.training.corpora.base import Corpus, Example, Split
+from model.training.corpora.base import Corpus, Example, Source, Split
 from model.training.distributed import ALONE, World
 from model.training.prepare import Prepared, raw_features, slots_of
 from model.training.progress import FitReport
 from model.training.settings import Recipe
+from model.training.teacher import Teacher, can_be_taught, fit_teacher
 from model.training.trainer import Trainer
 
 FloatArray = npt.NDArray[np.float32]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 ADAPTERS = "adapters.safetensors"
+TEACHER = "teacher.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ def _prepare(corpus: Corpus, recipe: Recipe, place: Workplace) -> Prepared:
     )
     preprocessing = raw.measure(training, config)
     extractor = FeatureExtractor(config, preprocessing, encoder)
-    return Prepared(slots_of(parts, raw, extractor, place.cache, encoder_id), preprocessing, adapters)
+    slots = slots_of(parts, raw, extractor, place.cache, encoder_id)
+    return Prepared(slots, preprocessing, adapters, _teacher(corpus, recipe, slots, encoder_id, place))
 
 
 def fit(
@@ -104,6 +107,7 @@ def fit(
         folder=place.folder / f"seed-{seed}",
         console=console,
         world=place.world,
+        teacher=prepared.teacher,
     )
     return trainer.fit(resume=resume)
 
@@ -121,11 +125,35 @@ def _adapters(
     if not path.is_file():
         encoder = TextEncoder(recipe.model.text, place.device)
         adapters = train_adapters(encoder, training, corpus.classes, recipe.training.adapters)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".partial")
-        save_file(adapters, aside)
-        aside.replace(path)
+        _save(adapters, path)
     return load_file(path), f"{recipe.model.text.encoder} {_digest(path)}"
+
+
+def _teacher(
+    corpus: Corpus, recipe: Recipe, features: dict[Source, FloatArray], encoder_id: str, place: Workplace
+) -> Teacher | None:
+    """The teacher, fitted once for a folder, corpus and recipe."""
+    settings, training = recipe.training, corpus.examples("train")
+    if not settings.teacher or not can_be_taught(training):
+        return None
+    labels = [(e.id, e.label, sorted(e.modality_labels.items())) for e in training]
+    content = json.dumps([corpus.name, recipe.model.model_dump(), settings.audio_variants, encoder_id, labels])
+    path = place.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}-{TEACHER}"
+    if not path.is_file():
+        teacher = fit_teacher(
+            training, corpus.examples("val"), features, recipe.model, variants=settings.audio_variants
+        )
+        if teacher is None:
+            return None
+        _save(teacher.state_dict(), path)
+    return Teacher.of_state(load_file(path)).eval().to(place.device)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".partial")
+    save_file(tensors, aside)
+    aside.replace(path)
 
 
 def _digest(path: Path) -> str:

@@ -22,6 +22,8 @@ class AdapterSettings(BaseModel):
     learning_rate: float = Field(default=1e-3, gt=0)
     head_learning_rate: float = Field(default=2e-3, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    emotion_weight: float = Field(default=1.0, ge=0)
+    """Of the cross-entropy on a sentence's emotion beside its polarity, where the corpus knows it."""
     seed: int = 0
     """Its own: runs with different seeds share one adapted encoder."""
 
@@ -62,7 +64,10 @@ class TrainingSettings(BaseModel):
     visual_noise: float = Field(default=0.4, ge=0)
     """The same on face features."""
     blend: float = Field(default=0.3, ge=0, lt=1)
-    """Largest share of another clip of the same polarity mixed into a clip's features, voice and face each."""
+    """Largest share of another clip mixed into a clip's features, voice and face each: of one of the same polarity,
+    so that the label stands, or of any where a teacher says what the blend is worth."""
+    teacher: bool = True
+    """Learn from soft targets (`model.training.teacher`) where the corpus knows what each modality carries alone."""
     time_mask: float = Field(default=0.25, ge=0, lt=1)
     """Longest share of a clip's slots hidden from one training step."""
     word_dropout: float = Field(default=0.1, ge=0, lt=1)

@@ -20,7 +20,7 @@ from model.config import ModelConfig
 from model.emmr.batch import collate
 from model.emmr.guidance import GuidanceNetwork
 from model.emmr.inference import decide
-from model.emmr.losses import total_loss
+from model.emmr.losses import Lesson, total_loss
 from model.emmr.network import EMMR
 from model.errors import ConfigError
 from model.modality import SUBSETS, Presence
@@ -41,6 +41,7 @@ from model.training.state import (
     save_state,
     under,
 )
+from model.training.teacher import Teacher
 
 FloatArray = npt.NDArray[np.float32]
 VALIDATION_BATCH = 256
@@ -62,6 +63,7 @@ class Trainer:
         folder: Path,
         console: Console | None = None,
         world: World = ALONE,
+        teacher: Teacher | None = None,
     ) -> None:
         """Set up.
 
@@ -75,15 +77,16 @@ class Trainer:
             folder: where the run's state and its TensorBoard scalars are kept.
             console: where progress is shown.
             world: the processes that train together.
+            teacher: whose soft targets take the place of the labels.
 
         Raises:
             ConfigError: the corpus has no validation part to select on, or no training example with features.
         """
         self.corpus, self.features, self.config, self.settings = corpus, features, config, settings
         self.seed, self.device, self.folder = seed, device, folder
-        self.world = world
+        self.world, self.teacher = world, teacher
         self.console = (console or Console()) if world.leads else Console(quiet=True)
-        self.source = BatchSource(config, settings, features, seed)
+        self.source = BatchSource(config, settings, features, seed, taught=teacher is not None)
         self.validation = items_of(corpus.examples("val"), features, config.classes)
         self.fixed = corpus.examples("train")
         if not self.validation:
@@ -188,10 +191,11 @@ class Trainer:
         def step(item: TrainingBatch, factor: float) -> None:
             nonlocal steps
             set_rate(optimiser, settings, epoch * self._steps + steps, total_steps)
+            lesson = self._lesson(item)
             with self._precision():
                 output = network(item.batch)
                 target = None if guidance is None else guidance.guide(item.batch)
-                loss, parts = total_loss(output, item.targets, item.batch.held, target, settings.losses)
+                loss, parts = total_loss(output, item.targets, item.batch.held, target, settings.losses, lesson)
             self._update(network, optimiser, factor * loss)
             average.update(network)
             for name, part in parts.items():
@@ -216,8 +220,9 @@ class Trainer:
         def step(item: TrainingBatch, factor: float) -> None:
             nonlocal done
             set_rate(optimiser, settings, done, total_steps)
+            lesson = self._lesson(item)
             with self._precision():
-                loss = task(item)
+                loss = task(item, lesson)
             self._update(task, optimiser, factor * loss)
             done += 1
 
@@ -246,7 +251,9 @@ class Trainer:
             set_rate(optimiser, self.settings, done, total_steps)
             with self._precision():
                 logits = guidance(item.batch)
-            loss = F.cross_entropy(logits.float(), item.targets.labels, item.targets.class_weights)
+            lesson = self._lesson(item)
+            wanted = item.targets.labels if lesson is None else lesson.answer
+            loss = F.cross_entropy(logits.float(), wanted, item.targets.class_weights)
             self._update(guidance, optimiser, factor * loss)
             done += 1
 
@@ -290,6 +297,9 @@ class Trainer:
         """Take a step on this process's rows of a batch, with the factor on their loss."""
         own, factor = self.world.share(item)
         step(to_device(own, self.device), factor)
+
+    def _lesson(self, item: TrainingBatch) -> Lesson | None:
+        return None if self.teacher is None else self.teacher(item.batch)
 
     def _seed(self, epoch: int) -> None:
         """Seed dropout: another mask for each epoch and, as each has rows of its own, each process."""

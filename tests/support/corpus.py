@@ -22,6 +22,7 @@ ACTORS: Final[Mapping[str, tuple[int, ...]]] = {"train": (1, 2), "val": (17,), "
 EMOTION_CODES: Final = tuple(range(1, 9))
 
 _WORDS: Final = {"negative": "awful", "neutral": "tuesday", "positive": "wonderful"}
+TEXT_EMOTIONS: Final = {"negative": "anger", "neutral": "neutral", "positive": "joy"}
 _MOSI_NAMES: Final = {"negative": "neg", "neutral": "neu", "positive": "pos"}
 # (text's polarity, decided_by, label): one of each the rule knows, the congruent ones more often.
 PAIRINGS: Final = (
@@ -76,7 +77,13 @@ def write_composite(folder: Path, rounds: int = 2, seed: int = 0) -> Path:
                 source = "train" if part == "train" else "dev"
                 text_id = f"meld-{source}-{len(meld[source])}-0"
                 meld[source].append(
-                    {"Utterance": text, "Sentiment": polarity, "Dialogue_ID": len(meld[source]), "Utterance_ID": 0}
+                    {
+                        "Utterance": text,
+                        "Sentiment": polarity,
+                        "Emotion": TEXT_EMOTIONS[polarity],
+                        "Dialogue_ID": len(meld[source]),
+                        "Utterance_ID": 0,
+                    }
                 )
             actor = int(rng.choice(actors))
             voice = _draw_clip(label if decided_by in {"congruent", "voice", "voice+face"} else "neutral", actor, rng)
@@ -92,7 +99,7 @@ def write_composite(folder: Path, rounds: int = 2, seed: int = 0) -> Path:
                     rows.append(_row(part, len(rows), text, clip, clip, POLARITIES[emotion], "native", text_id, actor))
         write_csv(folder / "composite" / f"{part}.csv", COMPOSITE_COLUMNS, rows)
     for source, sentences in meld.items():
-        columns = ("Utterance", "Sentiment", "Dialogue_ID", "Utterance_ID")
+        columns = ("Utterance", "Sentiment", "Emotion", "Dialogue_ID", "Utterance_ID")
         write_csv(folder / "meld" / f"{source}_sent_emo.csv", columns, sentences)
     write_csv(folder / "mosi" / "utterances.csv", ("id", "label3", "text"), mosi)
     return folder

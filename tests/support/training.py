@@ -91,6 +91,7 @@ def tiny_training(**changes: Any) -> TrainingSettings:
         "text_exchange": 0.0,
         "audio_exchange": 0.0,
         "visual_exchange": 0.0,
+        "teacher": False,
         "adapters": {"epochs": 0},
     }
     return TrainingSettings.model_validate(quick | changes)

@@ -47,6 +47,14 @@ _MOSI_POLARITY: Final = MappingProxyType({"neg": "negative", "neu": "neutral", "
 
 
 @dataclass(frozen=True, slots=True)
+class _Sentence:
+    """What a sentence says by itself; CMU-MOSI knows no emotions."""
+
+    polarity: str
+    emotion: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Pairing:
     """What is drawn for a sentence before its clips are: who carries the label, and the label."""
 
@@ -89,7 +97,7 @@ class CompositeCorpus:
 
     def __init__(self, data: Path) -> None:
         self._clips = read_clips(data / "ravdess")
-        self._text_polarities = _read_text_polarities(data)
+        self._sentences = _read_sentences(data)
         ids: set[str] = set()
         parts = {split: self._read_part(data / "composite" / f"{split}.csv", ids) for split in SPLITS}
         self._splits = {split: tuple(pair.example for pair in pairs) for split, pairs in parts.items()}
@@ -142,7 +150,7 @@ class CompositeCorpus:
                 Modality.VISUAL: visual,
             },
             decided_by=pairing.decided_by,
-            emotions=_emotions(voice, face),
+            emotions={**example.emotions, **_emotions(voice, face)},
         )
 
     def _read_part(self, path: Path, ids: set[str]) -> tuple[_Pair, ...]:
@@ -182,7 +190,7 @@ class CompositeCorpus:
             sources={Modality.TEXT: TextSource(row["text"]), Modality.AUDIO: voice.sound, Modality.VISUAL: face.face},
             modality_labels=polarities,
             decided_by=row["decided_by"],
-            emotions=_emotions(voice, face),
+            emotions={**self._text_emotion(row), **_emotions(voice, face)},
         )
         return _Pair(example, voice, face)
 
@@ -196,9 +204,13 @@ class CompositeCorpus:
         if row["decided_by"] == NATIVE:
             return "neutral"
         try:
-            return self._text_polarities[row["text_id"]]
+            return self._sentences[row["text_id"]].polarity
         except KeyError:
             raise row.fault(f"text_id {row['text_id']!r} is in neither MELD nor CMU-MOSI") from None
+
+    def _text_emotion(self, row: Row) -> dict[Modality, str]:
+        sentence = self._sentences.get(row["text_id"])
+        return {Modality.TEXT: sentence.emotion} if sentence is not None and sentence.emotion else {}
 
 
 def _emotions(voice: Clip, face: Clip) -> dict[Modality, str]:
@@ -245,18 +257,19 @@ def _measure_rules(examples: Sequence[Example]) -> Mapping[str, _PairingRule]:
     return rules
 
 
-def _read_text_polarities(data: Path) -> Mapping[str, str]:
-    """`meld-<part>-<dialogue>-<utterance>` and `mosi-<id>` → the polarity of the sentence by itself."""
-    polarities: dict[str, str] = {}
+def _read_sentences(data: Path) -> Mapping[str, _Sentence]:
+    """`meld-<part>-<dialogue>-<utterance>` and `mosi-<id>` → what the sentence says by itself."""
+    sentences: dict[str, _Sentence] = {}
     for part in ("train", "dev"):
         # Only ASCII cells are used here; the sentences hold stray Windows-1252 punctuation.
         path = data / "meld" / f"{part}_sent_emo.csv"
-        for row in read_table(path, ("Sentiment", "Dialogue_ID", "Utterance_ID"), undecodable="replace"):
+        for row in read_table(path, ("Sentiment", "Emotion", "Dialogue_ID", "Utterance_ID"), undecodable="replace"):
             if row["Sentiment"] not in CLASSES:
                 raise row.fault(f"unknown sentiment {row['Sentiment']!r}")
-            polarities[f"meld-{part}-{row['Dialogue_ID']}-{row['Utterance_ID']}"] = row["Sentiment"]
+            key = f"meld-{part}-{row['Dialogue_ID']}-{row['Utterance_ID']}"
+            sentences[key] = _Sentence(row["Sentiment"], row["Emotion"])
     for row in read_table(data / "mosi" / "utterances.csv", ("id", "label3")):
         if row["label3"] not in _MOSI_POLARITY:
             raise row.fault(f"unknown label3 {row['label3']!r}")
-        polarities[f"mosi-{row['id']}"] = _MOSI_POLARITY[row["label3"]]
-    return polarities
+        sentences[f"mosi-{row['id']}"] = _Sentence(_MOSI_POLARITY[row["label3"]])
+    return sentences

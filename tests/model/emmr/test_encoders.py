@@ -43,6 +43,27 @@ def test_the_projection_of_a_modality_has_no_bias_and_its_slots_see_each_other()
     torch.testing.assert_close(encoder(x, valid), encoder.attention(encoder.project(x), valid))
 
 
+def test_positions_tell_slots_apart_that_are_otherwise_alike() -> None:
+    torch.manual_seed(0)
+    x, valid = torch.randn(1, 1, 33).expand(1, 5, 33), torch.ones(1, 5, dtype=torch.bool)
+    alike = ModalityEncoder(33, D, 4, 0.0)(x, valid)
+    torch.testing.assert_close(alike, alike[:, :1].expand_as(alike))
+    placed = ModalityEncoder(33, D, 4, 0.0, positions=8)
+    assert not torch.allclose(placed(x, valid)[0, 0], placed(x, valid)[0, 1], atol=1e-2)
+    with torch.no_grad():
+        assert placed.position is not None
+        expected = placed.attention(placed.project(x) + placed.position[:5], valid)
+    torch.testing.assert_close(placed(x, valid), expected)
+
+
+def test_voice_and_face_have_positions_where_asked_for_and_text_never() -> None:
+    config = tiny_config(network={**CONFIG.network.model_dump(), "positions": True})
+    shapes = {m: getattr(encoder_of(config).modalities[m], "position", None) for m in MODALITIES}
+    assert shapes[T] is None
+    assert [None if p is None else tuple(p.shape) for p in (shapes[A], shapes[V])] == [(20, D), (1, D)]
+    assert all(encoder_of().modalities[m].position is None for m in MODALITIES)
+
+
 def test_each_pair_of_modalities_shares_one_projection_to_half_the_size() -> None:
     space = CommonSpace(D)
     x = torch.randn(2, 3, D)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.emmr.batch import Batch, collate
 from model.emmr.guidance import GuidanceNetwork
-from model.emmr.losses import IGNORED, LossSettings, Targets, symmetric_kl, total_loss
+from model.emmr.losses import IGNORED, Lesson, LossSettings, Targets, symmetric_kl, total_loss
 from model.emmr.network import EMMR, Output
 from model.emmr.reconstruction import BRANCHES
 from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, Presence
@@ -275,3 +275,55 @@ def test_modalities_are_told_apart_in_the_targets(output: Output, batch: Batch) 
     swapped: dict[Modality, Tensor] = {T: OWN[A], A: OWN[T], V: OWN[V]}
     one = parts_of(output, batch)["modality"]
     assert not torch.allclose(parts_of(output, batch, targets=Targets(LABELS, swapped))["modality"], one)
+
+
+def lesson_of(sure: float) -> Lesson:
+    """The labels as a teacher would give them who is so sure of each."""
+
+    def taught(labels: Tensor) -> Tensor:
+        return torch.full((len(labels), 3), (1 - sure) / 2).scatter(1, labels[:, None], sure)
+
+    return Lesson(taught(LABELS), {s.name: taught(LABELS) for s in SUBSETS}, {m: taught(OWN[m]) for m in MODALITIES})
+
+
+def test_a_teacher_who_is_sure_of_every_label_gives_the_losses_of_the_labels(output: Output, batch: Batch) -> None:
+    settings = LossSettings()
+    total, parts = total_loss(output, TARGETS, batch.held, None, settings)
+    taught, same = total_loss(output, TARGETS, batch.held, None, settings, lesson_of(1.0))
+    torch.testing.assert_close(taught, total)
+    for name, part in parts.items():
+        torch.testing.assert_close(same[name], part)
+
+
+def test_an_unsure_teacher_asks_for_its_own_distribution(output: Output, batch: Batch) -> None:
+    lesson = lesson_of(0.6)
+    _, parts = total_loss(output, TARGETS, batch.held, None, LossSettings(), lesson)
+    wanted = -(lesson.answer * output.transformer.log_softmax(dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(parts["transformer"], wanted)
+    heads = [
+        -(lesson.subsets[s] * logits.log_softmax(dim=1)).sum(dim=1).mean() for (_, s), logits in output.heads.items()
+    ]
+    torch.testing.assert_close(parts["auxiliary"], torch.stack(heads).mean())
+    own = [-(lesson.alone[m] * x.log_softmax(dim=1)).sum(dim=1).mean() for m, x in output.modality_heads.items()]
+    torch.testing.assert_close(parts["modality"], torch.stack(own).mean())
+
+
+def test_classes_weigh_the_same_whether_labels_or_a_teacher_name_them(output: Output, batch: Batch) -> None:
+    lesson, weights = lesson_of(0.6), torch.tensor([0.5, 2.0, 1.0])
+    _, parts = total_loss(output, Targets(LABELS, OWN, weights), batch.held, None, LossSettings(), lesson)
+    wanted = -(weights * lesson.answer * output.transformer.log_softmax(dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(parts["transformer"], wanted)
+
+
+def test_rows_that_do_not_hold_a_modality_are_taught_nothing_about_it(output: Output, batch: Batch) -> None:
+    lesson = lesson_of(0.6)
+    held = batch.held.clone()
+    held[3:, 1] = False
+    _, parts = total_loss(output, TARGETS, held, None, LossSettings(), lesson)
+    garbled = {m: x.clone() for m, x in lesson.alone.items()}
+    garbled[A][3:] = torch.tensor([0.0, 0.0, 1.0])
+    subsets = {**lesson.subsets, "audio": lesson.subsets["audio"].clone()}
+    subsets["audio"][3:] = torch.tensor([0.0, 0.0, 1.0])
+    _, same = total_loss(output, TARGETS, held, None, LossSettings(), Lesson(lesson.answer, subsets, garbled))
+    torch.testing.assert_close(same["modality"], parts["modality"])
+    torch.testing.assert_close(same["auxiliary"], parts["auxiliary"])

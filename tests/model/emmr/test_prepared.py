@@ -66,6 +66,19 @@ def test_a_prepared_network_answers_as_one_prepared_for_the_batch(network: EMMR)
     assert decide(PreparedNetwork(network), batch, explain=True) == decide(network, batch, explain=True)
 
 
+@pytest.mark.parametrize("hidden", [16, 48], ids=["more features than hidden", "fewer"])
+def test_a_network_with_positions_decides_as_its_whole_graph_does(hidden: int) -> None:
+    widths = (hidden, 12, 10, 8, 10, 12, hidden)
+    sizes = {**CONFIG.network.model_dump(), "positions": True, "hidden": hidden, "autoencoder": widths}
+    config = tiny_config(network=sizes)
+    positioned = random_network(config)
+    batch = collate(random_utterances(config, SUBSETS * 2), config)
+    with torch.no_grad():
+        whole = positioned(batch).transformer.softmax(dim=-1)
+    decided = decide(positioned, batch, both_paths=True)
+    torch.testing.assert_close(torch.tensor([d.transformer for d in decided]), whole, atol=1e-5, rtol=0)
+
+
 def test_further_training_counts_once_the_network_is_prepared_again(network: EMMR) -> None:
     changed = copy.deepcopy(network)
     batch = collate(random_utterances(CONFIG, [COMPLETE]), CONFIG)

@@ -8,7 +8,7 @@ import torch
 from model.config import AudioConfig, ModelConfig, Slots, TextConfig, VisualConfig
 from model.errors import EmptyModality
 from model.features.audio import MIN_SAMPLES, SAMPLE_RATE, acoustic_features
-from model.features.extraction import FeatureExtractor
+from model.features.extraction import FeatureExtractor, raw_visual_features
 from model.features.openface import FaceTrack
 from model.features.preprocessing import Preprocessing, Statistics, reduce_to_slots
 from model.features.text import TextEncoder
@@ -89,6 +89,21 @@ def test_a_face_is_the_mean_of_its_frames_or_every_frame(encoder: TextEncoder) -
     frames = extractor_of(config, encoder).visual(track)
     assert (frames.array.shape, frames.frames, frames.truncated) == ((8, 35), 8, False)
     np.testing.assert_allclose(frames.array, (track.values - 0.5) / 4, atol=1e-6)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "frames"])
+def test_action_units_may_be_taken_by_their_root_and_nothing_else_is(reduce: str) -> None:
+    values = track_of(3, size=709).values - 1
+    values[:, -35:] += 1
+    values[0, -1] = -0.25  # OpenFace writes none, but a file may hold one
+    visual = {"columns": "all", "reduce": reduce, "root": True}
+    config = tiny_config(slots=Slots(text=12, audio=20, visual=3 if reduce == "frames" else 1), visual=visual)
+    plain = values.mean(axis=0, keepdims=True) if reduce == "mean" else values
+    taken = raw_visual_features(values, config)
+    assert taken.dtype == np.float32
+    np.testing.assert_array_equal(taken[:, :-35], plain[:, :-35])
+    np.testing.assert_allclose(taken[:, -35:], np.sqrt(np.maximum(plain[:, -35:], 0)))
+    assert np.isfinite(taken).all()
 
 
 @pytest.mark.parametrize(("reduction", "cut"), [("truncate", True), ("pool", False)])

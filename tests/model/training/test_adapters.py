@@ -128,3 +128,17 @@ def test_what_is_exported_merges_to_the_same_outputs() -> None:
         theirs = model(**merged.tokenizer(sentence, return_tensors="pt")).last_hidden_state[0]
     np.testing.assert_allclose(ours.array, theirs, atol=1e-4)
     assert np.abs(ours.array - plain.array).max() > 0.05
+
+
+def test_emotions_beside_polarities_shape_the_adapters_and_sentences_without_one_are_no_trouble(
+    encoder: TextEncoder, adapters: dict[str, Tensor]
+) -> None:
+    felt = [
+        replace(e, emotions={Modality.TEXT: "joy" if e.label == "positive" else "anger"}) if n % 2 else e
+        for n, e in enumerate(EXAMPLES)
+    ]
+    with_emotions = train_adapters(encoder, felt, CLASSES, ONE_EPOCH)
+    assert with_emotions.keys() == adapters.keys()
+    assert any(not torch.equal(value, adapters[name]) for name, value in with_emotions.items())
+    without = train_adapters(encoder, felt, CLASSES, ONE_EPOCH.model_copy(update={"emotion_weight": 0.0}))
+    assert any(not torch.equal(value, with_emotions[name]) for name, value in without.items())

@@ -157,6 +157,24 @@ def test_voices_and_faces_blend_only_with_others_of_their_own_polarity_and_lengt
     assert changed > 10
 
 
+def test_with_a_teacher_any_two_clips_of_a_length_may_blend() -> None:
+    settings = tiny_training(**{**PLAIN, "blend": 0.9})
+    marked = [replace(e, modality_labels={A: e.label, V: e.label}) for e in EXAMPLES]
+    clean = next(source_of(**PLAIN).epoch(marked, 0)).batch
+    taught = next(BatchSource(CONFIG, settings, FEATURES, 0, taught=True).epoch(marked, 0))
+    labels, before, after = taught.targets.labels, clean.features[V], taught.batch.features[V]
+    across = 0
+    for row in range(clean.size):
+        others = [n for n in range(clean.size) if n != row and labels[n] != labels[row]]
+        shares = [(after[row] - before[row]).norm() / (before[n] - before[row]).norm() for n in others]
+        across += any(
+            0 < share <= 0.9 + 1e-5
+            and torch.allclose(after[row], before[row] + share * (before[n] - before[row]), atol=1e-4)
+            for n, share in zip(others, shares, strict=True)
+        )
+    assert across > 5
+
+
 def test_a_voice_of_unknown_polarity_is_left_alone() -> None:
     clean = next(source_of(**PLAIN).epoch(EXAMPLES, 0)).batch
     blended = next(source_of(**{**PLAIN, "blend": 0.4}).epoch(EXAMPLES, 0)).batch

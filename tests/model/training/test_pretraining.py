@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
+from model.emmr.losses import Lesson
 from model.emmr.network import EMMR
-from model.modality import Modality
+from model.modality import MODALITIES, Modality
 from model.training.batches import BatchSource
 from model.training.corpora.base import ActionUnitMeansSource, Example, SoundSource, TextSource
 from model.training.pretraining import PRETRAINED, PretrainingTask, single_modality_examples
@@ -72,3 +73,23 @@ def test_it_lowers_its_loss_and_moves_the_encoders_alone() -> None:
     allowed = (*PRETRAINED, "modality_pools.", "modality_heads.")
     assert all(name.startswith(allowed) for name in moved)
     assert all(any(name.startswith(prefix) for name in moved) for prefix in PRETRAINED)
+
+
+def test_a_lesson_takes_the_place_of_labels_and_counts_only_what_is_held() -> None:
+    corpus, features = toy()
+    clips = single_modality_examples(corpus.examples("train"), features)
+    torch.manual_seed(0)
+    network = EMMR(CONFIG).eval()
+    task = PretrainingTask(network, clips, tiny_training()).eval()
+    item = next(BatchSource(CONFIG, tiny_training(), features, seed=0).epoch(clips, 0))
+    alone = {m: torch.rand(item.batch.size, 3).softmax(dim=1) for m in Modality}
+    lesson = Lesson(answer=alone[Modality.TEXT], subsets={}, alone=alone)
+    batch = item.batch
+    described = network.describe(network.encoder.encode(batch.features, batch.valid, batch.held), batch.valid)
+    expected = torch.zeros(())
+    for modality in (Modality.AUDIO, Modality.VISUAL):
+        rows = batch.held[:, MODALITIES.index(modality)]
+        logits = network.modality_heads[modality](described[modality])[rows]
+        expected = expected - (alone[modality][rows] * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(task(item, lesson), expected)
+    assert not torch.allclose(task(item), task(item, lesson))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from model.config import TextConfig
 from model.modality import SUBSETS, Modality
+from model.training import experts
 from model.training.corpora.composite import CompositeCorpus
 from model.training.measure import evaluate_split
 from model.training.run import Workplace, adapted_config, fit, prepare
@@ -51,6 +52,23 @@ def test_adapters_are_trained_once_and_then_read(corpus: CompositeCorpus, place:
     assert again.adapters.keys() == first.adapters.keys() == load_file(place.folder / next(iter(written))).keys()
     assert len(first.adapters) > 0
     assert all(np.array_equal(again.features[source], array) for source, array in first.features.items())
+
+
+def test_a_teacher_is_fitted_once_and_then_read_and_only_where_asked_for(
+    corpus: CompositeCorpus, place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experts, "SHOWN", 1_000)
+    first = prepare(corpus, tiny_recipe(teacher=True), place)
+    written = {p.name: p.stat().st_mtime_ns for p in place.folder.glob("*teacher.safetensors")}
+    assert len(written) == 1
+    again = prepare(corpus, tiny_recipe(teacher=True), place)
+    assert {p.name: p.stat().st_mtime_ns for p in place.folder.glob("*teacher.safetensors")} == written
+    assert first.teacher is not None
+    assert again.teacher is not None
+    assert all(
+        torch.equal(value, again.teacher.state_dict()[name]) for name, value in first.teacher.state_dict().items()
+    )
+    assert prepare(corpus, tiny_recipe(teacher=False), place).teacher is None
 
 
 def test_texts_are_encoded_with_the_adapters(corpus: CompositeCorpus, place: Workplace) -> None:

@@ -1,5 +1,6 @@
 """Training: it learns, it stops in time, and an interruption changes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from model.errors import ConfigError
 from model.modality import SUBSETS, Modality
 from model.training.progress import FitReport
 from model.training.state import load_state, under
+from model.training.teacher import fit_teacher
 from model.training.trainer import Trainer
 from tests.support.network import tiny_config
 from tests.support.training import CONFIG, Toy, tiny_training, toy
@@ -236,3 +238,24 @@ def test_progress_is_told_epoch_by_epoch(tmp_path: Path) -> None:
         told = console.export_text()
     assert "epoch   1 * validation macro-F1" in told
     assert all(f"{m} " in told for m in Modality)
+
+
+def test_with_a_teacher_its_word_counts_and_the_labels_do_not(tmp_path: Path) -> None:
+    known = [replace(e, modality_labels=dict.fromkeys(e.sources, e.label)) for e in CORPUS.examples("train")]
+    teacher = fit_teacher(known, known, FEATURES, CONFIG, variants=0)
+    assert teacher is not None
+    wrong = {"negative": "positive", "neutral": "negative", "positive": "neutral"}
+    mislabelled = Toy({"train": [replace(e, label=wrong[e.label]) for e in known], "val": CORPUS.examples("val")})
+    made = Trainer(
+        mislabelled,
+        FEATURES,
+        CONFIG,
+        tiny_training(epochs=12, learning_rate=3e-3, blend=0.5),
+        seed=0,
+        device=torch.device("cpu"),
+        folder=tmp_path,
+        console=Console(quiet=True),
+        teacher=teacher,
+    )
+    _, report = made.fit()
+    assert min(report.by_pattern.values()) > 0.8

@@ -9,7 +9,7 @@ from model.modality import COMPLETE, Modality
 from model.training.corpora.base import ActionUnitMeansSource, Example, SoundSource, TextSource
 from model.training.corpora.composite import CompositeCorpus
 from model.training.corpora.ravdess import parse_clip_name
-from tests.support.corpus import PAIRINGS, clip_name, real_data, write_composite
+from tests.support.corpus import PAIRINGS, TEXT_EMOTIONS, clip_name, real_data, write_composite
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,16 @@ def test_every_row_of_a_part_becomes_a_complete_example_in_file_order(corpus: Co
     assert first.sources[Modality.TEXT] == TextSource("number 0 was awful for train")
     assert (first.label, first.decided_by) == ("negative", "congruent")
     assert set(first.modality_labels.values()) == {"negative"}
+
+
+def test_emotions_are_known_of_voices_faces_and_the_sentences_of_meld(corpus: CompositeCorpus) -> None:
+    for example in (*corpus.examples("train"), *corpus.redraw(np.random.default_rng(0))):
+        assert {Modality.AUDIO, Modality.VISUAL} <= example.emotions.keys()
+        told = example.emotions.get(Modality.TEXT)
+        assert told in {None, TEXT_EMOTIONS[example.modality_labels[Modality.TEXT]]}
+    known = [Modality.TEXT in e.emotions for e in corpus.examples("train")]
+    assert any(known)
+    assert not all(known)  # CMU-MOSI and RAVDESS's own sentences
 
 
 def test_sound_files_of_every_example_exist(corpus: CompositeCorpus) -> None:
