@@ -70,7 +70,11 @@ class Naive:
         table = table[(table["success"] == 1) & (table["confidence"] >= self.config.visual.min_confidence)]
         wanted = ALL_COLUMNS if self.config.visual.columns == "all" else ACTION_UNIT_COLUMNS
         values = np.asarray(table[list(wanted)], dtype=np.float32)
-        return values.mean(axis=0, keepdims=True) if self.config.visual.reduce == "mean" else values
+        if self.config.visual.reduce == "mean":
+            values = values.mean(axis=0, keepdims=True)
+        if self.config.visual.root:
+            values[:, -len(ACTION_UNIT_COLUMNS) :] **= 0.5
+        return values
 
     def answer(self, raw: dict[Modality, FloatArray]) -> dict[str, object]:
         """Normalise, pad, run."""

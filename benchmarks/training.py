@@ -21,7 +21,7 @@ from benchmarks.harness import Report, arguments, finish, machine_line, medians_
 from model.checkpoint import load_checkpoint
 from model.config import ModelConfig
 from model.emmr.guidance import GuidanceNetwork
-from model.emmr.losses import total_loss
+from model.emmr.losses import Lesson, total_loss
 from model.emmr.network import EMMR
 from model.features.audio import SAMPLE_RATE, acoustic_features
 from model.modality import MODALITIES, Modality
@@ -30,19 +30,23 @@ from model.training.corpora.base import ActionUnitMeansSource, Example, SoundSou
 from model.training.optimisation import build_optimiser
 from model.training.pretraining import PretrainingTask, single_modality_examples
 from model.training.settings import Recipe, TrainingSettings
+from model.training.teacher import fit_teacher
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SENTENCE_TOKENS: Final = (4, 30)  # from a short to a long sentence of the composite corpus
 UTTERANCES: Final = 12_104  # training rows of the composite corpus
 CLIPS: Final = 1_664  # its voices and faces, each a row of pretraining
 SEEDS: Final = 3
+TAUGHT: Final = 48  # rows the teacher is fitted to
 GOAL_MINUTES: Final = 25.0
 
 
 class Training:
-    """Steps of one config on random utterances."""
+    """Steps of one config on random utterances, from labels or from a teacher."""
 
-    def __init__(self, config: ModelConfig, settings: TrainingSettings, rows: int, device: torch.device) -> None:
+    def __init__(
+        self, config: ModelConfig, settings: TrainingSettings, rows: int, device: torch.device, *, taught: bool = False
+    ) -> None:
         rng = np.random.default_rng(0)
         self.device, self.config, self.settings = device, config, settings
         features: dict[Source, np.ndarray] = {}
@@ -61,13 +65,19 @@ class Training:
             label = config.classes[number % len(config.classes)]
             own = dict.fromkeys(MODALITIES, label)
             self.examples.append(Example(str(number), label, sources, modality_labels=own))
-        self.source = BatchSource(config, settings, features, 0)
+        self.teacher = None
+        if taught:  # by experts of random numbers, which answer in the same time
+            known = self.examples[:TAUGHT]
+            self.teacher = fit_teacher(known, known, features, config, variants=0)
+            assert self.teacher is not None
+            self.teacher.to(device)
+        self.source = BatchSource(config, settings, features, 0, taught=taught)
         self.clips = single_modality_examples(self.examples, features)
         self.network = EMMR(config).to(device)
         self.guidance = GuidanceNetwork(config).to(device)
         self.pretraining = PretrainingTask(self.network, self.clips, settings)
-        self.optimiser = build_optimiser(self.network, settings)
-        self.guidance_optimiser = build_optimiser(self.guidance, settings)
+        self.optimiser = build_optimiser(self.network, settings, encoder_rate=settings.encoder_rate)
+        self.guidance_optimiser = build_optimiser(self.guidance, settings, encoder_rate=settings.encoder_rate)
 
     def batches(self, count: int, *, clips: bool = False) -> list[TrainingBatch]:
         """The first batches of an epoch, of utterances or of single clips, on the device."""
@@ -76,23 +86,30 @@ class Training:
 
     def step(self, item: TrainingBatch) -> None:
         """One step of the network, as the trainer takes it."""
+        lesson = self._lesson(item)
         with self._precision():
-            guided = self.guidance.guide(item.batch)
-            loss, _ = total_loss(self.network(item.batch), item.targets, item.batch.held, guided, self.settings.losses)
+            guided, output = self.guidance.guide(item.batch), self.network(item.batch)
+            loss, _ = total_loss(output, item.targets, item.batch.held, guided, self.settings.losses, lesson)
         self._update(self.optimiser, loss)
 
     def guidance_step(self, item: TrainingBatch) -> None:
         """One of the guidance network."""
         with self._precision():
             logits = self.guidance(item.batch)
-        loss = F.cross_entropy(logits.float(), item.targets.labels, item.targets.class_weights)
+        lesson = self._lesson(item)
+        wanted = item.targets.labels if lesson is None else lesson.answer
+        loss = F.cross_entropy(logits.float(), wanted, item.targets.class_weights)
         self._update(self.guidance_optimiser, loss)
 
     def pretraining_step(self, item: TrainingBatch) -> None:
         """One of the encoders."""
+        lesson = self._lesson(item)
         with self._precision():
-            loss = self.pretraining(item)
+            loss = self.pretraining(item, lesson)
         self._update(self.optimiser, loss)
+
+    def _lesson(self, item: TrainingBatch) -> Lesson | None:
+        return None if self.teacher is None else self.teacher(item.batch)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
@@ -118,12 +135,13 @@ class Training:
 def default_recipe(report: Report, rounds: int, count: int, device: torch.device) -> None:
     """Steps of the default recipe, random order beside sorted by length, and the minutes for the shipped weights."""
     recipe = Recipe.default()
-    plain = Training(recipe.model, recipe.training, recipe.training.batch_size * count, device)
+    plain = Training(recipe.model, recipe.training, recipe.training.batch_size * count, device, taught=True)
     bucketed = Training(
         recipe.model,
         recipe.training.model_copy(update={"length_bucket": count}),
         recipe.training.batch_size * count,
         device,
+        taught=True,
     )
     seconds = time_rounds(
         {
@@ -142,7 +160,7 @@ def default_recipe(report: Report, rounds: int, count: int, device: torch.device
     steps = {
         "random": an_epoch * settings.epochs,
         "guidance": an_epoch * settings.guidance_epochs,
-        "pretraining": -(-CLIPS // settings.batch_size) * settings.pretraining_epochs,
+        "pretraining": -(-CLIPS // settings.batch_size) * settings.taught_pretraining_epochs,
     }
     minutes = sum(count * medians[name] for name, count in steps.items()) / 60
     report.facts.update(

@@ -21,7 +21,8 @@ COMPOSITE_TERMS = """\
 Trained on a *composite* corpus: every signal in it is real, and **its tri-modal rows are composed**. Each row pairs a
 real sentence with the voice and face of a clip of another origin; no person said that sentence with that voice and face
 (the 104 test rows marked `native` excepted). Figures on it say how well three real signals are combined and their
-absence handled, not how well a natural recording is read.
+absence handled, not how well a natural recording is read. Every clip, of the test part too, says one of the same two
+sentences: what the weights know of the course of a voice through a sentence they know of these.
 
 | Signal | Source | Terms |
 | --- | --- | --- |

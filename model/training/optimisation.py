@@ -13,23 +13,18 @@ from model.training.pretraining import PRETRAINED
 from model.training.settings import TrainingSettings
 
 
-def build_optimiser(
-    network: nn.Module, settings: TrainingSettings, *, encoder_rate: float | None = None
-) -> torch.optim.AdamW:
+def build_optimiser(network: nn.Module, settings: TrainingSettings, *, encoder_rate: float = 1.0) -> torch.optim.AdamW:
     """AdamW; what pretraining has shaped gets its own factor on the rate, so that few clips do not reshape it.
 
     Args:
         network: whose trainable parameters to optimise.
-        settings: rate, weight decay, and the pretrained encoders' factor.
-        encoder_rate: that factor, instead of the settings'.
+        settings: rate and weight decay.
+        encoder_rate: the factor of what pretraining shapes.
     """
-    factor = settings.encoder_rate if encoder_rate is None else encoder_rate
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    pretrained = [p for name, p in trained if name.startswith(PRETRAINED)] if settings.pretraining_epochs else []
-    kept = {id(p) for p in pretrained}
     groups = [
-        {"params": [p for _, p in trained if id(p) not in kept], "factor": 1.0},
-        {"params": pretrained, "factor": factor},
+        {"params": [p for name, p in trained if not name.startswith(PRETRAINED)], "factor": 1.0},
+        {"params": [p for name, p in trained if name.startswith(PRETRAINED)], "factor": encoder_rate},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

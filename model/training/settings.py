@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.config import AudioConfig, ModelConfig, NetworkConfig, Slots, TextConfig
+from model.config import AudioConfig, ModelConfig, NetworkConfig, Slots, TextConfig, VisualConfig
 from model.emmr.losses import LossSettings
 
 
@@ -38,10 +38,12 @@ class TrainingSettings(BaseModel):
     """Epochs of the guidance network on complete inputs; 0 leaves the forward loss out."""
     pretraining_epochs: int = Field(default=120, ge=0)
     """Epochs over the distinct clips in which voice and face encoders learn what each carries alone."""
+    taught_pretraining_epochs: int = Field(default=300, ge=0)
+    """The same with a teacher: what it says of ever new blends cannot be learnt by heart."""
     emotion_weight: float = Field(default=0.5, ge=0)
     """Of the cross-entropy on the emotion of a clip in pretraining, where the corpus knows it."""
-    encoder_rate: float = Field(default=0.1, ge=0)
-    """Factor on the learning rate of pretrained encoders afterwards."""
+    encoder_rate: float = Field(default=0.3, ge=0)
+    """Factor on the learning rate of encoders afterwards, if they were pretrained."""
     batch_size: int = Field(default=64, gt=0)
     length_bucket: int = Field(default=1, gt=0)
     """Batches whose utterances are sorted by length together, which saves padding; 1 leaves their order random."""
@@ -57,18 +59,19 @@ class TrainingSettings(BaseModel):
     complete_share: float = Field(default=0.3, ge=0, le=1)
     """Share of items that lose nothing; the rest lose one or two modalities in the proportion below."""
     one_missing_share: float = Field(default=0.35, ge=0, le=1)
-    class_balance: float = Field(default=0.3, ge=0, le=1)
+    class_balance: float = Field(default=0.2, ge=0, le=1)
     """Exponent of inverse class frequency as loss weight: 0 for none, 1 for full balance."""
     audio_noise: float = Field(default=0.3, ge=0)
     """Standard deviation of Gaussian noise on normalised acoustic features."""
     visual_noise: float = Field(default=0.4, ge=0)
     """The same on face features."""
     blend: float = Field(default=0.3, ge=0, lt=1)
-    """Largest share of another clip mixed into a clip's features, voice and face each: of one of the same polarity,
-    so that the label stands, or of any where a teacher says what the blend is worth."""
+    """Largest share of another clip of the same polarity mixed into a clip's features, voice and face each."""
+    taught_blend: float = Field(default=0.9, ge=0, lt=1)
+    """The same of any clip, where a teacher says what the blend is worth."""
     teacher: bool = True
     """Learn from soft targets (`model.training.teacher`) where the corpus knows what each modality carries alone."""
-    time_mask: float = Field(default=0.25, ge=0, lt=1)
+    time_mask: float = Field(default=0.1, ge=0, lt=1)
     """Longest share of a clip's slots hidden from one training step."""
     word_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of text slots hidden from one training step."""
@@ -109,11 +112,14 @@ class Recipe(BaseModel):
             model=ModelConfig(
                 text=TextConfig(adapter_rank=16),
                 audio=AudioConfig(dynamics=True),
+                visual=VisualConfig(root=True),
                 slots=Slots(text=20, audio=16, visual=1),
                 network=NetworkConfig(
                     hidden=64,
                     feedforward=128,
                     autoencoder=(64, 48, 32, 16, 32, 48, 64),
+                    dropout=0.1,
+                    positions=True,
                     imputed_slots=Slots(text=4, audio=4, visual=1),
                 ),
             )

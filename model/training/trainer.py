@@ -113,7 +113,7 @@ class Trainer:
         state = load_state(self.folder) if resume else None
         if state is None:
             self._pretrain(network)
-        optimiser = build_optimiser(network, self.settings)
+        optimiser = build_optimiser(network, self.settings, encoder_rate=self._encoder_rate)
         average = MovingAverage(network, self.settings.average_decay)
         report, start = FitReport(), 0
         best = {name: value.clone() for name, value in average.values.items()}
@@ -208,13 +208,13 @@ class Trainer:
 
     def _pretrain(self, network: EMMR) -> None:
         """Let the voice and face encoders learn what each carries alone (`model.training.pretraining`)."""
-        settings = self.settings
+        settings, epochs = self.settings, self._pretraining_epochs
         clips = single_modality_examples(self.fixed, self.features)
-        if not clips or not settings.pretraining_epochs:
+        if not clips or not epochs:
             return
         task = PretrainingTask(network, clips, settings)
-        optimiser = build_optimiser(task, settings, encoder_rate=1.0)
-        total_steps = settings.pretraining_epochs * -(-len(clips) // settings.batch_size)
+        optimiser = build_optimiser(task, settings)
+        total_steps = epochs * -(-len(clips) // settings.batch_size)
         done = 0
 
         def step(item: TrainingBatch, factor: float) -> None:
@@ -228,7 +228,7 @@ class Trainer:
 
         self._seed(-500)
         with progress_bar(self.console, "Encoders", total_steps) as advance:
-            for epoch in range(settings.pretraining_epochs):
+            for epoch in range(epochs):
                 for item in self.source.epoch(clips, _PRETRAINING + epoch):
                     self._share(item, step)
                     advance()
@@ -242,7 +242,7 @@ class Trainer:
         guidance = GuidanceNetwork(self.config).to(self.device)
         guidance.encoder.load_state_dict(network.encoder.state_dict())
         self.world.equal_start(guidance)
-        optimiser = build_optimiser(guidance, self.settings)
+        optimiser = build_optimiser(guidance, self.settings, encoder_rate=self._encoder_rate)
         total_steps = self.settings.guidance_epochs * self._steps
         done = 0
 
@@ -273,6 +273,15 @@ class Trainer:
         if not self.settings.redraw:
             return self.fixed
         return self.corpus.redraw(np.random.default_rng([self.seed, epoch, 2]))
+
+    @property
+    def _pretraining_epochs(self) -> int:
+        taught = self.teacher is not None
+        return self.settings.taught_pretraining_epochs if taught else self.settings.pretraining_epochs
+
+    @property
+    def _encoder_rate(self) -> float:
+        return self.settings.encoder_rate if self._pretraining_epochs else 1.0
 
     @property
     def _steps(self) -> int:

@@ -7,20 +7,23 @@ import torch
 from benchmarks.naive import pad
 from benchmarks.naive_weights import naive_port
 from benchmarks.network import furthest
+from model.config import ModelConfig
 from model.emmr.batch import collate
 from model.emmr.inference import decide
 from model.modality import SUBSETS, Modality, Presence
 from tests.support.network import random_network, random_utterances, tiny_config
 
 CONFIG = tiny_config()
+PLACED = tiny_config(network={**CONFIG.network.model_dump(), "positions": True})
 
 
+@pytest.mark.parametrize("config", [CONFIG, PLACED], ids=["as published", "with positions"])
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
-def test_the_naive_port_answers_as_we_do(subset: Presence) -> None:
-    network = random_network(CONFIG)
-    utterances = random_utterances(CONFIG, [subset] * 12)
-    answer = naive_port(network)(pad(utterances, CONFIG))
-    assert furthest(decide(network, collate(utterances, CONFIG)), answer) < 1e-5
+def test_the_naive_port_answers_as_we_do(subset: Presence, config: ModelConfig) -> None:
+    network = random_network(config)
+    utterances = random_utterances(config, [subset] * 12)
+    answer = naive_port(network)(pad(utterances, config))
+    assert furthest(decide(network, collate(utterances, config)), answer) < 1e-5
 
 
 def test_both_paths_of_the_gate_are_compared() -> None:

@@ -81,6 +81,7 @@ def tiny_training(**changes: Any) -> TrainingSettings:
     quick: dict[str, Any] = {
         "epochs": 2,
         "pretraining_epochs": 1,
+        "taught_pretraining_epochs": 1,
         "guidance_epochs": 1,
         "batch_size": 16,
         "average_decay": 0.5,
@@ -88,6 +89,7 @@ def tiny_training(**changes: Any) -> TrainingSettings:
         "audio_noise": 0.2,
         "visual_noise": 0.2,
         "blend": 0.0,
+        "taught_blend": 0.5,
         "text_exchange": 0.0,
         "audio_exchange": 0.0,
         "visual_exchange": 0.0,

@@ -158,7 +158,7 @@ def test_voices_and_faces_blend_only_with_others_of_their_own_polarity_and_lengt
 
 
 def test_with_a_teacher_any_two_clips_of_a_length_may_blend() -> None:
-    settings = tiny_training(**{**PLAIN, "blend": 0.9})
+    settings = tiny_training(**{**PLAIN, "taught_blend": 0.9})
     marked = [replace(e, modality_labels={A: e.label, V: e.label}) for e in EXAMPLES]
     clean = next(source_of(**PLAIN).epoch(marked, 0)).batch
     taught = next(BatchSource(CONFIG, settings, FEATURES, 0, taught=True).epoch(marked, 0))

@@ -250,7 +250,7 @@ def test_with_a_teacher_its_word_counts_and_the_labels_do_not(tmp_path: Path) ->
         mislabelled,
         FEATURES,
         CONFIG,
-        tiny_training(epochs=12, learning_rate=3e-3, blend=0.5),
+        tiny_training(epochs=12, learning_rate=3e-3),
         seed=0,
         device=torch.device("cpu"),
         folder=tmp_path,
