@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,9 @@ from model.training.corpora.base import (
     Split,
     TextSource,
 )
-from model.training.teacher import Teacher
+
+if TYPE_CHECKING:  # measuring needs no teacher, nor the packages behind it
+    from model.training.teacher import Teacher
 
 FloatArray = npt.NDArray[np.float32]
 RECIPE_VERSION = "1"  # part of every cache key: raise it when a feature's definition changes
@@ -53,7 +56,7 @@ class Prepared:
     features: dict[Source, FloatArray]
     preprocessing: Preprocessing
     adapters: dict[str, Tensor]
-    teacher: Teacher | None = None
+    teacher: "Teacher | None" = None
 
 
 @dataclass(frozen=True, slots=True)

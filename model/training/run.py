@@ -134,7 +134,7 @@ def _teacher(
 ) -> Teacher | None:
     """The teacher, fitted once for a folder, corpus and recipe."""
     settings, training = recipe.training, corpus.examples("train")
-    if not settings.teacher or not can_be_taught(training):
+    if not settings.teacher or not can_be_taught(training, features):
         return None
     labels = [(e.id, e.label, sorted(e.modality_labels.items())) for e in training]
     content = json.dumps([corpus.name, recipe.model.model_dump(), settings.audio_variants, encoder_id, labels])

@@ -105,7 +105,7 @@ def fit_teacher(
         config: gives classes and sizes.
         variants: augmented variants of each sound to use as well.
     """
-    if not can_be_taught(training) or not can_be_taught(validation):
+    if not can_be_taught(training, features) or not can_be_taught(validation, features):
         return None
     experts = {m: fit_expert(m, training, validation, features, config, variants=variants) for m in MODALITIES}
     size = len(config.classes)
@@ -117,7 +117,14 @@ def fit_teacher(
     return Teacher(experts, torch.from_numpy(joint.astype(np.float32))).eval()
 
 
-def can_be_taught(examples: Sequence[Example]) -> bool:
-    """Whether each example has all modalities and says what each carries, and none always carries the same."""
+def can_be_taught(examples: Sequence[Example], features: Mapping[Source, FloatArray]) -> bool:
+    """Whether each example has all modalities and says what each carries, and none always carries the same.
+
+    Args:
+        examples: of one part.
+        features: normalised slots; a source without any tells nothing.
+    """
     known = all(m in e.sources and m in e.modality_labels for e in examples for m in MODALITIES)
-    return known and all(len({e.modality_labels[m] for e in examples}) > 1 for m in MODALITIES)
+    return known and all(
+        len({e.modality_labels[m] for e in examples if e.sources[m] in features}) > 1 for m in MODALITIES
+    )

@@ -145,10 +145,16 @@ def test_counts_of_the_training_part_are_the_joint_distribution() -> None:
 
 def test_a_corpus_that_does_not_say_what_each_modality_carries_has_no_teacher() -> None:
     silent = list(CORPUS.examples("train"))
-    assert not can_be_taught(silent)
+    assert can_be_taught(TRAINING, FEATURES)
+    assert not can_be_taught(silent, FEATURES)
     assert fit_teacher(silent, VALIDATION, FEATURES, CONFIG, variants=0) is None
     assert fit_teacher(TRAINING, silent, FEATURES, CONFIG, variants=0) is None
-    mixed, _ = toy(mixed=True)
-    assert not can_be_taught(known(list(mixed.examples("train"))))
+    mixed, others = toy(mixed=True)
+    assert not can_be_taught(known(list(mixed.examples("train"))), others)
     always = [replace(e, modality_labels={**e.modality_labels, V: "neutral"}) for e in TRAINING]
-    assert not can_be_taught(always)
+    assert not can_be_taught(always, FEATURES)
+
+
+def test_nor_has_one_whose_clips_are_all_silent() -> None:
+    heard = {source: x for source, x in FEATURES.items() if source not in {e.sources[A] for e in TRAINING}}
+    assert fit_teacher(TRAINING, VALIDATION, heard, CONFIG, variants=0) is None
