@@ -36,7 +36,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SENTENCE_TOKENS: Final = (4, 30)  # from a short to a long sentence of the composite corpus
 UTTERANCES: Final = 12_104  # training rows of the composite corpus
 CLIPS: Final = 1_664  # its voices and faces, each a row of pretraining
-SEEDS: Final = 3
+SEEDS: Final = 5
 TAUGHT: Final = 48  # rows the teacher is fitted to
 GOAL_MINUTES: Final = 25.0
 

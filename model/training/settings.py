@@ -33,7 +33,7 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(default=5, gt=0)
+    epochs: int = Field(default=8, gt=0)
     guidance_epochs: int = Field(default=2, ge=0)
     """Epochs of the guidance network on complete inputs; 0 leaves the forward loss out."""
     pretraining_epochs: int = Field(default=120, ge=0)
@@ -52,7 +52,7 @@ class TrainingSettings(BaseModel):
     """Share of all steps over which the rate rises; it then falls as a cosine."""
     weight_decay: float = Field(default=0.1, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
-    patience: int = Field(default=4, gt=0)
+    patience: int = Field(default=8, gt=0)
     """Epochs without a better validation macro-F1 after which training stops."""
     average_decay: float = Field(default=0.995, ge=0, lt=1)
     """Of the moving average of weights that is validated and kept."""
