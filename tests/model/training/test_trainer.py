@@ -73,7 +73,13 @@ def test_the_network_returned_is_the_best_epochs(tmp_path: Path) -> None:
 
 def test_the_weights_kept_are_the_averaged_ones_that_were_validated(tmp_path: Path) -> None:
     stopped = Toy(CORPUS.parts, fail_at=2)  # after the guidance network's epoch and one of thirty
-    slow = {"warmup": 0, "batch_size": 4, "average_decay": 0.95, "learning_rate": 2e-3, "encoder_rate": 0.1}
+    slow: dict[str, Any] = {
+        "warmup": 0,
+        "batch_size": 4,
+        "average_decay": 0.95,
+        "learning_rate": 2e-3,
+        "encoder_rate": 0.1,
+    }
     made = trainer(tmp_path, stopped, epochs=30, **slow)  # so slow that the two decide differently after one epoch
     with pytest.raises(KeyboardInterrupt):
         made.fit()
