@@ -73,7 +73,7 @@ class _Read(TorchDispatchMode):
     """Memory that is read and was not made meanwhile."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self._made: dict[int, Tensor] = {}  # kept, so that no address is given out twice
         self._read: dict[int, int] = {}
 

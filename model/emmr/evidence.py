@@ -67,8 +67,8 @@ class Evidence:
 
     def decision(self, *, both_paths: bool) -> Decision:
         """Pass the gate (Eq. 13)."""
-        gated = bool(self.key) and self.ensemble is not None
-        answer = self.ensemble if gated and self.ensemble is not None else self.transformer
+        ensemble = self.ensemble if self.key else None
+        gated, answer = ensemble is not None, ensemble or self.transformer
         return Decision(
             probabilities=answer,
             full=self.full or answer,

@@ -44,6 +44,7 @@ class LossSettings(BaseModel):
     backward_target: Literal["complete", "input"] = "complete"
     """`complete`: the common sequence of all that is held; `input`: the paper's, the sequence with slots missing."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Of labels; what a teacher says is taken as it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,11 +131,10 @@ class BatchSource:
         settings = self.settings
         for modality, deviation in ((Modality.AUDIO, settings.audio_noise), (Modality.VISUAL, settings.visual_noise)):
             x = features[modality]
-            own = targets.modality_labels[modality].numpy()
-            if self.taught:
-                x = _blend(x, valid[modality], np.zeros_like(own), settings.taught_blend, rng)
-            elif settings.blend:
-                x = _blend(x, valid[modality], own, settings.blend, rng)
+            most = settings.taught_blend if self.taught else settings.blend
+            if most:
+                own = targets.modality_labels[modality].numpy()
+                x = _blend(x, valid[modality], np.zeros_like(own) if self.taught else own, most, rng)
             noise = rng.standard_normal(x.shape, dtype=np.float32) * deviation
             features[modality] = x + torch.from_numpy(noise)
         if settings.time_mask:

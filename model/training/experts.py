@@ -12,7 +12,7 @@ C classes.
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Self
@@ -59,11 +59,19 @@ class Items:
     emotions: Sequence[str]
 
 
+_LAYER: Final = re.compile(r"members\.(\d+)\.layers\.(\d+)\.weight")  # of an expert's state
+
+
 class Perceptron(nn.Module):
-    """Linear layers with ReLU between them, and a softmax; a single layer is a logistic regression."""
+    """Linear layers with ReLU between them, and a softmax; a single layer is a logistic regression.
+
+    Args:
+        widths: W, of each hidden layer, E.
+    """
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
+        self.width = widths[0]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,26 +87,23 @@ class Expert(nn.Module):
     """One modality's: a logistic regression, and perceptrons that together count as much where there are some.
 
     Args:
-        members: the regression first.
+        members: the regression first, all of the same W.
         classes: `(E, C)`, 1 where what a member tells apart goes with a class.
         prior: `(C,)`, how frequent the classes were among the items it was fitted to.
-        slots: T of a full item if items are described slot by slot; 0 if by their mean.
     """
 
-    def __init__(self, members: Sequence[Perceptron], classes: Tensor, prior: Tensor, slots: int) -> None:
+    def __init__(self, members: Sequence[Perceptron], classes: Tensor, prior: Tensor) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.width = members[0].width
         self.classes: Tensor
         self.prior: Tensor
-        self.slots: Tensor
         self.register_buffer("classes", classes)
         self.register_buffer("prior", prior)
-        self.register_buffer("slots", torch.tensor(slots))
-        self._slots = slots
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """`(B, T, d)`, `(B, T)` → the polarity each row carries alone, `(B, C)`, under the expert's prior."""
-        described = describe(x, valid, self._slots)
+        described = describe(x, valid, self.width)
         regression, *others = [member(described) for member in self.members]
         mixed = 0.5 * (regression + torch.stack(others).mean(dim=0)) if others else regression
         distribution: Tensor = mixed @ self.classes
@@ -115,26 +120,25 @@ class Expert(nn.Module):
         for _, layers in sorted(weights.items()):
             ordered = [weight for _, weight in sorted(layers.items())]
             members.append(Perceptron([ordered[0].shape[1], *(weight.shape[0] for weight in ordered)]))
-        expert = cls(members, state["classes"], state["prior"], int(state["slots"]))
+        expert = cls(members, state["classes"], state["prior"])
         expert.load_state_dict(dict(state))
         return expert
 
 
-_LAYER: Final = re.compile(r"members\.(\d+)\.layers\.(\d+)\.weight")
-
-
-def describe(x: Tensor, valid: Tensor, slots: int) -> Tensor:
-    """Slots `(B, T, d)` → `(B, slots · d)` in their order, zeros where there is none, or their mean `(B, d)`."""
+def describe(x: Tensor, valid: Tensor, width: int) -> Tensor:
+    """Slots `(B, T, d)` → `(B, W)`: one after the other, zeros where there is none, or their mean where W is d."""
     x = x * valid.unsqueeze(-1)
-    if slots:
-        return F.pad(x, (0, 0, 0, slots - x.shape[1])).flatten(1)
+    if width > x.shape[-1]:
+        slots = x.flatten(1)
+        return F.pad(slots, (0, width - slots.shape[1]))
     return x.sum(dim=1) / valid.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def slots_described(config: ModelConfig, modality: Modality) -> int:
-    """How many slots of a modality are described one by one; 0 for none."""
-    slots = config.slots.of(modality)
-    return slots if slots * config.feature_size(modality) <= MOST_NUMBERS else 0
+def described_width(config: ModelConfig, modality: Modality) -> int:
+    """W of a modality: all its slots where they are few numbers, else one slot's features, for the mean."""
+    size = config.feature_size(modality)
+    whole = config.slots.of(modality) * size
+    return whole if whole <= MOST_NUMBERS else size
 
 
 def fit_expert(
@@ -177,24 +181,29 @@ def fit_expert(
             ]
         return -float(np.log(np.maximum(polarity, 1e-9)).mean())
 
-    def best(fits: Iterator[Any]) -> tuple[Any, Perceptron]:
-        made = [(fit, _perceptron(fit, mean, scale)) for fit in fits]
+    def best(fit: Callable[[float], Perceptron], penalties: Sequence[float]) -> tuple[float, Perceptron]:
+        made = [(penalty, fit(penalty)) for penalty in penalties]
         return min(made, key=lambda pair: loss(pair[1])) if len(judged.polarities) else made[len(made) // 2]
 
-    _, regression = best(_regression(x, emotions, c) for c in INVERSE_PENALTIES)
-    members = [regression]
+    def regression(inverse_penalty: float) -> Perceptron:
+        model = LogisticRegression(C=inverse_penalty, max_iter=ITERATIONS, tol=1e-3)
+        return _perceptron(_fitted(model, x, emotions), mean, scale)
+
+    def perceptron(penalty: float, seed: int = 0) -> Perceptron:
+        epochs = max(10, min(300, SHOWN // len(x)))
+        model = MLPClassifier((HIDDEN,), alpha=penalty, max_iter=epochs, random_state=seed)
+        return _perceptron(_fitted(model, x, emotions), mean, scale)
+
+    _, member = best(regression, INVERSE_PENALTIES)
+    members = [member]
     if modality is not Modality.TEXT:
-        chosen, perceptron = best(_multilayer(x, emotions, alpha, 0) for alpha in PENALTIES)
-        members.append(perceptron)
-        members += [
-            _perceptron(_multilayer(x, emotions, chosen.alpha, seed), mean, scale) for seed in range(1, PERCEPTRONS)
-        ]
+        penalty, member = best(perceptron, PENALTIES)
+        members += [member, *(perceptron(penalty, seed) for seed in range(1, PERCEPTRONS))]
     prior = np.bincount(items.polarities, minlength=len(config.classes)) + 1.0
     return Expert(
         members,
         torch.from_numpy(classes),
         torch.from_numpy((prior / prior.sum()).astype(np.float32)),
-        slots_described(config, modality),
     )
 
 
@@ -205,7 +214,7 @@ def _items(
     config: ModelConfig,
     variants: int,
 ) -> Items:
-    slots, size = slots_described(config, modality), config.feature_size(modality)
+    width = described_width(config, modality)
     described: list[FloatArray] = []
     polarities: list[int] = []
     emotions: list[str] = []
@@ -222,10 +231,9 @@ def _items(
         for version in versions:
             if version in features:
                 x = torch.from_numpy(features[version])[None]
-                described.append(describe(x, torch.ones(x.shape[:2], dtype=torch.bool), slots)[0].numpy())
+                described.append(describe(x, torch.ones(x.shape[:2], dtype=torch.bool), width)[0].numpy())
                 polarities.append(config.classes.index(polarity))
                 emotions.append(example.emotions.get(modality, polarity))
-    width = slots * size if slots else size
     return Items(
         np.asarray(described, dtype=np.float32).reshape(-1, width),
         np.asarray(polarities, dtype=np.int64),
@@ -233,19 +241,10 @@ def _items(
     )
 
 
-def _regression(x: FloatArray, y: npt.NDArray[np.int64], inverse_penalty: float) -> Any:
-    return _fitted(lambda: LogisticRegression(C=inverse_penalty, max_iter=ITERATIONS, tol=1e-3).fit(x, y))
-
-
-def _multilayer(x: FloatArray, y: npt.NDArray[np.int64], alpha: float, seed: int) -> Any:
-    epochs = max(10, min(300, SHOWN // len(x)))
-    return _fitted(lambda: MLPClassifier((HIDDEN,), alpha=alpha, max_iter=epochs, random_state=seed).fit(x, y))
-
-
-def _fitted(fit: Callable[[], Any]) -> Any:
+def _fitted(model: Any, x: FloatArray, y: npt.NDArray[np.int64]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=ConvergenceWarning)  # stopped early on purpose
-        return fit()
+        return model.fit(x, y)
 
 
 def _perceptron(fitted: Any, mean: FloatArray, scale: FloatArray) -> Perceptron:

@@ -21,13 +21,14 @@ from model.config import ModelConfig
 from model.emmr.network import EMMR
 from model.features.extraction import FeatureExtractor
 from model.features.text import TextEncoder
+from model.modality import Modality
 from model.training.adapters import train_adapters
 from model.training.corpora.base import Corpus, Example, Source, Split
 from model.training.distributed import ALONE, World
 from model.training.prepare import Prepared, raw_features, slots_of
 from model.training.progress import FitReport
 from model.training.settings import Recipe
-from model.training.teacher import Teacher, can_be_taught, fit_teacher
+from model.training.teacher import Teacher, fit_teacher
 from model.training.trainer import Trainer
 
 FloatArray = npt.NDArray[np.float32]
@@ -79,7 +80,8 @@ def _prepare(corpus: Corpus, recipe: Recipe, place: Workplace) -> Prepared:
     preprocessing = raw.measure(training, config)
     extractor = FeatureExtractor(config, preprocessing, encoder)
     slots = slots_of(parts, raw, extractor, place.cache, encoder_id)
-    return Prepared(slots, preprocessing, adapters, _teacher(corpus, recipe, slots, encoder_id, place))
+    teacher = _teacher(corpus, recipe, slots, encoder_id, place) if recipe.training.teacher else None
+    return Prepared(slots, preprocessing, adapters, teacher)
 
 
 def fit(
@@ -116,37 +118,55 @@ def _adapters(
     corpus: Corpus, training: Sequence[Example], recipe: Recipe, place: Workplace
 ) -> tuple[dict[str, Tensor], str]:
     """The adapters, and a name under which features made with them are cached."""
-    texts = sorted(
-        (getattr(source, "text", ""), example.label) for example in training for source in example.sources.values()
-    )
-    content = json.dumps([corpus.name, recipe.model.text.model_dump(), recipe.training.adapters.model_dump(), texts])
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    path = place.folder / f"{digest}-{ADAPTERS}"
+    text, settings = recipe.model.text, recipe.training.adapters
+    path = _kept(place, ADAPTERS, corpus.name, text.model_dump(), settings.model_dump(), _told(training))
     if not path.is_file():
-        encoder = TextEncoder(recipe.model.text, place.device)
-        adapters = train_adapters(encoder, training, corpus.classes, recipe.training.adapters)
-        _save(adapters, path)
-    return load_file(path), f"{recipe.model.text.encoder} {_digest(path)}"
+        _save(train_adapters(TextEncoder(text, place.device), training, corpus.classes, settings), path)
+    return load_file(path), f"{text.encoder} {_digest(path)}"
 
 
 def _teacher(
     corpus: Corpus, recipe: Recipe, features: dict[Source, FloatArray], encoder_id: str, place: Workplace
 ) -> Teacher | None:
     """The teacher, fitted once for a folder, corpus and recipe."""
-    settings, training = recipe.training, corpus.examples("train")
-    if not settings.teacher or not can_be_taught(training, features):
-        return None
-    labels = [(e.id, e.label, sorted(e.modality_labels.items())) for e in training]
-    content = json.dumps([corpus.name, recipe.model.model_dump(), settings.audio_variants, encoder_id, labels])
-    path = place.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}-{TEACHER}"
+    training, validation = corpus.examples("train"), corpus.examples("val")
+    variants = recipe.training.audio_variants
+    path = _kept(
+        place,
+        TEACHER,
+        corpus.name,
+        recipe.model.model_dump(),
+        variants,
+        encoder_id,
+        _told(training),
+        _told(validation),
+    )
     if not path.is_file():
-        teacher = fit_teacher(
-            training, corpus.examples("val"), features, recipe.model, variants=settings.audio_variants
-        )
+        teacher = fit_teacher(training, validation, features, recipe.model, variants=variants)
         if teacher is None:
             return None
         _save(teacher.state_dict(), path)
     return Teacher.of_state(load_file(path)).eval().to(place.device)
+
+
+def _told(examples: Sequence[Example]) -> list[object]:
+    """What examples say in words, which tells one set of them from another wherever their files lie."""
+    return [
+        (
+            example.id,
+            example.label,
+            getattr(example.sources.get(Modality.TEXT), "text", ""),
+            sorted(example.modality_labels.items()),
+            sorted(example.emotions.items()),
+        )
+        for example in examples
+    ]
+
+
+def _kept(place: Workplace, name: str, *content: object) -> Path:
+    """Where a run keeps what it made of some content."""
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return place.folder / f"{digest}-{name}"
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

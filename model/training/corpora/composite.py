@@ -51,7 +51,7 @@ class _Sentence:
     """What a sentence says by itself; CMU-MOSI knows no emotions."""
 
     polarity: str
-    emotion: str = ""
+    emotion: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ class CompositeCorpus:
 
     def _text_emotion(self, row: Row) -> dict[Modality, str]:
         sentence = self._sentences.get(row["text_id"])
-        return {Modality.TEXT: sentence.emotion} if sentence is not None and sentence.emotion else {}
+        return {Modality.TEXT: sentence.emotion} if sentence is not None and sentence.emotion is not None else {}
 
 
 def _emotions(voice: Clip, face: Clip) -> dict[Modality, str]:

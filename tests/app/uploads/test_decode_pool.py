@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import psutil
@@ -33,8 +34,8 @@ def own_pool() -> Iterator[Callable[..., DecodePool]]:
     """Pools to do harm to."""
     pools = []
 
-    def make(workers: int = 1, timeout: float = 10.0, **options: float) -> DecodePool:
-        pool = DecodePool(workers=workers, timeout=timeout, **options)  # type: ignore[arg-type]
+    def make(workers: int = 1, timeout: float = 10.0, **options: Any) -> DecodePool:
+        pool = DecodePool(workers=workers, timeout=timeout, **options)
         pools.append(pool)
         pool.start()
         return pool

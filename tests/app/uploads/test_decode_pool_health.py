@@ -70,8 +70,10 @@ def test_a_replacement_that_never_comes_up_is_noticed_though_nobody_asks_for_it(
     pool: DecodePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.uploads.decode_pool.START_SECONDS", 0.001)
+    assert pool.state().ok
     kill_all(pool)
     eventually(lambda: not pool.state().ok)
+    assert pool.state().replaced > 0  # it was tried
 
 
 def test_a_pool_that_has_not_started_or_has_been_stopped_is_not_well(pool: DecodePool) -> None:

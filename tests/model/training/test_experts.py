@@ -10,22 +10,17 @@ import torch
 
 from model.config import Slots
 from model.modality import Modality
-from model.training import experts
 from model.training.corpora.base import Example, SoundSource, Source, TextSource
-from model.training.experts import Expert, Perceptron, describe, fit_expert, slots_described
+from model.training.experts import Expert, Perceptron, describe, described_width, fit_expert
 from tests.support.network import tiny_config
 from tests.support.training import CLASSES, CONFIG
+
+pytestmark = pytest.mark.usefixtures("few_passes")
 
 FloatArray = npt.NDArray[np.float32]
 T, A, V = Modality
 SIZE = CONFIG.feature_size(A)
 EMOTIONS = {"negative": ("sad", "angry"), "neutral": ("calm",), "positive": ("happy",)}
-
-
-@pytest.fixture(autouse=True)
-def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few items need few passes."""
-    monkeypatch.setattr(experts, "SHOWN", 3_000)
 
 
 def voices(
@@ -111,18 +106,14 @@ def test_text_has_a_regression_alone() -> None:
     }
     expert = fit_expert(T, training, training[:9], features, CONFIG, variants=0)
     assert len(expert.members) == 1
-    assert len(fit_expert(A, *_some_voices(), CONFIG, variants=0).members) == 3
-
-
-def _some_voices() -> tuple[list[Example], list[Example], dict[Source, FloatArray]]:
-    training, features = voices(30, 0)
-    return training, training[:9], features
+    heard, sounds = voices(30, 0)
+    assert len(fit_expert(A, heard, heard[:9], sounds, CONFIG, variants=0).members) == 3
 
 
 def test_a_regression_counts_as_much_as_all_perceptrons() -> None:
     torch.manual_seed(0)
     members = [Perceptron([SIZE, 3]), Perceptron([SIZE, 5, 3]), Perceptron([SIZE, 5, 3])]
-    expert = Expert(members, torch.eye(3), torch.full((3,), 1 / 3), slots=0)
+    expert = Expert(members, torch.eye(3), torch.full((3,), 1 / 3))
     x, valid = torch.randn(2, 4, SIZE), torch.ones(2, 4, dtype=torch.bool)
     mean = x.mean(dim=1)
     wanted = 0.5 * members[0](mean) + 0.25 * members[1](mean) + 0.25 * members[2](mean)
@@ -133,16 +124,18 @@ def test_slots_that_are_not_valid_are_never_read() -> None:
     x = torch.randn(2, 3, 4)
     valid = torch.tensor([[True, True, False], [True, False, False]])
     poisoned = x.masked_fill(~valid.unsqueeze(-1), 9.0)
-    for slots in (0, 5):
-        torch.testing.assert_close(describe(x, valid, slots), describe(poisoned, valid, slots))
-    torch.testing.assert_close(describe(x, valid, 0)[0], x[0, :2].mean(dim=0))
-    assert describe(x, valid, 5).shape == (2, 20)
+    for width in (4, 20):
+        torch.testing.assert_close(describe(x, valid, width), describe(poisoned, valid, width))
+    torch.testing.assert_close(describe(x, valid, 4)[0], x[0, :2].mean(dim=0))
+    whole = describe(x, valid, 20)
+    assert whole.shape == (2, 20)
+    assert torch.equal(whole[0], torch.cat([x[0, 0], x[0, 1], torch.zeros(12)]))
 
 
 def test_long_items_are_described_by_their_mean() -> None:
-    assert slots_described(CONFIG, A) == CONFIG.slots.audio  # 20 × 33 numbers
-    assert slots_described(CONFIG, T) == 0  # 12 × 384
-    assert slots_described(CONFIG, V) == 1
+    assert described_width(CONFIG, A) == 20 * 33
+    assert described_width(CONFIG, T) == 384  # 12 × 384 are too many
+    assert described_width(CONFIG, V) == 35
 
 
 def test_an_expert_comes_back_from_its_state() -> None:

@@ -1,5 +1,6 @@
 """One run from a corpus to a network, in steps that a repeated call finds done."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from safetensors.torch import load_file
 
 from model.config import TextConfig
 from model.modality import SUBSETS, Modality
-from model.training import experts
 from model.training.corpora.composite import CompositeCorpus
 from model.training.measure import evaluate_split
 from model.training.run import Workplace, adapted_config, fit, prepare
@@ -54,10 +54,20 @@ def test_adapters_are_trained_once_and_then_read(corpus: CompositeCorpus, place:
     assert all(np.array_equal(again.features[source], array) for source, array in first.features.items())
 
 
+def test_other_emotions_of_the_same_sentences_are_other_adapters(corpus: CompositeCorpus, place: Workplace) -> None:
+    prepare(corpus, ADAPTED, place)
+    before = adapter_files(place)
+    unfelt = copy.copy(corpus)
+    unfelt._splits = {
+        split: tuple(replace(e, emotions={}) for e in examples) for split, examples in corpus._splits.items()
+    }
+    prepare(unfelt, ADAPTED, place)
+    assert len(adapter_files(place)) == len(before) + 1
+
+
 def test_a_teacher_is_fitted_once_and_then_read_and_only_where_asked_for(
-    corpus: CompositeCorpus, place: Workplace, monkeypatch: pytest.MonkeyPatch
+    corpus: CompositeCorpus, place: Workplace, few_passes: None
 ) -> None:
-    monkeypatch.setattr(experts, "SHOWN", 1_000)
     first = prepare(corpus, tiny_recipe(teacher=True), place)
     written = {p.name: p.stat().st_mtime_ns for p in place.folder.glob("*teacher.safetensors")}
     assert len(written) == 1

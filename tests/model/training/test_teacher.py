@@ -9,7 +9,6 @@ from torch import Tensor
 
 from model.emmr.batch import Batch, collate
 from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality
-from model.training import experts
 from model.training.corpora.base import Example
 from model.training.evaluation import items_of
 from model.training.experts import Expert, Perceptron
@@ -17,14 +16,10 @@ from model.training.teacher import Teacher, can_be_taught, fit_teacher
 from tests.support.network import random_utterances
 from tests.support.training import CLASSES, CONFIG, toy
 
+pytestmark = pytest.mark.usefixtures("few_passes")
+
 T, A, V = MODALITIES
 CORPUS, FEATURES = toy()
-
-
-@pytest.fixture(autouse=True)
-def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few items need few passes."""
-    monkeypatch.setattr(experts, "SHOWN", 3_000)
 
 
 def known(examples: list[Example]) -> list[Example]:
@@ -42,9 +37,7 @@ def teacher() -> Teacher:
     experts = {}
     for modality in MODALITIES:
         prior = torch.rand(3) + 0.2
-        experts[modality] = Expert(
-            [Perceptron([CONFIG.feature_size(modality), 3])], torch.eye(3), prior / prior.sum(), slots=0
-        )
+        experts[modality] = Expert([Perceptron([CONFIG.feature_size(modality), 3])], torch.eye(3), prior / prior.sum())
     return Teacher(experts, joint / joint.sum()).eval()
 
 
