@@ -13,7 +13,7 @@ C classes.
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, Self
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.modality import Modality
-from model.training.corpora.base import Example, SoundSource, Source
+from model.training.corpora.base import Example, SoundSource, Source, Unclassed
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -42,6 +42,7 @@ HIDDEN: Final = 128
 PERCEPTRONS: Final = 2  # of different seeds
 SHOWN: Final = 300_000  # items a perceptron is shown in all, each at least 10 and at most 300 times
 ITERATIONS: Final = 500  # of the regression, at most
+UNCLASSED: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,18 @@ class Items:
 
     Args:
         described: `(N, W)`.
-        polarities: `(N,)` class indices of what each carries alone.
+        polarities: `(N,)` class indices of what each carries alone, `UNCLASSED` where that is none of them.
         emotions: of each the emotion, or its polarity where the corpus does not know it.
     """
 
     described: FloatArray
     polarities: npt.NDArray[np.int64]
     emotions: Sequence[str]
+
+    def select(self, rows: npt.NDArray[np.bool_]) -> Self:
+        """The rows `(N,)` that are True."""
+        emotions = [emotion for emotion, here in zip(self.emotions, rows, strict=True) if here]
+        return replace(self, described=self.described[rows], polarities=self.polarities[rows], emotions=emotions)
 
 
 _LAYER: Final = re.compile(r"members\.(\d+)\.layers\.(\d+)\.weight")  # of an expert's state
@@ -88,7 +94,7 @@ class Expert(nn.Module):
 
     Args:
         members: the regression first, all of the same W.
-        classes: `(E, C)`, 1 where what a member tells apart goes with a class.
+        classes: `(E, C)`, 1 where what a member tells apart goes with a class; a row of zeros goes with none.
         prior: `(C,)`, how frequent the classes were among the items it was fitted to.
     """
 
@@ -102,12 +108,14 @@ class Expert(nn.Module):
         self.register_buffer("prior", prior)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """`(B, T, d)`, `(B, T)` → the polarity each row carries alone, `(B, C)`, under the expert's prior."""
+        """`(B, T, d)`, `(B, T)` → the polarity each row carries alone, `(B, C)`, under the expert's prior.
+
+        That it shows nothing that goes with a class is ruled out.
+        """
         described = describe(x, valid, self.width)
         regression, *others = [member(described) for member in self.members]
         mixed = 0.5 * (regression + torch.stack(others).mean(dim=0)) if others else regression
-        distribution: Tensor = mixed @ self.classes
-        return distribution
+        return _polarity(mixed, self.classes)
 
     @classmethod
     def of_state(cls, state: Mapping[str, Tensor]) -> Self:
@@ -123,6 +131,12 @@ class Expert(nn.Module):
         expert = cls(members, state["classes"], state["prior"])
         expert.load_state_dict(dict(state))
         return expert
+
+
+def _polarity(told: Tensor, classes: Tensor) -> Tensor:
+    """What members tell apart `(B, E)`, and `(E, C)` → distributions over the classes `(B, C)`."""
+    polarity = told @ classes
+    return polarity / polarity.sum(dim=-1, keepdim=True).clamp(min=1e-9)
 
 
 def describe(x: Tensor, valid: Tensor, width: int) -> Tensor:
@@ -148,6 +162,7 @@ def fit_expert(
     features: Mapping[Source, FloatArray],
     config: ModelConfig,
     *,
+    unclassed: Sequence[Unclassed] = (),
     variants: int,
 ) -> Expert:
     """Fit to the distinct sources of one modality, the penalties chosen by log loss on the validation part's.
@@ -160,14 +175,17 @@ def fit_expert(
         validation: the same, of the validation part.
         features: normalised slots.
         config: gives classes and sizes.
+        unclassed: content that shows something else, which the expert learns to tell from the classes'.
         variants: augmented variants of each sound to use as well.
     """
-    items = _items(modality, training, features, config, variants)
+    items = _items(modality, training, features, config, variants, unclassed)
     judged = _items(modality, validation, features, config, 0)
     told, emotions = np.unique(items.emotions, return_inverse=True)  # what a model tells apart, in its order
+    classed = items.polarities != UNCLASSED
     classes = np.zeros((len(told), len(config.classes)), dtype=np.float32)
-    classes[emotions, items.polarities] = 1
+    classes[emotions[classed], items.polarities[classed]] = 1
     if (classes.sum(axis=1) > 1).any():  # an emotion that goes with two polarities would tell less than they do
+        items = items.select(classed)
         told, emotions = np.unique(items.polarities, return_inverse=True)
         classes = np.eye(len(config.classes), dtype=np.float32)[told]
     mean, scale = items.described.mean(axis=0), items.described.std(axis=0)
@@ -176,10 +194,9 @@ def fit_expert(
 
     def loss(member: Perceptron) -> float:
         with torch.no_grad():
-            polarity = (member(torch.from_numpy(judged.described)).numpy() @ classes)[
-                np.arange(len(judged.polarities)), judged.polarities
-            ]
-        return -float(np.log(np.maximum(polarity, 1e-9)).mean())
+            distributions = _polarity(member(torch.from_numpy(judged.described)), torch.from_numpy(classes)).numpy()
+        right = distributions[np.arange(len(judged.polarities)), judged.polarities]
+        return -float(np.log(np.maximum(right, 1e-9)).mean())
 
     def best(fit: Callable[[float], Perceptron], penalties: Sequence[float]) -> tuple[float, Perceptron]:
         made = [(penalty, fit(penalty)) for penalty in penalties]
@@ -199,7 +216,7 @@ def fit_expert(
     if modality is not Modality.TEXT:
         penalty, member = best(perceptron, PENALTIES)
         members += [member, *(perceptron(penalty, seed) for seed in range(1, PERCEPTRONS))]
-    prior = np.bincount(items.polarities, minlength=len(config.classes)) + 1.0
+    prior = np.bincount(items.polarities[items.polarities != UNCLASSED], minlength=len(config.classes)) + 1.0
     return Expert(
         members,
         torch.from_numpy(classes),
@@ -213,18 +230,20 @@ def _items(
     features: Mapping[Source, FloatArray],
     config: ModelConfig,
     variants: int,
+    unclassed: Sequence[Unclassed] = (),
 ) -> Items:
     width = described_width(config, modality)
     described: list[FloatArray] = []
     polarities: list[int] = []
     emotions: list[str] = []
     seen: set[Source] = set()
-    for example in examples:
+    shown: list[Example | Unclassed] = [*examples, *unclassed]
+    for example in shown:
         source = example.sources.get(modality)
         if source is None or source in seen or source not in features:
             continue
         seen.add(source)
-        polarity = example.modality_labels[modality]
+        polarity = example.modality_labels[modality] if isinstance(example, Example) else None
         versions = [source]
         if isinstance(source, SoundSource):
             versions += [SoundSource(source.path, k) for k in range(1, variants + 1)]
@@ -232,8 +251,8 @@ def _items(
             if version in features:
                 x = torch.from_numpy(features[version])[None]
                 described.append(describe(x, torch.ones(x.shape[:2], dtype=torch.bool), width)[0].numpy())
-                polarities.append(config.classes.index(polarity))
-                emotions.append(example.emotions.get(modality, polarity))
+                polarities.append(UNCLASSED if polarity is None else config.classes.index(polarity))
+                emotions.append(example.emotions.get(modality, polarity or str(UNCLASSED)))
     return Items(
         np.asarray(described, dtype=np.float32).reshape(-1, width),
         np.asarray(polarities, dtype=np.int64),

@@ -33,6 +33,7 @@ from model.training.corpora.base import (
     Source,
     Split,
     TextSource,
+    Unclassed,
 )
 
 if TYPE_CHECKING:  # measuring needs no teacher, nor the packages behind it
@@ -82,7 +83,7 @@ class RawFeatures:
 
 
 def raw_features(
-    examples: Sequence[Example],
+    examples: Sequence[Example | Unclassed],
     config: ModelConfig,
     cache: Path,
     workers: int,
@@ -93,7 +94,7 @@ def raw_features(
     """Compute, or read from the cache, sound and face features of examples.
 
     Args:
-        examples: of any part.
+        examples: of any part, and what is beside them.
         config: which features.
         cache: folder of the cache.
         workers: processes for what is not cached.
@@ -127,12 +128,12 @@ def raw_features(
 
 
 def slots_of(
-    examples: Iterable[Example], raw: RawFeatures, extractor: FeatureExtractor, cache: Path, encoder_id: str
+    examples: Iterable[Example | Unclassed], raw: RawFeatures, extractor: FeatureExtractor, cache: Path, encoder_id: str
 ) -> dict[Source, FloatArray]:
     """Normalised slots of every source the examples use, texts encoded.
 
     Args:
-        examples: of any part.
+        examples: of any part, and what is beside them.
         raw: their sound and face features.
         extractor: with the statistics and the encoder to use.
         cache: folder of the cache.

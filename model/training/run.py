@@ -23,7 +23,7 @@ from model.features.extraction import FeatureExtractor
 from model.features.text import TextEncoder
 from model.modality import Modality
 from model.training.adapters import train_adapters
-from model.training.corpora.base import Corpus, Example, Source, Split
+from model.training.corpora.base import Corpus, Example, Source, Split, Unclassed
 from model.training.distributed import ALONE, World
 from model.training.prepare import Prepared, raw_features, slots_of
 from model.training.progress import FitReport
@@ -70,7 +70,8 @@ def prepare(corpus: Corpus, recipe: Recipe, place: Workplace) -> Prepared:
 
 def _prepare(corpus: Corpus, recipe: Recipe, place: Workplace) -> Prepared:
     config, training = recipe.model, corpus.examples("train")
-    parts = [example for split in SPLITS for example in corpus.examples(split)]
+    parts: list[Example | Unclassed] = [example for split in SPLITS for example in corpus.examples(split)]
+    parts += corpus.unclassed()
     adapters, encoder_id = _adapters(corpus, training, recipe, place)
     encoder = TextEncoder(config.text, place.device)
     encoder.merge({name: value.to(place.device) for name, value in adapters.items()})
@@ -140,9 +141,12 @@ def _teacher(
         encoder_id,
         _told(training),
         _told(validation),
+        [(str(other.sources), sorted(other.emotions.items())) for other in corpus.unclassed()],
     )
     if not path.is_file():
-        teacher = fit_teacher(training, validation, features, recipe.model, variants=variants)
+        teacher = fit_teacher(
+            training, validation, features, recipe.model, unclassed=corpus.unclassed(), variants=variants
+        )
         if teacher is None:
             return None
         _save(teacher.state_dict(), path)

@@ -25,7 +25,7 @@ from model.config import ModelConfig
 from model.emmr.batch import Batch
 from model.emmr.losses import Lesson
 from model.modality import MODALITIES, SUBSETS, Modality
-from model.training.corpora.base import Example, Source
+from model.training.corpora.base import Example, Source, Unclassed
 from model.training.experts import Expert, fit_expert
 
 FloatArray = npt.NDArray[np.float32]
@@ -94,6 +94,7 @@ def fit_teacher(
     features: Mapping[Source, FloatArray],
     config: ModelConfig,
     *,
+    unclassed: Sequence[Unclassed] = (),
     variants: int,
 ) -> Teacher | None:
     """Fit experts and count; None where the corpus does not say, of every modality, what each carries alone.
@@ -103,11 +104,15 @@ def fit_teacher(
         validation: the part by which the experts' penalties are chosen.
         features: normalised slots.
         config: gives classes and sizes.
+        unclassed: training content beside the examples.
         variants: augmented variants of each sound to use as well.
     """
     if not can_be_taught(training, features) or not can_be_taught(validation, features):
         return None
-    experts = {m: fit_expert(m, training, validation, features, config, variants=variants) for m in MODALITIES}
+    experts = {
+        m: fit_expert(m, training, validation, features, config, unclassed=unclassed, variants=variants)
+        for m in MODALITIES
+    }
     size = len(config.classes)
     counts = np.zeros((size,) * (len(MODALITIES) + 1))
     for example in training:

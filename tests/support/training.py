@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, Presence
-from model.training.corpora.base import ActionUnitMeansSource, Example, SoundSource, Source, Split, TextSource
+from model.training.corpora.base import (
+    ActionUnitMeansSource,
+    Example,
+    SoundSource,
+    Source,
+    Split,
+    TextSource,
+    Unclassed,
+)
 from model.training.settings import Recipe, TrainingSettings
 from tests.support.network import tiny_config
 
@@ -31,6 +39,10 @@ class Toy:
 
     def examples(self, split: Split) -> Sequence[Example]:
         return self.parts.get(split, ())
+
+    def unclassed(self) -> Sequence[Unclassed]:
+        """Nothing."""
+        return ()
 
     def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
         if self.redraws == self.fail_at:

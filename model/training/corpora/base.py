@@ -80,6 +80,21 @@ class Example:
         return Presence(frozenset(self.sources))
 
 
+@dataclass(frozen=True, slots=True)
+class Unclassed:
+    """Training content whose emotion goes with none of the corpus's classes.
+
+    It cannot be an example of a class, yet who learns to tell it from the classes' own knows these better.
+
+    Args:
+        sources: a source for each modality there is.
+        emotions: the emotion each of them shows.
+    """
+
+    sources: Mapping[Modality, Source]
+    emotions: Mapping[Modality, str]
+
+
 class Corpus(Protocol):
     """A labelled corpus with fixed training, validation and test parts."""
 
@@ -88,6 +103,9 @@ class Corpus(Protocol):
 
     def examples(self, split: Split) -> Sequence[Example]:
         """The fixed examples of a part, in file order."""
+
+    def unclassed(self) -> Sequence[Unclassed]:
+        """Training content beside the examples; nothing where a corpus knows of none."""
 
     def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
         """Training examples for one epoch. A corpus without anything to draw returns `examples("train")`."""

@@ -22,7 +22,15 @@ import numpy as np
 
 from model.errors import CorpusError
 from model.modality import Modality
-from model.training.corpora.base import Example, OpenFaceSource, SoundSource, Source, Split, TextSource
+from model.training.corpora.base import (
+    Example,
+    OpenFaceSource,
+    SoundSource,
+    Source,
+    Split,
+    TextSource,
+    Unclassed,
+)
 from model.training.corpora.tables import Row, read_content, read_table
 
 COLUMNS: Final = ("id", "split", "text", "audio", "openface", "label")
@@ -71,6 +79,10 @@ class ManifestCorpus:
     def examples(self, split: Split) -> Sequence[Example]:
         """The examples of a part, in file order; the test part may be empty."""
         return self._splits[split]
+
+    def unclassed(self) -> Sequence[Unclassed]:
+        """Nothing: every row has a class."""
+        return ()
 
     def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
         """The training part: recordings of one's own are paired already."""

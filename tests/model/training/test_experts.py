@@ -10,7 +10,7 @@ import torch
 
 from model.config import Slots
 from model.modality import Modality
-from model.training.corpora.base import Example, SoundSource, Source, TextSource
+from model.training.corpora.base import Example, SoundSource, Source, TextSource, Unclassed
 from model.training.experts import Expert, Perceptron, describe, described_width, fit_expert
 from tests.support.network import tiny_config
 from tests.support.training import CLASSES, CONFIG
@@ -85,6 +85,43 @@ def test_an_emotion_that_goes_with_two_polarities_is_not_used() -> None:
     ] + training[9:]
     expert = fit_expert(A, surprised, training[:12], features, CONFIG, variants=0)
     torch.testing.assert_close(expert.classes, torch.eye(3))
+
+
+def surprised(count: int, seed: int) -> tuple[list[Unclassed], dict[Source, FloatArray]]:
+    """Voices that look half like the positive ones and show something that goes with no class."""
+    examples, features = voices(3 * count, seed)
+    positive = [e.sources[A] for e in examples if e.modality_labels[A] == "positive"]
+    beside = {source: features[source] * np.float32(0.5) for source in positive}
+    return [Unclassed({A: source}, {A: "surprised"}) for source in positive], dict(beside)
+
+
+def test_what_goes_with_no_class_is_told_apart_and_then_ruled_out() -> None:
+    training, features = voices(60, 0)
+    others, beside = surprised(20, 5)
+    expert = fit_expert(A, training, training[:12], features | beside, CONFIG, unclassed=others, variants=0)
+    assert expert.classes.shape == (5, 3)
+    assert sorted(expert.classes.sum(dim=1).tolist()) == [0, 1, 1, 1, 1]
+    torch.testing.assert_close(expert.prior, torch.full((3,), 1 / 3))  # of the classes' own items
+    x = torch.stack([torch.from_numpy(beside[o.sources[A]]) for o in others])
+    valid = torch.ones(x.shape[:2], dtype=torch.bool)
+    torch.testing.assert_close(expert(x, valid).sum(dim=1), torch.ones(len(x)))
+    regression = expert.members[0](describe(x, valid, expert.width))  # (N, 5)
+    without_class = expert.classes.sum(dim=1) == 0
+    assert regression[:, without_class].mean() > 0.5
+    assert accuracy(expert, training, features) > 0.9
+    again = Expert.of_state(expert.state_dict())
+    assert torch.equal(again(x, valid), expert(x, valid))
+
+
+def test_where_emotions_are_of_no_use_what_has_no_class_is_of_none_either() -> None:
+    training, features = voices(60, 0)
+    muddled = [Example(e.id, e.label, e.sources, e.modality_labels, emotions={A: "felt"}) for e in training]
+    others, beside = surprised(20, 5)
+    expert = fit_expert(A, muddled, training[:12], features | beside, CONFIG, unclassed=others, variants=0)
+    alone = fit_expert(A, muddled, training[:12], features, CONFIG, variants=0)
+    torch.testing.assert_close(expert.classes, torch.eye(3))
+    x, valid = torch.randn(4, 8, SIZE), torch.ones(4, 8, dtype=torch.bool)
+    assert torch.equal(expert(x, valid), alone(x, valid))
 
 
 def test_variants_are_learnt_from_and_a_source_counts_once() -> None:

@@ -39,6 +39,8 @@ def test_every_source_of_every_part_is_prepared(corpus: CompositeCorpus, place: 
     for split in ("train", "val", "test"):
         for example in corpus.examples(split):
             assert set(example.sources.values()) <= prepared.features.keys()
+    for other in corpus.unclassed():
+        assert set(other.sources.values()) <= prepared.features.keys()
     assert prepared.adapters == {}
     assert set(prepared.preprocessing.statistics) == {Modality.AUDIO, Modality.VISUAL}
 
@@ -79,6 +81,13 @@ def test_a_teacher_is_fitted_once_and_then_read_and_only_where_asked_for(
         torch.equal(value, again.teacher.state_dict()[name]) for name, value in first.teacher.state_dict().items()
     )
     assert prepare(corpus, tiny_recipe(teacher=False), place).teacher is None
+    without = copy.copy(corpus)
+    without._surprised = ()
+    other = prepare(without, tiny_recipe(teacher=True), place).teacher
+    assert other is not None
+    assert len(other.experts["visual"].state_dict()["classes"]) + 1 == len(
+        first.teacher.experts["visual"].state_dict()["classes"]
+    )
 
 
 def test_texts_are_encoded_with_the_adapters(corpus: CompositeCorpus, place: Workplace) -> None:

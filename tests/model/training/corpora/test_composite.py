@@ -9,7 +9,7 @@ from model.modality import COMPLETE, Modality
 from model.training.corpora.base import ActionUnitMeansSource, Example, SoundSource, TextSource
 from model.training.corpora.composite import CompositeCorpus
 from model.training.corpora.ravdess import parse_clip_name
-from tests.support.corpus import PAIRINGS, TEXT_EMOTIONS, clip_name, real_data, write_composite
+from tests.support.corpus import ACTORS, PAIRINGS, TEXT_EMOTIONS, clip_name, real_data, write_composite
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,14 @@ def test_emotions_are_known_of_voices_faces_and_the_sentences_of_meld(corpus: Co
     known = [Modality.TEXT in e.emotions for e in corpus.examples("train")]
     assert any(known)
     assert not all(known)  # CMU-MOSI and RAVDESS's own sentences
+
+
+def test_surprised_faces_of_training_actors_are_beside_the_examples(corpus: CompositeCorpus) -> None:
+    faces = [other.sources[Modality.VISUAL] for other in corpus.unclassed()]
+    assert [face.clip for face in faces if isinstance(face, ActionUnitMeansSource)] == [
+        clip_name(8, actor, repetition) for actor in ACTORS["train"] for repetition in (1, 2)
+    ]
+    assert all(other.emotions == {Modality.VISUAL: "8"} for other in corpus.unclassed())
 
 
 def test_sound_files_of_every_example_exist(corpus: CompositeCorpus) -> None:
