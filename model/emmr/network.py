@@ -33,6 +33,7 @@ class Output:
     Args:
         transformer: `(B, C)` logits of the transformer path.
         ensemble: `(B, C)` logits of the ensemble path.
+        available: `(B, C)` logits of the transformer branch's vote on what is present.
         heads: (branch, subset name) → `(B, C)` logits. A single modality's head means nothing where it is not held.
         modality_heads: modality → `(B, C)` logits of the polarity it carries alone; means nothing where not held.
         encodings: branch → F `(B, T, D)`.
@@ -46,6 +47,7 @@ class Output:
 
     transformer: Tensor
     ensemble: Tensor
+    available: Tensor
     heads: Mapping[tuple[str, str], Tensor]
     modality_heads: Mapping[Modality, Tensor]
     encodings: Mapping[str, Tensor]
@@ -98,12 +100,14 @@ class EMMR(nn.Module):
         for branch in BRANCHES:
             encodings[branch], decodings[branch] = self.branches[branch](x, valid)
         heads, keys = self._vote(sequences, slots, decodings, batch.present)
+        heads |= self._vote_alone(common, batch)
         described = self.describe(common, batch.valid)
         summary, _ = self.branch_weights(torch.stack(keys, dim=1))
         return Output(
             transformer=self.classify(self.pool(encodings["transformer"], valid)),
             ensemble=self.classify(summary),
-            heads=heads | self._vote_alone(common, batch),
+            available=self._available(heads, batch.present),
+            heads=heads,
             modality_heads={m: self.modality_heads[m](feature) for m, feature in described.items()},
             encodings=encodings,
             decodings=decodings,
@@ -155,6 +159,13 @@ class EMMR(nn.Module):
             feature = self.subsets.pool(subset, common, batch.valid)
             heads[BRANCHES[0], subset.name] = self.subsets.logits(BRANCHES[0], subset, feature)
         return heads
+
+    def _available(self, heads: Mapping[tuple[str, str], Tensor], present: Tensor) -> Tensor:
+        """Of each row, the vote of the subset that is present: `(B, C)`."""
+        votes = torch.stack([heads[BRANCHES[0], subset.name] for subset in SUBSETS])  # (7, B, C)
+        masks = torch.tensor([subset.mask() for subset in SUBSETS], device=present.device)  # (7, 3)
+        chosen = (masks[:, None] == present).all(dim=-1).int().argmax(dim=0)  # (B,)
+        return votes[chosen, torch.arange(len(present), device=present.device)]
 
     def describe(self, common: Mapping[Modality, Tensor], valid: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         """One feature of each modality alone, `(B, D)`, for what it carries by itself; only training asks."""

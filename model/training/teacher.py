@@ -65,6 +65,8 @@ class Teacher(nn.Module):
             members = torch.tensor(subset.mask(), device=batch.present.device)  # (3,)
             if len(subset) == 1:  # of its true content, whether it is present or not
                 seen = members.expand_as(batch.present)
+            elif subset.complete:  # the vote on what the complete utterance would be taken for
+                seen = batch.held
             else:  # where a member has to be recovered, from all that is there
                 whole = (batch.present | ~members).all(dim=1, keepdim=True)  # (B, 1)
                 seen = torch.where(whole, batch.present & members, batch.present)

@@ -47,10 +47,10 @@ def test_of_two_missing_those_are_key_that_change_the_vote_alone_and_both_if_non
     assert key_modalities(True, [A, V], {m: without[m] for m in (A, V)}) == named
 
 
-def test_the_score_is_the_chance_that_draws_from_the_two_votes_differ() -> None:
+def test_the_score_is_the_chance_that_draws_from_the_two_votes_are_not_both_the_available_ones_first_choice() -> None:
     full = torch.tensor([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]])
-    available = torch.tensor([[0.4, 0.4, 0.2], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]])
-    torch.testing.assert_close(key_score(full, available), torch.tensor([1 - 0.28 - 0.08 - 0.02, 1.0, 0.0, 0.5]))
+    available = torch.tensor([[0.3, 0.5, 0.2], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.4, 0.6, 0.0]])
+    torch.testing.assert_close(key_score(full, available), torch.tensor([0.9, 1.0, 0.0, 0.7]))
 
 
 def test_alpha_is_the_softmax_of_each_pairs_largest_probability() -> None:

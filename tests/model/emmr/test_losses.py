@@ -288,7 +288,7 @@ def lesson_of(sure: float) -> Lesson:
 
 
 def test_a_teacher_who_is_sure_of_every_label_gives_the_losses_of_the_labels(output: Output, batch: Batch) -> None:
-    settings = LossSettings()
+    settings = LossSettings(key_weight=1)
     total, parts = total_loss(output, TARGETS, batch.held, None, settings)
     taught, same = total_loss(output, TARGETS, batch.held, None, settings, lesson_of(1.0))
     torch.testing.assert_close(taught, total)
@@ -298,7 +298,7 @@ def test_a_teacher_who_is_sure_of_every_label_gives_the_losses_of_the_labels(out
 
 def test_an_unsure_teacher_asks_for_its_own_distribution(output: Output, batch: Batch) -> None:
     lesson = lesson_of(0.6)
-    _, parts = total_loss(output, TARGETS, batch.held, None, LossSettings(), lesson)
+    _, parts = total_loss(output, TARGETS, batch.held, None, LossSettings(key_weight=1), lesson)
     wanted = -(lesson.answer * output.transformer.log_softmax(dim=1)).sum(dim=1).mean()
     torch.testing.assert_close(parts["transformer"], wanted)
     heads = [
@@ -328,3 +328,18 @@ def test_rows_that_do_not_hold_a_modality_are_taught_nothing_about_it(output: Ou
     _, same = total_loss(output, TARGETS, held, None, LossSettings(), Lesson(lesson.answer, subsets, garbled))
     torch.testing.assert_close(same["modality"], parts["modality"])
     torch.testing.assert_close(same["auxiliary"], parts["auxiliary"])
+
+
+def test_where_what_is_missing_would_change_the_vote_the_votes_over_all_three_weigh_more(
+    output: Output, batch: Batch
+) -> None:
+    lesson, lacking = lesson_of(0.6), ~batch.present.all(dim=1)
+    key = lacking & (output.available.argmax(dim=1) != lesson.subsets[COMPLETE.name].argmax(dim=1))
+    assert 0 < int(key.sum()) < int(lacking.sum())
+    heads = []
+    for (_, name), logits in output.heads.items():
+        each = -(lesson.subsets[name] * logits.log_softmax(dim=1)).sum(dim=1)
+        weights = torch.where(key, 4.0, 1.0) if name == COMPLETE.name else torch.ones(len(each))
+        heads.append((weights * each).sum() / weights.sum())
+    _, parts = total_loss(output, TARGETS, batch.held, None, LossSettings(key_weight=4), lesson)
+    torch.testing.assert_close(parts["auxiliary"], torch.stack(heads).mean())

@@ -40,6 +40,11 @@ def test_every_head_votes_on_every_utterance(output: Output) -> None:
     assert output.transformer.shape == output.ensemble.shape == (7, 3)
 
 
+def test_the_available_vote_is_that_of_what_is_present(output: Output) -> None:
+    for row, subset in enumerate(SUBSETS):
+        assert torch.equal(output.available[row], output.heads[BRANCHES[0], subset.name][row])
+
+
 def test_present_modalities_stay_as_they_are_and_missing_ones_are_decoded(network: EMMR, batch: Batch) -> None:
     sequences = {m: torch.randn(7, 4, 16) for m in MODALITIES}
     decoded = {m: torch.randn(7, 4, 16) for m in MODALITIES}
