@@ -66,9 +66,13 @@ class KeyMissing(_Answer):
 
     detected: bool
     modalities: list[str] = Field(description="The key missing modalities; empty unless detected.")
-    polarity_full: str = Field(description="The decision with the recovered modalities.")
+    polarity_full: str = Field(
+        description="The vote with the recovered modalities, which learnt to lean towards what would change the answer."
+    )
     polarity_available: str = Field(description="The decision from what is there alone.")
-    score: float = Field(ge=0, le=1)
+    score: float = Field(
+        ge=0, le=1, description="How likely what is missing changes the answer: for ranking, not a calibrated chance."
+    )
 
 
 class BranchWeights(_Answer):

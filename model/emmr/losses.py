@@ -214,15 +214,15 @@ def _key_weights(output: Output, lesson: Lesson, key_weight: float) -> Tensor:
 
 
 def taught_cross_entropy(
-    logits: Tensor, distributions: Tensor, class_weights: Tensor | None = None, here: Tensor | None = None
+    logits: Tensor, distributions: Tensor, class_weights: Tensor | None = None, row_weights: Tensor | None = None
 ) -> Tensor:
-    """Mean cross-entropy of `(B, C)` logits against distributions `(B, C)`, of the rows that are here.
+    """Weighted mean cross-entropy of `(B, C)` logits against distributions `(B, C)`.
 
     Args:
         logits: of a head.
         distributions: what it should say.
         class_weights: `(C,)`.
-        here: `(B,)`, which rows count, or how much each does.
+        row_weights: `(B,)`, how much each row counts, or whether it does.
     """
     each = F.cross_entropy(logits, distributions, class_weights, reduction="none")  # (B,)
-    return each.mean() if here is None else _weighted_mean(each, here.to(each.dtype))
+    return each.mean() if row_weights is None else _weighted_mean(each, row_weights.to(each.dtype))

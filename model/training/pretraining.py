@@ -84,7 +84,7 @@ class PretrainingTask(nn.Module):
             if lesson is not None:
                 here = batch.held[:, MODALITIES.index(modality)]
                 logits = self.heads[modality](described[modality]).float()
-                total = total + taught_cross_entropy(logits, lesson.alone[modality], here=here)
+                total = total + taught_cross_entropy(logits, lesson.alone[modality], row_weights=here)
                 continue
             labels, feature = item.targets.modality_labels[modality], described[modality]
             here = batch.held[:, MODALITIES.index(modality)] & (labels != IGNORED)
