@@ -13,7 +13,8 @@ import numpy as np
 
 from model.modality import Modality, Presence
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "ood"]
+"""`ood`: corpora that are in no training part; a corpus without one has no such examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Example:
         modality_labels: the polarity one modality carries alone, where the corpus knows it.
         decided_by: which modalities carry the label, where the corpus knows it.
         emotions: the emotion one modality shows, finer than its polarity, where the corpus knows it.
+        origins: the corpus one modality's content was recorded for, where several are combined; corpora count equally
+            in training, however large, and figures are given for each.
     """
 
     id: str
@@ -73,6 +76,7 @@ class Example:
     modality_labels: Mapping[Modality, str] = field(default_factory=dict)
     decided_by: str | None = None
     emotions: Mapping[Modality, str] = field(default_factory=dict)
+    origins: Mapping[Modality, str] = field(default_factory=dict)
 
     @property
     def presence(self) -> Presence:
@@ -89,10 +93,12 @@ class Unclassed:
     Args:
         sources: a source for each modality there is.
         emotions: the emotion each of them shows.
+        origins: the corpus each of them was recorded for.
     """
 
     sources: Mapping[Modality, Source]
     emotions: Mapping[Modality, str]
+    origins: Mapping[Modality, str] = field(default_factory=dict)
 
 
 class Corpus(Protocol):
@@ -106,6 +112,9 @@ class Corpus(Protocol):
 
     def unclassed(self) -> Sequence[Unclassed]:
         """Training content beside the examples; nothing where a corpus knows of none."""
+
+    def unimodal(self, split: Split) -> Sequence[Example]:
+        """Labelled content of a single modality beside the examples, for encoders and experts; nothing where none."""
 
     def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
         """Training examples for one epoch. A corpus without anything to draw returns `examples("train")`."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 import numpy as np
 
@@ -37,7 +37,7 @@ COLUMNS: Final = ("id", "split", "text", "audio", "openface", "label")
 CLASS_COUNTS: Final = (2, 3, 4, 7)
 POLARITY_ORDER: Final = ("negative", "neutral", "positive")
 JSON_LINES_SUFFIXES: Final = (".jsonl", ".ndjson", ".json")
-SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+SPLITS: Final[tuple[Split, ...]] = ("train", "val", "test")
 
 _DRAW_SEED: Final = b"emmr-manifest-split-1"  # part of what the split is a function of: never change it
 _DRAWN_IN_TURN: Final[tuple[Split, ...]] = ("train",) * 4 + ("val",) + ("train",) * 4 + ("test",)  # 80/10/10
@@ -77,11 +77,16 @@ class ManifestCorpus:
                 raise CorpusError(path, None, f"no row is in the {split} split")
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """The examples of a part, in file order; the test part may be empty."""
-        return self._splits[split]
+        """The examples of a part, in file order; the test part may be empty, `ood` always is."""
+        return self._splits.get(split, ())
 
     def unclassed(self) -> Sequence[Unclassed]:
         """Nothing: every row has a class."""
+        return ()
+
+    def unimodal(self, split: Split) -> Sequence[Example]:
+        """Nothing: every row is an example already."""
+        del split
         return ()
 
     def redraw(self, rng: np.random.Generator) -> Sequence[Example]:

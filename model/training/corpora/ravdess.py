@@ -1,21 +1,22 @@
 """What a RAVDESS file name says, and where its sound and its face lie.
 
-For: the composite corpus, whose voices and faces are RAVDESS clips.
-Does not know: sentences or splits.
-Source: Livingstone & Russo, "The Ryerson Audio-Visual Database of Emotional Speech and Song", PLoS ONE 13(5), 2018. A
-name is `modality-channel-emotion-intensity-statement-repetition-actor`, two digits each.
+Livingstone & Russo, "The Ryerson Audio-Visual Database of Emotional Speech and Song", PLoS ONE 13(5), 2018. A name is
+`modality-channel-emotion-intensity-statement-repetition-actor`, two digits each.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from model.errors import CorpusError
-from model.training.corpora.base import ActionUnitMeansSource, SoundSource
+from model.modality import Modality
+from model.training.corpora.base import ActionUnitMeansSource, SoundSource, Split
+from model.training.corpora.signals import Signal
 from model.training.corpora.tables import read_table
+
+ORIGIN: Final = "ravdess"
+"""The origin of its voices and faces."""
 
 EMOTIONS: Final[Mapping[int, str]] = {
     1: "neutral",
@@ -27,6 +28,7 @@ EMOTIONS: Final[Mapping[int, str]] = {
     7: "disgust",
     8: "surprised",
 }
+"""Emotion code → its name, one of `signals.EMOTIONS`."""
 
 POLARITIES: Final[Mapping[int, str]] = {
     1: "neutral",
@@ -38,6 +40,9 @@ POLARITIES: Final[Mapping[int, str]] = {
     7: "negative",
 }
 """Emotion code → polarity. Surprise has none: it is as often good as bad."""
+
+ACTORS: Final[Mapping[Split, range]] = {"train": range(1, 17), "val": range(17, 19), "test": range(19, 21)}
+"""Part → its actors. Actors 21 to 24 are in none."""
 
 ACTION_UNITS: Final = tuple(
     f"AU{unit:02d}_{kind}"
@@ -75,6 +80,11 @@ class ClipName:
         """The polarity the emotion maps to; None for surprise."""
         return POLARITIES.get(self.emotion)
 
+    @property
+    def split(self) -> Split | None:
+        """The part the actor belongs to; None for an actor of no part."""
+        return next((split for split, actors in ACTORS.items() if self.actor in actors), None)
+
 
 def parse_clip_name(name: str) -> ClipName:
     """Take a clip's name apart.
@@ -99,6 +109,16 @@ class Clip:
     sound: SoundSource
     face: ActionUnitMeansSource
 
+    @property
+    def voice_signal(self) -> Signal:
+        """The voice, with the polarity and emotion of the clip."""
+        return Signal(Modality.AUDIO, self.sound, ORIGIN, self.name.polarity, EMOTIONS[self.name.emotion])
+
+    @property
+    def face_signal(self) -> Signal:
+        """The face, with the polarity and emotion of the clip."""
+        return Signal(Modality.VISUAL, self.face, ORIGIN, self.name.polarity, EMOTIONS[self.name.emotion])
+
 
 def read_clips(folder: Path) -> Mapping[str, Clip]:
     """Read `au_mean.csv` and find `Actor_NN/<clip>.flac` beside it.
@@ -119,17 +139,7 @@ def read_clips(folder: Path) -> Mapping[str, Clip]:
             raise row.fault(str(error)) from error
         if stem in clips:
             raise row.fault(f"clip {stem} is there twice")
-        values = tuple(_finite(row.path, row.line, column, row[column]) for column in ACTION_UNITS)
+        values = tuple(row.number(column) for column in ACTION_UNITS)
         if stem in sounds:
             clips[stem] = Clip(name, SoundSource(sounds[stem]), ActionUnitMeansSource(stem, values))
     return clips
-
-
-def _finite(path: Path, line: int, column: str, cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or "_" in cell:
-        raise CorpusError(path, line, f"column {column} holds no finite number")
-    return value

@@ -10,9 +10,12 @@ from typing import Final
 from model.errors import ConfigError
 from model.training.corpora.base import Corpus
 from model.training.corpora.composite import CompositeCorpus
+from model.training.corpora.composite2 import Composite2Corpus
+from model.training.corpora.faces import FacesCorpus
 from model.training.corpora.manifest import ManifestCorpus
+from model.training.corpora.voices import VoicesCorpus
 
-CORPORA: Final = ("composite", "manifest")
+CORPORA: Final = ("composite", "composite2", "voices", "faces", "manifest")
 
 
 def open_corpus(name: str, data: Path) -> Corpus:
@@ -20,7 +23,7 @@ def open_corpus(name: str, data: Path) -> Corpus:
 
     Args:
         name: one of `CORPORA`.
-        data: for `composite` the folder that holds its parts, for `manifest` the manifest file.
+        data: for `manifest` the manifest file, for the others the folder that holds all corpora.
 
     Raises:
         ConfigError: no corpus has this name.
@@ -29,6 +32,12 @@ def open_corpus(name: str, data: Path) -> Corpus:
     match name:
         case "composite":
             return CompositeCorpus(data)
+        case "composite2":
+            return Composite2Corpus(data)
+        case "voices":
+            return VoicesCorpus(data)
+        case "faces":
+            return FacesCorpus(data)
         case "manifest":
             return ManifestCorpus(data)
         case _:

@@ -6,6 +6,7 @@ Does not know: what the columns mean.
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,21 @@ class Row:
 
     def __getitem__(self, column: str) -> str:
         return self.cells[column]
+
+    def number(self, column: str) -> float:
+        """A cell that holds a finite number.
+
+        Raises:
+            CorpusError: it does not.
+        """
+        cell = self.cells[column]
+        try:
+            value = float(cell)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or "_" in cell:  # Python reads 1_0 as 10, other programs do not
+            raise self.fault(f"column {column} holds no finite number")
+        return value
 
     def fault(self, detail: str) -> CorpusError:
         """An error that names this record."""

@@ -9,7 +9,7 @@ from model.modality import COMPLETE, Modality
 from model.training.corpora.base import ActionUnitMeansSource, Example, SoundSource, TextSource
 from model.training.corpora.composite import CompositeCorpus
 from model.training.corpora.ravdess import parse_clip_name
-from tests.support.corpus import ACTORS, PAIRINGS, TEXT_EMOTIONS, clip_name, real_data, write_composite
+from tests.support.corpus import ACTORS, PAIRINGS, TEXT_EMOTIONS, clip_name, real_data, spoil, write_composite
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +27,6 @@ def clips(example: Example) -> tuple[str, str]:
     assert isinstance(voice, SoundSource)
     assert isinstance(face, ActionUnitMeansSource)
     return voice.path.stem, face.clip
-
-
-def spoil(data: Path, folder: Path, file: str, old: str, new: str) -> Path:
-    """A copy of the tree, sounds linked, with one replacement in one file."""
-    for source in data.rglob("*"):
-        target = folder / source.relative_to(data)
-        if source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.suffix == ".csv":
-                target.write_bytes(source.read_bytes())
-            else:
-                target.symlink_to(source)
-    content = (folder / file).read_bytes()
-    assert old.encode() in content, "the replacement must replace something"
-    (folder / file).write_bytes(content.replace(old.encode(), new.encode(), 1))
-    return folder
 
 
 def test_every_row_of_a_part_becomes_a_complete_example_in_file_order(corpus: CompositeCorpus) -> None:
@@ -70,7 +54,22 @@ def test_surprised_faces_of_training_actors_are_beside_the_examples(corpus: Comp
     assert [face.clip for face in faces if isinstance(face, ActionUnitMeansSource)] == [
         clip_name(8, actor, repetition) for actor in ACTORS["train"] for repetition in (1, 2)
     ]
-    assert all(other.emotions == {Modality.VISUAL: "8"} for other in corpus.unclassed())
+    assert all(other.emotions == {Modality.VISUAL: "surprised"} for other in corpus.unclassed())
+    assert all(other.origins == {Modality.VISUAL: "ravdess"} for other in corpus.unclassed())
+
+
+def test_origins_tell_the_corpus_of_each_modality_also_when_redrawn(corpus: CompositeCorpus) -> None:
+    for example in (*corpus.examples("train"), *corpus.redraw(np.random.default_rng(0))):
+        assert example.origins.keys() == set(Modality)
+        assert {example.origins[Modality.AUDIO], example.origins[Modality.VISUAL]} == {"ravdess"}
+        native = example.decided_by == "native"
+        assert example.origins[Modality.TEXT] in ({"ravdess"} if native else {"meld", "mosi"})
+        assert (example.origins[Modality.TEXT] == "meld") == (Modality.TEXT in example.emotions)
+
+
+def test_there_is_no_content_beside_the_pairs_and_none_of_unseen_corpora(corpus: CompositeCorpus) -> None:
+    assert corpus.examples("ood") == ()
+    assert corpus.unimodal("train") == ()
 
 
 def test_sound_files_of_every_example_exist(corpus: CompositeCorpus) -> None:
@@ -207,6 +206,7 @@ def test_mis_encoded_sentences_of_meld_do_not_matter(data: Path, tmp_path: Path)
         ("ravdess/au_mean.csv", ",0.", ",nan0.", 2, "column AU01_r holds no finite number"),
         ("ravdess/au_mean.csv", ",0.", ",1_0.", 2, "column AU01_r holds no finite number"),
         ("meld/train_sent_emo.csv", ",negative,", ",grumpy,", 2, "unknown sentiment 'grumpy'"),
+        ("meld/train_sent_emo.csv", ",anger,", ",wrath,", 2, "unknown emotion 'wrath'"),
         ("mosi/utterances.csv", ",pos,", ",good,", 2, "unknown label3 'good'"),
     ],
 )

@@ -50,6 +50,12 @@ def test_there_is_nothing_to_redraw(tmp_path: Path) -> None:
     assert corpus.redraw(np.random.default_rng(0)) == corpus.examples("train")
 
 
+def test_there_are_no_unseen_corpora_and_no_content_beside_the_rows(tmp_path: Path) -> None:
+    corpus = ManifestCorpus(write_manifest(tmp_path, two_classes()))
+    assert corpus.examples("ood") == ()
+    assert corpus.unimodal("train") == ()
+
+
 def test_json_lines_say_the_same_as_csv(tmp_path: Path) -> None:
     rows = two_classes()
     path = tmp_path / "manifest.jsonl"
@@ -131,6 +137,7 @@ def test_an_empty_id_is_named_for_its_line(tmp_path: Path) -> None:
     [
         (2, {"id": "u0"}, 4, "id 'u0' is already on line 2"),
         (2, {"split": "training"}, 4, "unknown split 'training'; known are train, val, test"),
+        (2, {"split": "ood"}, 4, "unknown split 'ood'; known are train, val, test"),
         (2, {"split": ""}, 4, "the split is empty here, but not in every row"),
         (2, {"label": " "}, 4, "the label is empty"),
         (2, {"text": " "}, 4, "text, audio and openface are all empty"),

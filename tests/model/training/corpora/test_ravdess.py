@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from model.training.corpora.ravdess import ACTION_UNITS, ClipName, parse_clip_name, read_clips
+from model.training.corpora.ravdess import ACTION_UNITS, EMOTIONS, ClipName, parse_clip_name, read_clips
+from model.training.corpora.signals import EMOTIONS as SHARED_EMOTIONS
 from tests.support.corpus import clip_name, write_composite
 
 
@@ -25,6 +26,17 @@ def test_a_clip_name_says_emotion_intensity_statement_repetition_and_actor() -> 
 )
 def test_emotions_map_to_polarities_and_surprise_to_none(emotion: int, polarity: str | None) -> None:
     assert parse_clip_name(clip_name(emotion, 1)).polarity == polarity
+
+
+def test_emotion_codes_have_the_names_that_all_corpora_share() -> None:
+    assert set(EMOTIONS.values()) == set(SHARED_EMOTIONS)
+
+
+@pytest.mark.parametrize(
+    ("actor", "split"), [(1, "train"), (16, "train"), (17, "val"), (18, "val"), (19, "test"), (20, "test"), (21, None)]
+)
+def test_the_actor_decides_the_part(actor: int, split: str | None) -> None:
+    assert parse_clip_name(clip_name(1, actor)).split == split
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,223 @@
+"""The second composite corpus: the sentences of `composite` with voices and faces of several corpora.
+
+The pairs are read from `composite2/{train,val,test,ood}.csv`; training pairs may be redrawn by the rule of the training
+file.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+
+from model.errors import ConfigError
+from model.modality import Modality
+from model.training.corpora import ravdess
+from model.training.corpora.base import Example, Split, Unclassed
+from model.training.corpora.faces import FacesCorpus
+from model.training.corpora.pairing import (
+    CARRIERS,
+    NATIVE,
+    PairingRule,
+    Sentence,
+    paired_example,
+    read_pairing,
+    read_rows,
+    read_sentences,
+    read_text,
+)
+from model.training.corpora.signals import CLASSES, SPLITS, Recording, Signal, example_of
+from model.training.corpora.tables import Row
+from model.training.corpora.voices import VoicesCorpus
+
+COLUMNS: Final = ("id", "text", "voice", "face", "label", "decided_by", "text_id")
+KINDS: Final = frozenset(CARRIERS) - {NATIVE}
+
+FACE_SPLITS: Final[Mapping[Split, Split]] = MappingProxyType(
+    {"train": "train", "val": "val", "test": "test", "ood": "test"}
+)
+"""Part → the split its faces must be of; there are no faces of unseen corpora. Voices are of the part's own split."""
+
+NOTHING: Final[Mapping[Modality, str]] = MappingProxyType({})
+
+_Groups = Sequence[Sequence[Sequence[Signal]]]
+"""The signals of one polarity by group, then by origin; none is empty."""
+
+
+class Composite2Corpus:
+    """Sentences with voices and faces of several corpora, in three polarities.
+
+    Args:
+        data: the folder that holds `composite2/`, `ravdess/`, `voices/`, `faces/`, `meld/` and `mosi/`.
+
+    Raises:
+        CorpusError: a file that is missing or has a fault; names it and the line. A voice or face of another split
+            than its row's part is a fault, too.
+    """
+
+    name: str = "composite2"
+    classes: tuple[str, ...] = CLASSES
+
+    def __init__(self, data: Path) -> None:
+        self._voices, self._faces = VoicesCorpus(data), FacesCorpus(data)
+        sentences = read_sentences(data)
+        ids: set[str] = set()
+        self._splits: dict[Split, tuple[Example, ...]] = {}
+        for split in SPLITS:
+            rows = read_rows(data / "composite2" / f"{split}.csv", COLUMNS, ids)
+            self._splits[split] = tuple(self._read_example(row, split, sentences) for row in rows)
+        self._rule = PairingRule(self._splits["train"])
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """The fixed pairs of a part, in file order. `ood` has voices of corpora that are in no training part."""
+        return self._splits[split]
+
+    def unclassed(self) -> Sequence[Unclassed]:
+        """The surprised training voices, then the surprised training faces."""
+        return (*self._voices.unclassed(), *self._faces.unclassed())
+
+    def unimodal(self, split: Split) -> Sequence[Example]:
+        """Every voice, then every face of a part that has a polarity, each by itself, whether in a pair or not."""
+        return (*self._voices.examples(split), *self._faces.examples(split))
+
+    def redraw(self, rng: np.random.Generator, without: Mapping[Modality, str] = NOTHING) -> Sequence[Example]:
+        """Pair every training sentence anew, by the training file's rule.
+
+        For each sentence, who carries the label and the label itself are drawn with the training file's frequencies
+        for sentences of its polarity. Voice and face are then drawn independently among the training content of the
+        polarity each needs: first a corpus, uniformly among those that have such a voice or face, then one of its
+        clips uniformly. For faces, all stills together count as one corpus; within them, RAF-DB and ExpW are drawn
+        equally often where both have the polarity.
+
+        Args:
+            rng: the generator to draw from.
+            without: modality → an origin to exclude: no voice or face of it is drawn; sentences of it are left out.
+
+        Returns:
+            One example for each training sentence, in file order, with the same ids.
+
+        Raises:
+            ConfigError: no training content has the origin to exclude, or without it a polarity has no content left.
+        """
+        training = self._splits["train"]
+        if Modality.TEXT in without:
+            training = _without_sentences(training, without[Modality.TEXT])
+        voices = _Pool(self._voices.recordings.values(), Modality.AUDIO, without.get(Modality.AUDIO))
+        faces = _Pool(self._faces.recordings.values(), Modality.VISUAL, without.get(Modality.VISUAL))
+        return tuple(self._pair(example, voices, faces, rng) for example in training)
+
+    def draw(
+        self, sentences: Sequence[Example], keep: Callable[[Recording], bool], split: Split, rng: np.random.Generator
+    ) -> Sequence[Example]:
+        """Pair sentences with some of a part's voices and faces, by the rule of `redraw`.
+
+        Args:
+            sentences: examples whose texts are paired.
+            keep: whether a recording may be drawn.
+            split: of the recordings.
+            rng: the generator to draw from.
+
+        Raises:
+            ConfigError: a polarity has no recording to draw.
+        """
+        voices = _Pool(filter(keep, self._voices.recordings.values()), Modality.AUDIO, None, split)
+        faces = _Pool(filter(keep, self._faces.recordings.values()), Modality.VISUAL, None, split)
+        return tuple(self._pair(example, voices, faces, rng) for example in sentences)
+
+    def recordings(self) -> Iterator[Recording]:
+        """Every voice, then every face, of all parts."""
+        yield from self._voices.recordings.values()
+        yield from self._faces.recordings.values()
+
+    def _pair(self, example: Example, voices: "_Pool", faces: "_Pool", rng: np.random.Generator) -> Example:
+        pairing = self._rule.draw(example.modality_labels[Modality.TEXT], rng)
+        signals = (
+            Signal.of(example, Modality.TEXT),
+            voices.draw(pairing.polarity(Modality.AUDIO), rng),
+            faces.draw(pairing.polarity(Modality.VISUAL), rng),
+        )
+        return example_of(example.id, pairing.label, signals, pairing.decided_by)
+
+    def _read_example(self, row: Row, split: Split, sentences: Mapping[str, Sentence]) -> Example:
+        voice = _recording(row, "voice", self._voices.recordings, split)
+        face = _recording(row, "face", self._faces.recordings, FACE_SPLITS[split])
+        pairing = read_pairing(row, KINDS)
+        return paired_example(row, pairing, (read_text(row, sentences), voice, face))
+
+
+class _Pool:
+    """The training content of one modality to draw from.
+
+    Args:
+        recordings: of all splits; those of other splits and those without polarity are left out.
+        modality: named in errors.
+        without: an origin to leave out.
+        split: of the recordings to draw from.
+
+    Raises:
+        ConfigError: no training content has the origin to leave out, or without it nothing is left.
+    """
+
+    def __init__(
+        self, recordings: Iterable[Recording], modality: Modality, without: str | None, split: Split = "train"
+    ) -> None:
+        self._modality, self._without = modality, without
+        origins: set[str] = set()
+        # polarity → group → origin → signals
+        signals: dict[str, dict[str, dict[str, list[Signal]]]] = defaultdict(lambda: defaultdict(dict))
+        for recording in recordings:
+            signal = recording.signal
+            if recording.split != split or signal.polarity is None:
+                continue
+            origins.add(signal.origin)
+            if signal.origin != without:
+                signals[signal.polarity][_group(signal)].setdefault(signal.origin, []).append(signal)
+        if without is not None:
+            _check_origin(modality, without, origins)
+        self._groups: dict[str, _Groups] = {
+            polarity: [list(by_origin.values()) for by_origin in groups.values()]
+            for polarity, groups in signals.items()
+        }
+
+    def draw(self, polarity: str, rng: np.random.Generator) -> Signal:
+        """Draw a group, an origin within it and a signal of that, each uniformly.
+
+        Raises:
+            ConfigError: there is no signal of this polarity.
+        """
+        if polarity not in self._groups:
+            rest = "" if self._without is None else f" without {self._without}"
+            raise ConfigError(f"no {polarity} training {self._modality}{rest}")
+        groups = self._groups[polarity]
+        origins = groups[int(rng.integers(len(groups)))]
+        signals = origins[int(rng.integers(len(origins)))]
+        return signals[int(rng.integers(len(signals)))]
+
+
+def _group(signal: Signal) -> str:
+    """Origins that count as one corpus: all stills do."""
+    if signal.modality == Modality.VISUAL and signal.origin != ravdess.ORIGIN:
+        return "stills"
+    return signal.origin
+
+
+def _without_sentences(examples: Sequence[Example], origin: str) -> tuple[Example, ...]:
+    _check_origin(Modality.TEXT, origin, {example.origins[Modality.TEXT] for example in examples})
+    return tuple(example for example in examples if example.origins[Modality.TEXT] != origin)
+
+
+def _check_origin(modality: Modality, origin: str, known: set[str]) -> None:
+    if origin not in known:
+        raise ConfigError(f"no training {modality} is of {origin!r}; known are {', '.join(sorted(known))}")
+
+
+def _recording(row: Row, column: str, recordings: Mapping[str, Recording], split: Split) -> Signal:
+    try:
+        recording = recordings[row[column]]
+    except KeyError:
+        raise row.fault(f"{column} {row[column]!r} is in no corpus") from None
+    if recording.split != split:
+        raise row.fault(f"{column} {row[column]!r} is of the {recording.split} split, where {split} is needed")
+    return recording.signal
