@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from model.features.stft import N_BINS, N_FFT, SAMPLE_RATE, FloatArray
+from model.features.stft import N_FFT, SAMPLE_RATE, FloatArray
 
 N_MFCC: Final = 20
 N_MELS: Final = 128  # librosa's default
@@ -40,11 +40,11 @@ def cepstrum(power: FloatArray) -> FloatArray:
     return cast(FloatArray, scipy.fft.dct(decibels, type=2, norm="ortho", axis=1)[:, :N_MFCC])
 
 
-@lru_cache(maxsize=1)
-def mel_filters() -> FloatArray:
+@lru_cache(maxsize=2)
+def mel_filters(n_fft: int = N_FFT, n_mels: int = N_MELS) -> FloatArray:
     """Return the triangular filters, each of the same area; `(M, F)`, not to be written to."""
-    bins = np.arange(N_BINS) * (SAMPLE_RATE / N_FFT)
-    corners = _hertz_of_mels(np.linspace(0.0, _mels_of_hertz(SAMPLE_RATE / 2), N_MELS + 2))
+    bins = np.arange(1 + n_fft // 2) * (SAMPLE_RATE / n_fft)
+    corners = _hertz_of_mels(np.linspace(0.0, _mels_of_hertz(SAMPLE_RATE / 2), n_mels + 2))
     widths = np.diff(corners)
     ramps = np.subtract.outer(corners, bins)
     rising, falling = -ramps[:-2] / widths[:-1, None], ramps[2:] / widths[1:, None]
