@@ -12,7 +12,7 @@ Shapes: S samples, K samples of a block, C channels.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
@@ -39,6 +39,11 @@ BLOCK_SAMPLES: Final = 2**16  # decoded at a time, over all channels
 MAX_AMPLITUDE: Final = 64.0  # 36 dB above full scale: float files may overshoot 1, but not by the range of an integer
 HEADER_BYTES: Final = 2**20  # allowed for tags and tables beside the samples
 MAX_SAMPLE_BYTES: Final = 8  # of the widest subtype accepted, DOUBLE
+SILENT_CHANNEL_DB: Final = 40.0
+"""A channel this much quieter than the loudest holds no speech of its own: an unused input's noise, or leakage."""
+CANCELLED_DB: Final = 7.0
+"""Channels cancel where their mean is this much quieter than that of as loud but unrelated ones: 10 dB under either of
+two equally loud channels, which correlate below -0.8. One voice at two microphones does not, whatever its delay."""
 
 _WAV_SUBTYPES: Final = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 SUBTYPES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -64,7 +69,7 @@ class SoundLimits:
         max_seconds: of sound.
         max_decoded_bytes: of float32 samples of all channels at the file's own rate.
         min_rate, max_rate: in Hz.
-        max_channels: mixed down to one.
+        max_channels: mixed down to one; see `Sound`.
     """
 
     max_seconds: float = 300.0
@@ -79,16 +84,19 @@ class Sound:
     """A decoded sound.
 
     Args:
-        waveform: `(S,)` float32, mono, at `SAMPLE_RATE`.
+        waveform: `(S,)` float32, mono, at `SAMPLE_RATE`: the mean of the file's channels without the silent ones, or
+            the loudest channel alone where they cancel each other, as they do where one is inverted.
         seconds: of the file, at its own rate.
         source_rate: in Hz.
         channels: of the file.
+        channel: the one taken alone, counted from 0; None where several were averaged or the file has one only.
     """
 
     waveform: FloatArray
     seconds: float
     source_rate: int
     channels: int
+    channel: int | None = None
 
 
 def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> Sound:
@@ -111,11 +119,11 @@ def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> So
     if container is None:
         raise UnsupportedFormat(Modality.AUDIO, "accepted are WAV, FLAC, Ogg, MP3, WebM (Opus) and M4A (AAC)")
     check_whole(container, data)
-    tape = _Tape(limits)
-    if container in FFMPEG:
-        _decode_with_ffmpeg(data, container, tape)
-    else:
-        _decode_with_libsndfile(data, tape)
+    tape = _decode(data, container, _Tape(limits))
+    chosen = tape.channels_worth_hearing()
+    if chosen is not None:
+        # That shows only at the end. Few files need it, so these are decoded again rather than all channels kept.
+        tape = _decode(data, container, _Tape(limits, chosen))
     return tape.sound()
 
 
@@ -134,11 +142,19 @@ def _contents(source: Path | BinaryIO, limits: SoundLimits) -> bytes:
 
 
 class _Tape:
-    """Collects decoded blocks, mixed down, and keeps the limits."""
+    """Collects decoded blocks, mixed down, and keeps the limits.
 
-    def __init__(self, limits: SoundLimits) -> None:
+    Args:
+        limits: of the sound.
+        chosen: the channels to average; all when None.
+    """
+
+    def __init__(self, limits: SoundLimits, chosen: Sequence[int] | None = None) -> None:
         self._limits = limits
+        self._chosen = chosen
         self._blocks: list[FloatArray] = []
+        self._energies: npt.NDArray[np.float64] = np.zeros(0)  # (C,), of each channel so far
+        self._mean_energy = 0.0
         self._rate = self._channels = 0
         self.samples = 0
 
@@ -153,6 +169,8 @@ class _Tape:
             raise CorruptModality(Modality.AUDIO, f"{channels} channels are not within 1 and {limits.max_channels}")
         if self._rate and (rate, channels) != (self._rate, self._channels):
             raise CorruptModality(Modality.AUDIO, "rate or channels change along the way", self._place(0))
+        if not self._rate:
+            self._energies = np.zeros(channels)
         self._rate, self._channels = rate, channels
 
     def add(self, block: FloatArray) -> None:
@@ -170,7 +188,28 @@ class _Tape:
                 Modality.AUDIO, f"a sound may decode to at most {self._limits.max_decoded_bytes} bytes"
             )
         self.samples = samples
-        self._blocks.append(block[:, 0].copy() if self._channels == 1 else block.mean(axis=1, dtype=np.float32))
+        self._blocks.append(self._mixed(block))
+
+    def _mixed(self, block: FloatArray) -> FloatArray:
+        if self._channels == 1:
+            return block[:, 0].copy()
+        if self._chosen is not None:
+            return cast(FloatArray, block[:, list(self._chosen)].mean(axis=1, dtype=np.float32))
+        mean = cast(FloatArray, block.mean(axis=1, dtype=np.float32))
+        self._energies += np.square(block, dtype=np.float64).sum(axis=0)
+        self._mean_energy += float(np.square(mean, dtype=np.float64).sum())
+        return mean
+
+    def channels_worth_hearing(self) -> tuple[int, ...] | None:
+        """The channels whose mean is to be taken instead of that of all; None where that one is right."""
+        if not self._energies.any():  # one channel, digital silence or no sample
+            return None
+        loudest = int(self._energies.argmax())
+        audible = np.flatnonzero(self._energies > self._energies[loudest] * 10 ** (-SILENT_CHANNEL_DB / 10))
+        unrelated = float(self._energies.sum()) / self._channels**2  # the mean's energy if no channel knew of another
+        if len(audible) > 1 and self._mean_energy < unrelated * 10 ** (-CANCELLED_DB / 10):
+            return (loudest,)
+        return None if len(audible) == self._channels else tuple(int(channel) for channel in audible)
 
     def _place(self, offset: int) -> str:
         return f"{(self.samples + offset) / self._rate:.3f} s"
@@ -187,7 +226,17 @@ class _Tape:
             seconds=self.samples / self._rate,
             source_rate=self._rate,
             channels=self._channels,
+            channel=self._chosen[0] if self._chosen is not None and len(self._chosen) == 1 else None,
         )
+
+
+def _decode(data: bytes, container: str, tape: _Tape) -> _Tape:
+    """Fill a tape with a file, and return it."""
+    if container in FFMPEG:
+        _decode_with_ffmpeg(data, container, tape)
+    else:
+        _decode_with_libsndfile(data, tape)
+    return tape
 
 
 def _decode_with_libsndfile(data: bytes, tape: _Tape) -> None:

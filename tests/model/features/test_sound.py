@@ -4,12 +4,13 @@ from pathlib import Path
 import av
 import librosa
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 
 from model.errors import CorruptModality, EmptyModality, ModalityTooLarge, UnsupportedFormat
 from model.features import audio
-from model.features.sound import SAMPLE_RATE, SoundLimits, _as_floats, read_sound, sniff
+from model.features.sound import SAMPLE_RATE, Sound, SoundLimits, _as_floats, read_sound, sniff
 from tests.support.sound import CONTAINERS, Container, encode, voice_like, wav_header
 from tests.support.sound_files import FILES, MAGIC, RATES, file_of, forged_flac, read
 
@@ -61,21 +62,92 @@ def test_other_rates_are_resampled_as_librosa_does(rate: int) -> None:
 def test_channels_are_averaged() -> None:
     left, right = voice_like(0.3), voice_like(0.3, seed=1)
     sound = read(encode(np.stack([left, right], axis=1), "wav", subtype="FLOAT"))
-    assert sound.channels == 2
+    assert (sound.channels, sound.channel) == (2, None)
     assert np.allclose(sound.waveform, (left + right) / 2, atol=1e-6)
+
+
+def stereo(*channels: npt.NDArray[np.float32]) -> Sound:
+    return read(encode(np.stack(channels, axis=1), "wav", subtype="FLOAT"))
+
+
+@pytest.mark.parametrize("gain", [-0.8, -1.0, -1.25])
+def test_where_one_channel_is_inverted_the_louder_is_taken_alone(gain: float) -> None:
+    left = voice_like(0.3)
+    sound = stereo(left, left * np.float32(gain))
+    assert sound.channel == (1 if gain < -1 else 0)
+    assert np.array_equal(sound.waveform, left if sound.channel == 0 else left * np.float32(gain))
+
+
+def test_channels_that_cancel_only_in_places_are_averaged() -> None:
+    # Decided over the whole file: the first of its blocks cancels, and the rest does not.
+    left = voice_like(9.0)
+    right = left.copy()
+    right[:40_000] *= -1
+    sound = stereo(left, right)
+    assert sound.channel is None
+    assert np.allclose(sound.waveform, (left + right) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("delay", [1, 20, 40, 60, 80, 150, 400])
+def test_one_voice_at_two_microphones_is_averaged(delay: int) -> None:
+    voice = voice_like(2.0)
+    assert stereo(voice[:-delay], voice[delay:]).channel is None
+
+
+def test_voices_at_microphones_of_their_own_are_all_heard() -> None:
+    voices = [voice_like(0.5, seed=seed) * np.float32(gain) for seed, gain in enumerate((1, 0.1, 0.1, 0.1, 0.1, 0.1))]
+    voices = [np.roll(voice, 1000 * place) for place, voice in enumerate(voices)]
+    assert stereo(*voices).channel is None
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_silent_channel_does_not_count(silent: int, noise: float) -> None:
+    channels = [voice_like(0.3), voice_like(0.3)]
+    channels[silent] = (noise * np.random.default_rng(0).standard_normal(channels[silent].size)).astype(np.float32)
+    sound = stereo(*channels)
+    assert sound.channel == 1 - silent
+    assert np.array_equal(sound.waveform, channels[1 - silent])
+
+
+def test_of_more_channels_those_with_sound_are_averaged() -> None:
+    voices = [voice_like(0.3, seed=seed) for seed in range(2)]
+    nothing = np.zeros_like(voices[0])
+    sound = stereo(nothing, voices[0], nothing, voices[1], nothing)
+    assert (sound.channels, sound.channel) == (5, None)
+    assert np.allclose(sound.waveform, (voices[0] + voices[1]) / 2, atol=1e-6)
+
+
+def test_digital_silence_in_every_channel_stays_that() -> None:
+    sound = stereo(*np.zeros((2, 800), dtype=np.float32))
+    assert sound.channel is None
+    assert not sound.waveform.any()
 
 
 @pytest.mark.parametrize("container", ["m4a", "webm"])
 @pytest.mark.parametrize("channels", [1, 2, 6, 8])
-def test_every_channel_of_a_compressed_file_counts_and_nothing_else(container: Container, channels: int) -> None:
-    # The last channel alone is heard; one of several may be for low frequencies, so the voice is a hum.
+def test_the_only_channel_of_a_compressed_file_with_sound_is_heard(container: Container, channels: int) -> None:
+    # One of several may be for low frequencies, so the voice is a hum.
     time = np.arange(16_000, dtype=np.float32) / 48_000
     samples = np.zeros((len(time), channels), dtype=np.float32)
     samples[:, -1] = 0.5 * np.sin(2 * np.pi * 300 * time)
     sound = read(encode(samples, container, 48_000))
     assert sound.channels == channels
+    assert (sound.channel is None) == (channels == 1)
     middle = slice(2_000, 4_000)  # past what a coder adds at the ends
-    assert abs(sound.waveform[middle]).max() == pytest.approx(0.5 / channels, rel=0.15)
+    assert abs(sound.waveform[middle]).max() == pytest.approx(0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("container", ["m4a", "webm"])
+@pytest.mark.parametrize("channels", [2, 6, 8])
+def test_every_channel_of_a_compressed_file_counts_and_nothing_else(container: Container, channels: int) -> None:
+    time = np.arange(16_000, dtype=np.float32) / 48_000
+    samples = np.full((len(time), channels), 0.02, dtype=np.float32)
+    samples[:, -1] = 0.5
+    sound = read(encode(samples * np.sin(2 * np.pi * 300 * time)[:, None], container, 48_000))
+    assert sound.channel is None
+    middle = slice(2_000, 4_000)
+    assert abs(sound.waveform[middle]).max() == pytest.approx((0.5 + 0.02 * (channels - 1)) / channels, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,44 @@
 import numpy as np
+import numpy.typing as npt
 import pytest
+from scipy.signal import welch
 
 from model.features.audio import SAMPLE_RATE
-from model.training.augmentation import GAIN_DB, NOISE_SNR_DB, SPEED, TILT, augment, variant
+from model.training import augmentation
+from model.training.augmentation import (
+    CROP,
+    GAIN_DB,
+    LEAST_CROP,
+    LOWPASS_HZ,
+    SPEED,
+    active_level,
+    add_noise,
+    augment,
+    change_speed,
+    code,
+    crop,
+    lowpass,
+    reverberate,
+    telephone,
+    tilt,
+    variant,
+)
 from tests.support.corpus import tone
+from tests.support.speech import speech_of
+
+FloatArray = npt.NDArray[np.float32]
 
 CLIP = tone(seconds=1.0)
+SPEECH = speech_of(3.0)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def power_between(waveform: FloatArray, low: float, high: float) -> float:
+    frequencies, density = welch(waveform, SAMPLE_RATE, nperseg=1024)
+    return float(density[(frequencies >= low) & (frequencies < high)].sum())
 
 
 def test_variant_zero_is_the_recording_itself() -> None:
@@ -13,49 +46,141 @@ def test_variant_zero_is_the_recording_itself() -> None:
 
 
 def test_a_variant_depends_on_content_and_number_alone() -> None:
-    first = variant(CLIP, 1)
-    np.testing.assert_array_equal(variant(CLIP.copy(), 1), first)
-    assert variant(CLIP, 2).shape != first.shape
+    for index in range(1, 12):  # of which some go through a codec
+        np.testing.assert_array_equal(variant(CLIP.copy(), index), variant(CLIP, index))
+    assert variant(CLIP, 2).shape != variant(CLIP, 1).shape
     other = CLIP.copy()
     other[0] += 0.1
-    assert variant(other, 1).shape != first.shape
+    assert variant(other, 1).shape != variant(CLIP, 1).shape
 
 
-def test_variants_stay_float32_and_finite_within_the_range_of_speeds() -> None:
-    for index in range(1, 30):
-        varied = variant(CLIP, index)
+def test_variants_stay_float32_finite_and_of_a_sensible_length() -> None:
+    sizes = []
+    for index in range(1, 60):
+        varied = variant(SPEECH, index)
         assert varied.dtype == np.float32
         assert np.isfinite(varied).all()
-        assert CLIP.size / SPEED[1] - 1 <= varied.size <= CLIP.size / SPEED[0] + 1
+        sizes.append(varied.size)
+    assert LEAST_CROP / SPEED[1] <= min(sizes) < SPEECH.size / 2
+    assert SPEECH.size < max(sizes) < SPEECH.size / SPEED[0] + 3 * SAMPLE_RATE
 
 
-def test_a_faster_variant_sounds_higher() -> None:
-    for index in range(1, 6):
-        varied = variant(CLIP, index)
-        loudest = np.abs(np.fft.rfft(varied)).argmax() * SAMPLE_RATE / varied.size
-        assert loudest == pytest.approx(220.0 * CLIP.size / varied.size, rel=0.02)
+def test_levels_differ_by_gain_and_by_little_else() -> None:
+    levels = [20 * np.log10(active_level(variant(SPEECH, index)) / active_level(SPEECH)) for index in range(1, 60)]
+    assert np.ptp(levels) > 15
+    # Cropped variants start from the conditioned level, 5 dB from this clip's.
+    assert GAIN_DB[0] - 12 < min(levels)
+    assert max(levels) < GAIN_DB[1] + 12
 
 
-def test_levels_stay_within_gain_tilt_and_noise() -> None:
-    power = np.mean(CLIP.astype(np.float64) ** 2)
-    highest = (1 + TILT[1]) ** 2 * 10 ** (GAIN_DB[1] / 10) * (1 + 10 ** (-NOISE_SNR_DB[0] / 10))
-    lowest = (1 + TILT[0]) ** 2 * 10 ** (GAIN_DB[0] / 10)
-    ratios = [np.mean(variant(CLIP, index).astype(np.float64) ** 2) / power for index in range(1, 60)]
-    assert lowest * 0.9 < min(ratios)
-    assert max(ratios) < highest * 1.1
-    assert max(ratios) / min(ratios) > 10, "gains differ widely"
+@pytest.mark.parametrize("size", [1, 2, 3, 50, 200, 512, 1600])
+def test_short_clips_pass_every_step(size: int) -> None:
+    clip = SPEECH[8_000 : 8_000 + size]
+    for seed in range(3):
+        for step in (crop, reverberate, telephone, code, augment):
+            varied = step(clip, rng(seed))
+            assert varied.dtype == np.float32
+            assert np.isfinite(varied).all()
 
 
 def test_digital_silence_stays_all_but_silent() -> None:
     silence = np.zeros(SAMPLE_RATE, dtype=np.float32)
-    varied = augment(silence, np.random.default_rng(0))
-    assert np.abs(varied).max() < 1e-5
+    for seed in range(40):
+        assert np.abs(augment(silence, rng(seed))).max() < 2e-5
 
 
 def test_nothing_stays_nothing() -> None:
-    assert augment(np.zeros(0, dtype=np.float32), np.random.default_rng(0)).size == 0
+    assert augment(np.zeros(0, dtype=np.float32), rng()).size == 0
 
 
 def test_two_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="one-dimensional"):
-        augment(np.zeros((2, 100), dtype=np.float32), np.random.default_rng(0))
+        augment(np.zeros((2, 100), dtype=np.float32), rng())
+
+
+def test_a_crop_is_a_part_of_the_speech() -> None:
+    padded = np.pad(SPEECH, SAMPLE_RATE)
+    for seed in range(10):
+        part = crop(padded, rng(seed))
+        assert CROP[0] * SPEECH.size * 0.9 <= part.size <= CROP[1] * SPEECH.size * 1.1
+        assert part.any()
+    assert crop(SPEECH[:4_000], rng()).size <= 4_000
+
+
+@pytest.mark.parametrize("factor", SPEED)
+def test_a_faster_variant_sounds_higher(factor: float) -> None:
+    varied = change_speed(CLIP, factor)
+    assert varied.size == pytest.approx(CLIP.size / factor, abs=2)
+    loudest = np.abs(np.fft.rfft(varied)).argmax() * SAMPLE_RATE / varied.size
+    assert loudest == pytest.approx(220.0 * factor, rel=0.01)
+
+
+def test_tilt_weighs_high_against_low() -> None:
+    def brightness(coefficient: float) -> float:
+        tilted = tilt(SPEECH, coefficient)
+        return power_between(tilted, 4_000, 8_000) / power_between(tilted, 0, 1_000)
+
+    assert brightness(0.5) < 0.5 * brightness(0.0) < 0.25 * brightness(-0.5)
+
+
+def test_a_room_keeps_sounding_when_the_voice_has_stopped() -> None:
+    click = np.zeros(SAMPLE_RATE, dtype=np.float32)
+    click[0] = 1.0
+    room = reverberate(click, rng())
+    assert room[0] == pytest.approx(1.0, abs=1e-6)
+    energy = np.square(room[1:], dtype=np.float64)
+    assert energy[:1_000].sum() > 10 * energy[5_000:6_000].sum()
+    assert 10 ** (-1.2) * 0.99 <= energy.sum() <= 1.01
+
+
+def test_a_telephone_carries_its_band_alone() -> None:
+    for seed in range(4):
+        line = telephone(SPEECH, rng(seed))
+        assert line.size == pytest.approx(SPEECH.size, abs=2)
+        assert power_between(line, 5_000, 8_000) < 1e-3 * power_between(line, 500, 2_500)
+        assert power_between(line, 500, 2_500) == pytest.approx(power_between(SPEECH, 500, 2_500), rel=0.2)
+
+
+def test_a_lowpass_takes_away_what_lies_above() -> None:
+    noise = rng().standard_normal(SAMPLE_RATE).astype(np.float32)
+    dull = lowpass(noise, LOWPASS_HZ[0])
+    assert power_between(dull, 6_500, 8_000) < 0.01 * power_between(noise, 6_500, 8_000)
+    assert power_between(dull, 100, 3_500) == pytest.approx(power_between(noise, 100, 3_500), rel=0.05)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("snr_db", [10.0, 30.0])
+def test_noise_is_measured_against_speech_without_its_pauses(snr_db: float, seed: int) -> None:
+    for clip in (SPEECH, np.pad(SPEECH, 2 * SAMPLE_RATE)):
+        noise = add_noise(clip, snr_db, rng(seed)) - clip
+        level = float(np.sqrt(np.mean(np.square(noise, dtype=np.float64))))
+        assert 20 * np.log10(active_level(SPEECH) / level) == pytest.approx(snr_db, abs=0.3)
+
+
+def test_noise_comes_in_colours() -> None:
+    slopes = []
+    for seed in range(20):
+        noise = add_noise(SPEECH, 0.0, rng(seed)) - SPEECH
+        slopes.append(np.log10(power_between(noise, 200, 400) / power_between(noise, 4_000, 4_200)))
+    assert min(slopes) < 0.3
+    assert max(slopes) > 1.5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_codec_keeps_speech_much_as_it_was(seed: int) -> None:
+    coded = code(SPEECH, rng(seed))
+    assert abs(coded.size - SPEECH.size) <= 2 * 1152
+    assert power_between(coded, 100, 2_000) == pytest.approx(power_between(SPEECH, 100, 2_000), rel=0.2)
+    assert not np.array_equal(coded[: SPEECH.size], SPEECH[: coded.size])
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_codec_takes_both_ends_of_its_range(end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VORBIS_COMPRESSION", "MP3_COMPRESSION"):
+        monkeypatch.setattr(augmentation, name, (getattr(augmentation, name)[end],) * 2)
+    for seed in range(6):
+        assert code(SPEECH, rng(seed)).size >= SPEECH.size
+
+
+def test_a_codec_takes_clips_of_minutes() -> None:
+    assert code(speech_of(120.0), rng(1)).size >= 120 * SAMPLE_RATE
