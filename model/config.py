@@ -32,15 +32,24 @@ class TextConfig(_Frozen):
 class AudioConfig(_Frozen):
     """How sound becomes features."""
 
+    encoder: Literal["acoustic", "whisper", "both"] = "acoustic"
+    """`acoustic`: the paper's 33 features, a slot a frame. `whisper`: the mean hidden state of Whisper tiny.en's
+    encoder after two layers (384). `both`: that and the 33 features' means, deviations and mean changes (483). The
+    latter two describe a whole clip by one slot."""
+
     dynamics: bool = False
     """Append to the 33 features how much each changed since the frame before (66 in all)."""
     silence_dbfs: float = -60.0
     """Loudest-frame level, in dB below full scale, under which a clip counts as silent."""
+    conditioned: bool = False
+    """Trim leading and trailing non-speech and level loudness before the acoustic recipe."""
 
     @property
     def size(self) -> int:
         """Features of a slot."""
-        return 66 if self.dynamics else 33
+        if self.encoder == "acoustic":
+            return 66 if self.dynamics else 33
+        return 384 if self.encoder == "whisper" else 384 + 3 * 33
 
 
 class VisualConfig(_Frozen):
@@ -119,6 +128,8 @@ class ModelConfig(_Frozen):
         for modality in Modality:
             if self.network.imputed_slots.of(modality) > self.slots.of(modality):
                 raise ValueError(f"{modality}: more slots imputed than the modality can have")
+        if self.audio.encoder != "acoustic" and self.slots.audio != 1:
+            raise ValueError("a voice described as a whole fills exactly one audio slot")
         if self.visual.reduce == "mean" and self.slots.visual != 1:
             raise ValueError("the mean over frames fills exactly one visual slot")
         return self

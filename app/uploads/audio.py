@@ -17,7 +17,14 @@ PART: Final = "audio"
 
 
 async def decode_audio(
-    file: SpooledFile, dynamics: bool, silence_dbfs: float, limits: SoundLimits, pool: DecodePool
+    file: SpooledFile,
+    dynamics: bool,
+    silence_dbfs: float,
+    limits: SoundLimits,
+    pool: DecodePool,
+    *,
+    conditioned: bool = False,
+    encoder: str = "acoustic",
 ) -> Voice:
     """Decode the whole of `file` and listen to it (`model.features.voice.listen`) in a process of `pool`.
 
@@ -29,7 +36,14 @@ async def decode_audio(
         PartTooLarge, UnsupportedPart, CorruptPart: see `model.features.sound.read_sound`.
         DecoderFailed: its decoder ran out of time or memory, or died.
     """
-    job = {"kind": "sound", "dynamics": dynamics, "silence_dbfs": silence_dbfs, "limits": asdict(limits)}
+    job = {
+        "kind": "sound",
+        "dynamics": dynamics,
+        "silence_dbfs": silence_dbfs,
+        "conditioned": conditioned,
+        "encoder": encoder,
+        "limits": asdict(limits),
+    }
     decoded = await pool.run(job, file, PART)
     if not isinstance(decoded, Voice):
         raise DecoderFailed("the decoder broke off", part=PART)

@@ -78,8 +78,15 @@ def _decode(job: Json, file: BinaryIO) -> Decoded:
         raise TypeError("limits must be an object")
     if job["kind"] == "sound":
         dynamics, silence_dbfs = job["dynamics"], _number(job, "silence_dbfs")
-        waveform = read_sound(file, SoundLimits(**limits)).waveform
-        return listen(waveform, dynamics=dynamics is True, silence_dbfs=silence_dbfs)
+        sound = read_sound(file, SoundLimits(**limits))
+        return listen(
+            sound.waveform,
+            dynamics=dynamics is True,
+            silence_dbfs=silence_dbfs,
+            conditioned=job["conditioned"] is True,
+            encoder=str(job["encoder"]),
+            channel=sound.channel,
+        )
     columns, min_confidence = job["columns"], _number(job, "min_confidence")
     return read_openface(file, "all" if columns == "all" else "action_units", min_confidence, OpenFaceLimits(**limits))
 

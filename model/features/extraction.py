@@ -8,28 +8,58 @@ Shapes: T slots, d features, S samples.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from model.config import ModelConfig
+from model.errors import EmptyModality
 from model.features.openface import ACTION_UNIT_COLUMNS, FaceTrack
 from model.features.preprocessing import Preprocessing, reduce_to_slots
+from model.features.stft import SAMPLE_RATE, frame_count
 from model.features.text import TextEncoder, TextFeatures
 from model.features.voice import Voice, listen
 from model.modality import Modality
 
 FloatArray = npt.NDArray[np.float32]
 
+SURE: Final = 0.02
+"""Below this probability of speech a sound counts as missing, with the reason `no_speech`."""
+SURE_SECONDS: Final = 0.7
+"""Shorter sounds are never sure: single words were taken for other sounds more often than sentences."""
+WARN: Final = 0.5
+"""Below this one it is used with a warning: it may be no speech."""
+
+
+class SpeechCheck(Protocol):
+    """What the extractor needs of `model.emmr.reliability.Reliability`."""
+
+    def speech_probability(self, voice: FloatArray) -> float | None:
+        """Probability that normalised slots `(T, d)` hold speech; None where that is not known."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class AudioFeatures:
-    """One clip: `array` `(T, d)`, its length in seconds, its frames, and whether frames were cut."""
+    """One clip: `array` `(T, d)`, its length in seconds, its frames, and whether frames were cut.
+
+    `spoken` and `channel` are `model.features.voice.Voice`'s; `speech` is the probability that it is speech, None where
+    that is not known.
+    """
 
     array: FloatArray
     seconds: float
     frames: int
     truncated: bool
+    spoken: float
+    channel: int | None = None
+    speech: float | None = None
+
+    @property
+    def likely_speech(self) -> bool:
+        """Whether it is to be taken for speech, as it is where nothing is known."""
+        return self.speech is None or self.speech >= WARN
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +72,26 @@ class VisualFeatures:
 
 
 class FeatureExtractor:
-    """Features as one checkpoint wants them."""
+    """Features as one checkpoint wants them.
 
-    def __init__(self, config: ModelConfig, preprocessing: Preprocessing, text_encoder: TextEncoder) -> None:
+    Args:
+        config: the checkpoint's.
+        preprocessing: the same.
+        text_encoder: the same.
+        reliability: tells speech from other sounds; without it every sound is taken for speech.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        preprocessing: Preprocessing,
+        text_encoder: TextEncoder,
+        reliability: SpeechCheck | None = None,
+    ) -> None:
         self.config = config
         self.preprocessing = preprocessing
         self.text_encoder = text_encoder
+        self.reliability = reliability
 
     def text(self, sentences: Sequence[str]) -> list[TextFeatures]:
         """Encode sentences."""
@@ -62,18 +106,44 @@ class FeatureExtractor:
         """Describe a mono 16 kHz waveform `(S,)`.
 
         Raises:
-            EmptyModality: `too_short` or `silent`.
+            EmptyModality: `too_short`, `silent` or `no_speech`.
         """
         audio = self.config.audio
-        return self.voice(listen(waveform, dynamics=audio.dynamics, silence_dbfs=audio.silence_dbfs))
+        return self.voice(
+            listen(
+                waveform,
+                dynamics=audio.dynamics,
+                silence_dbfs=audio.silence_dbfs,
+                conditioned=audio.conditioned,
+                encoder=audio.encoder,
+            )
+        )
 
-    def voice(self, voice: Voice) -> AudioFeatures:
-        """Describe a voice that was listened to as the config says."""
+    def voice(self, voice: Voice, *, any_sound: bool = False) -> AudioFeatures:
+        """Describe a voice that was listened to as the config says.
+
+        Args:
+            voice: what was heard.
+            any_sound: describe it even if it is surely no speech.
+
+        Raises:
+            EmptyModality: `no_speech`.
+        """
+        array = self.slots(Modality.AUDIO, voice.features)
+        frames = voice.features.shape[0]
+        if self.config.audio.encoder != "acoustic":  # one row stands for the whole clip
+            frames = frame_count(round(voice.spoken * SAMPLE_RATE))
+        speech = None if self.reliability is None else self.reliability.speech_probability(array)
+        if speech is not None and speech < SURE and voice.spoken >= SURE_SECONDS and not any_sound:
+            raise EmptyModality(Modality.AUDIO, "no_speech", "the sound holds no speech")
         return AudioFeatures(
-            array=self.slots(Modality.AUDIO, voice.features),
+            array=array,
             seconds=voice.seconds,
-            frames=voice.features.shape[0],
+            frames=frames,
             truncated=self._cuts(Modality.AUDIO, voice.features),
+            spoken=voice.spoken,
+            channel=voice.channel,
+            speech=speech,
         )
 
     def visual(self, track: FaceTrack) -> VisualFeatures:

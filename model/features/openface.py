@@ -11,6 +11,9 @@ counts), further columns (checked, not used).
 Of several faces the most confident is followed: the one with the greatest sum of confidence over its usable frames, so
 that a face seen clearly all along wins over one that passes by; the lower id of two equal ones.
 
+Action units have a scale, which other tools and spreadsheets do not keep to. In the rows used, a value somewhat outside
+it is counted and set to the nearest end; one far outside it is an error, because no meaning can be read from the file.
+
 Shapes: T kept frames, d columns.
 """
 
@@ -39,6 +42,9 @@ ACTION_UNIT_COLUMNS: Final = (
     *(f"AU{unit:02d}_c" for unit in _OCCURRENCES),
 )
 """17 intensities, 0 to 5, then 18 occurrences, 0 or 1."""
+MAX_INTENSITY: Final = 5.0
+MAX_EXCESS: Final = 2.0
+"""How far outside its scale an action unit may lie: an intensity from -2 to 7, an occurrence from -2 to 3."""
 
 ALL_COLUMNS: Final = (
     *(f"gaze_{eye}_{axis}" for eye in (0, 1) for axis in "xyz"),
@@ -84,6 +90,10 @@ class FaceTrack:
         skipped_low_confidence: of the face followed, successful rows under the confidence asked for.
         faces: how many the file holds.
         face_id: of the face followed; None in a file that does not number faces.
+        out_of_scale: rows of `values` in which an intensity lay outside 0 to 5, or an occurrence was neither 0 nor 1;
+            `values` holds the nearest end of the scale.
+        all_zero: whether every action unit is 0 in every row of `values`, as a face without any movement or tension
+            never is.
     """
 
     values: FloatArray
@@ -93,6 +103,8 @@ class FaceTrack:
     skipped_low_confidence: int
     faces: int
     face_id: int | None
+    out_of_scale: int = 0
+    all_zero: bool = False
 
 
 def read_openface(
@@ -108,7 +120,8 @@ def read_openface(
 
     Raises:
         UnsupportedFormat: a needed column is not there.
-        CorruptModality: not a CSV of numbers; names line and column.
+        CorruptModality: not a CSV of numbers, or an action unit of a used row lies more than `MAX_EXCESS` outside its
+            scale; names line and column.
         ModalityTooLarge: past a limit.
         EmptyModality: `no_face`: no frame is usable.
         OSError: the path cannot be read.
@@ -281,12 +294,49 @@ def _follow(header: _Header, table: npt.NDArray[np.float64], min_confidence: flo
     kept = usable & own
     if not kept.any():
         raise EmptyModality(Modality.VISUAL, "no_face", "no frame shows a face with enough confidence")
+    used = values[kept]
+    units = used[:, -len(ACTION_UNIT_COLUMNS) :]  # either column set ends with them
+    out_of_scale = _keep_to_scale(units, np.flatnonzero(kept))
     return FaceTrack(
-        values=np.ascontiguousarray(values[kept], dtype=np.float32),
+        values=np.ascontiguousarray(used, dtype=np.float32),
         frames=len(table),
         kept=int(kept.sum()),
         skipped_unsuccessful=int((own & ~successful).sum()),
         skipped_low_confidence=int((own & successful & ~usable).sum()),
         faces=max(1, len(ids)),
         face_id=None if chosen is None else int(chosen),
+        out_of_scale=out_of_scale,
+        all_zero=not units.any(),
     )
+
+
+def _keep_to_scale(units: npt.NDArray[np.float64], rows: npt.NDArray[np.intp]) -> int:
+    """Move action units `(T, 35)`, in place, to the nearest value of their scale; in how many rows one lay outside.
+
+    Args:
+        units: of the rows used.
+        rows: `(T,)` places of those in the file, from 0.
+
+    Raises:
+        CorruptModality: one lies more than `MAX_EXCESS` outside.
+    """
+    nearest = np.clip(units, 0.0, _TOPS)
+    excess = np.abs(units - nearest)
+    if (far := excess > MAX_EXCESS).any():
+        row, column = (int(place) for place in np.argwhere(far)[0])
+        is_intensity = column < len(_INTENSITIES)
+        scale = f"intensities go from 0 to {MAX_INTENSITY:g}" if is_intensity else "occurrences are 0 or 1"
+        raise CorruptModality(
+            Modality.VISUAL,
+            f"an action unit lies far outside its scale: {scale}",
+            f"line {2 + rows[row]}, column {ACTION_UNIT_COLUMNS[column]}",
+        )
+    odd = excess > 0
+    occurrences = nearest[:, len(_INTENSITIES) :]
+    odd[:, len(_INTENSITIES) :] |= (occurrences != 0) & (occurrences != 1)
+    units[:] = nearest
+    return int(odd.any(axis=1).sum())
+
+
+_TOPS: Final = np.array([MAX_INTENSITY] * len(_INTENSITIES) + [1.0] * len(_OCCURRENCES))
+"""Upper end of each action unit's scale; the lower one is 0."""

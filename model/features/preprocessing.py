@@ -7,7 +7,7 @@ Shapes: T frames or tokens, n slots, d features.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -52,6 +52,23 @@ class Statistics:
         variance = np.asarray(squares / frames) - mean**2
         std = np.sqrt(np.maximum(variance, MIN_STD**2))
         return cls(mean.astype(np.float32), std.astype(np.float32))
+
+    @classmethod
+    def mixture(cls, parts: Sequence["Statistics"]) -> Self:
+        """Those of an equal mixture of distributions.
+
+        Raises:
+            ValueError: no part.
+        """
+        if not parts:
+            raise ValueError("no statistics to mix")
+        mean = np.stack([part.mean for part in parts]).mean(axis=0, dtype=np.float64)
+        powers = np.stack(
+            [np.square(part.std, dtype=np.float64) + np.square(part.mean, dtype=np.float64) for part in parts]
+        )
+        variance = powers.mean(axis=0) - mean**2
+        std = np.sqrt(np.maximum(variance, MIN_STD**2))
+        return cls(np.asarray(mean, dtype=np.float32), np.asarray(std, dtype=np.float32))
 
     def normalise(self, array: FloatArray) -> FloatArray:
         """z-score a `(T, d)` array, clipped at `CLIP` standard deviations."""

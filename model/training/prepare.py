@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # measuring needs no teacher, nor the packages behind it
     from model.training.teacher import Teacher
 
 FloatArray = npt.NDArray[np.float32]
-RECIPE_VERSION = "1"  # part of every cache key: raise it when a feature's definition changes
+RECIPE_VERSION = "2"  # part of every cache key: raise it when a feature's definition changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,14 @@ class Prepared:
         preprocessing: the training split's statistics.
         adapters: of the text encoder; empty when there are none.
         teacher: who gives soft targets, where the corpus allows it.
+        encoder_id: tells the text encoder with its adapters from every other in the cache.
     """
 
     features: dict[Source, FloatArray]
     preprocessing: Preprocessing
     adapters: dict[str, Tensor]
     teacher: "Teacher | None" = None
+    encoder_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +70,25 @@ class RawFeatures:
     faces: Features
 
     def measure(self, examples: Iterable[Example], config: ModelConfig) -> Preprocessing:
-        """Statistics over the given examples' clips, each counted once; unit statistics for a modality without any."""
-        used = {source for example in examples for source in example.sources.values()}
+        """Statistics over the given examples' clips, each counted once; unit statistics for a modality without any.
+
+        Corpora count equally, however large.
+        """
+        origins = {
+            source: example.origins.get(modality, "")
+            for example in examples
+            for modality, source in example.sources.items()
+        }
         statistics = {}
         for modality, features in ((Modality.AUDIO, self.sounds), (Modality.VISUAL, self.faces)):
-            arrays = [array for source, array in features.items() if source in used]
+            by_origin: dict[str, list[FloatArray]] = {}
+            for source, array in features.items():
+                if source in origins:
+                    by_origin.setdefault(origins[source], []).append(array)
             size = config.feature_size(modality)
             statistics[modality] = (
-                Statistics.of(arrays)
-                if arrays
+                Statistics.mixture([Statistics.of(arrays) for arrays in by_origin.values()])
+                if by_origin
                 else Statistics(np.zeros(size, dtype=np.float32), np.ones(size, dtype=np.float32))
             )
         return Preprocessing(statistics)
@@ -173,7 +185,14 @@ def prepare_split(
 
 def _sound_features(source: SoundSource, config: ModelConfig) -> FloatArray:
     waveform = variant(read_sound(source.path).waveform, source.augmentation)
-    return raw_audio_features(waveform, dynamics=config.audio.dynamics, silence_dbfs=config.audio.silence_dbfs)
+    audio = config.audio
+    return raw_audio_features(
+        waveform,
+        dynamics=audio.dynamics,
+        silence_dbfs=audio.silence_dbfs,
+        conditioned=audio.conditioned,
+        encoder=audio.encoder,
+    )
 
 
 def _face_features(source: OpenFaceSource | ActionUnitMeansSource, config: ModelConfig) -> FloatArray:

@@ -34,6 +34,13 @@ async def test_a_file_decodes_there_as_it_would_here(container: Container, spool
     assert there.spent > 0
 
 
+async def test_a_padded_file_is_trimmed_there_where_that_is_asked_for(spool: Spool, pool: DecodePool) -> None:
+    file = spool(encode(np.pad(voice_like(1.0), 16_000), "wav"))
+    heard = await decode_audio(file, False, -60.0, SoundLimits(), pool, conditioned=True)
+    assert heard.seconds == 3.0
+    assert heard.spoken == pytest.approx(1.1, abs=0.05)
+
+
 async def test_the_whole_file_is_read_wherever_it_stands(spool: Spool, pool: DecodePool) -> None:
     file = spool(encode(voice_like(1.0), "wav"))
     file.seek(1000)

@@ -25,6 +25,8 @@ SOUND_JOB: dict[str, object] = {
     "kind": "sound",
     "dynamics": True,
     "silence_dbfs": -60.0,
+    "conditioned": False,
+    "encoder": "acoustic",
     "limits": asdict(SoundLimits()),
 }
 FACE_JOB: dict[str, object] = {
@@ -70,6 +72,18 @@ def test_each_job_is_heard_then_answered() -> None:
     track = restore(*rest[3])
     assert isinstance(track, FaceTrack)
     assert track.values.shape == (3, 35)
+
+
+def test_a_clip_is_conditioned_where_the_job_says_so_and_its_channel_named() -> None:
+    voice = np.pad(voice_like(0.5), 8_000)
+    wav = encode(np.stack([np.zeros_like(voice), voice], axis=1), "wav", subtype="FLOAT")
+    *_, reply = answers(pack(SOUND_JOB | {"conditioned": True}) + pack({}, len(wav)) + wav)
+    heard = restore(*reply)
+    assert isinstance(heard, Voice)
+    assert (heard.seconds, heard.channel) == (1.5, 1)
+    assert heard.spoken == pytest.approx(0.6, abs=0.05)
+    expected = raw_audio_features(voice, dynamics=True, silence_dbfs=-60.0, conditioned=True)
+    np.testing.assert_array_equal(heard.features, expected)
 
 
 @pytest.mark.parametrize("sent", [b"", pack(SOUND_JOB), pack(SOUND_JOB)[:5], pack(SOUND_JOB) + pack({}, 9) + b"cut"])

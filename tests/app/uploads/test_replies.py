@@ -13,7 +13,7 @@ from model.features.openface import FaceTrack
 from model.features.voice import Voice
 from model.modality import Modality
 
-VOICE = Voice(np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4), seconds=0.5, spent=0.25)
+VOICE = Voice(np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4), seconds=0.5, spent=0.25, spoken=0.375, channel=1)
 TRACK = FaceTrack(np.arange(6, dtype=np.float32).reshape(2, 3), 5, 2, 1, 2, faces=2, face_id=4)
 
 
@@ -34,18 +34,18 @@ def test_a_voice_comes_across_whole_and_may_be_written_to() -> None:
     voice = across(VOICE)
     assert isinstance(voice, Voice)
     assert np.array_equal(voice.features, VOICE.features)
-    assert (voice.seconds, voice.spent) == (0.5, 0.25)
+    assert (voice.seconds, voice.spent, voice.spoken, voice.channel) == (0.5, 0.25, 0.375, 1)
     assert voice.features.dtype == np.float32
     assert voice.features.flags.writeable
 
 
 @pytest.mark.parametrize("face_id", [4, None])
 def test_a_face_track_comes_across_whole(face_id: int | None) -> None:
-    track = across(FaceTrack(TRACK.values, 5, 2, 1, 2, faces=2, face_id=face_id))
+    track = across(FaceTrack(TRACK.values, 5, 2, 1, 2, faces=2, face_id=face_id, out_of_scale=1, all_zero=True))
     assert isinstance(track, FaceTrack)
     assert np.array_equal(track.values, TRACK.values)
     assert (track.frames, track.kept, track.skipped_unsuccessful, track.skipped_low_confidence) == (5, 2, 1, 2)
-    assert (track.faces, track.face_id) == (2, face_id)
+    assert (track.faces, track.face_id, track.out_of_scale, track.all_zero) == (2, face_id, 1, True)
 
 
 @pytest.mark.parametrize(

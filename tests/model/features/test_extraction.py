@@ -1,5 +1,7 @@
 """From content to slots: what counts as empty, what is cut, and what is said about it."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -7,11 +9,13 @@ import torch
 
 from model.config import AudioConfig, ModelConfig, Slots, TextConfig, VisualConfig
 from model.errors import EmptyModality
-from model.features.audio import MIN_SAMPLES, SAMPLE_RATE, acoustic_features
-from model.features.extraction import FeatureExtractor, raw_visual_features
+from model.features.audio import HOP_LENGTH, MIN_SAMPLES, SAMPLE_RATE, acoustic_features
+from model.features.conditioning import condition
+from model.features.extraction import SURE, WARN, FeatureExtractor, raw_visual_features
 from model.features.openface import FaceTrack
 from model.features.preprocessing import Preprocessing, Statistics, reduce_to_slots
 from model.features.text import TextEncoder
+from model.features.voice import listen
 from model.modality import Modality
 from tests.support.network import tiny_config
 from tests.support.speech import speech_of
@@ -54,6 +58,54 @@ def test_speech_becomes_normalised_slots(encoder: TextEncoder) -> None:
     expected = reduce_to_slots(((acoustic_features(SPEECH) - 0.5) / 4).clip(-8, 8), 20, "pool")
     np.testing.assert_allclose(audio.array, expected, atol=1e-5)
     assert (audio.seconds, audio.frames, audio.truncated) == (1.0, FRAMES, False)
+    assert (audio.spoken, audio.channel) == (1.0, None)
+
+
+def test_a_clip_is_conditioned_where_the_config_says_so(encoder: TextEncoder) -> None:
+    config = tiny_config(audio=AudioConfig(conditioned=True))
+    padded = np.pad(SPEECH * np.float32(0.1), SAMPLE_RATE)
+    audio = extractor_of(config, encoder).audio(padded)
+    expected = condition(padded).waveform
+    assert (audio.seconds, audio.spoken) == (3.0, expected.size / SAMPLE_RATE)
+    assert audio.frames == 1 + expected.size // HOP_LENGTH
+
+
+@dataclass
+class SpeechWith:
+    """Gives every sound the same probability of being speech, and keeps what it was given."""
+
+    probability: float | None
+    given: FloatArray | None = None
+
+    def speech_probability(self, voice: FloatArray) -> float | None:
+        self.given = voice
+        return self.probability
+
+
+@pytest.mark.parametrize(("probability", "likely"), [(None, True), (WARN, True), (WARN - 0.01, False), (SURE, False)])
+def test_a_sound_is_described_with_its_probability_of_speech(
+    encoder: TextEncoder, probability: float | None, likely: bool
+) -> None:
+    extractor = extractor_of(tiny_config(), encoder)
+    extractor.reliability = check = SpeechWith(probability)
+    audio = extractor.audio(SPEECH)
+    assert (audio.speech, audio.likely_speech) == (probability, likely)
+    assert check.given is audio.array
+
+
+def test_what_is_surely_no_speech_counts_as_missing_unless_any_sound_will_do(encoder: TextEncoder) -> None:
+    config = tiny_config()
+    extractor = FeatureExtractor(config, extractor_of(config, encoder).preprocessing, encoder, SpeechWith(0.019))
+    with pytest.raises(EmptyModality, match="no speech") as caught:
+        extractor.audio(SPEECH)
+    assert (caught.value.reason, caught.value.modality) == ("no_speech", Modality.AUDIO)
+    voice = listen(SPEECH, dynamics=False, silence_dbfs=-60.0)
+    assert extractor.voice(voice, any_sound=True).speech == 0.019
+
+
+def test_without_a_check_every_sound_is_taken_for_speech(encoder: TextEncoder) -> None:
+    audio = extractor_of(tiny_config(), encoder).audio(SPEECH)
+    assert (audio.speech, audio.likely_speech) == (None, True)
 
 
 def test_digital_silence_is_silent(encoder: TextEncoder) -> None:

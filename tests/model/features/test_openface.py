@@ -198,8 +198,85 @@ def test_a_cell_in_a_row_that_would_be_skipped_is_checked_too() -> None:
 
 @pytest.mark.parametrize("cell", [b"1", b" 1 ", b"+1", b"-1", b"1.", b".5", b"1e3", b"1.5E-2", b"\t2", b"0001"])
 def test_every_way_to_write_a_number_is_understood(cell: bytes) -> None:
-    track = read(with_cell(SMALL, 2, "AU01_r", cell))
+    track = read(with_cell(simulate_openface_csv(3), 2, "gaze_0_x", cell), "all")
     assert track.values[0, 0] == np.float32(float(cell))
+
+
+# ---- action units outside their scale -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "taken", "counted"),
+    [
+        ("AU12_r", b"0", 0, 0),
+        ("AU12_r", b"5.00", 5, 0),
+        ("AU12_r", b"5.01", 5, 1),
+        ("AU12_r", b"7", 5, 1),
+        ("AU12_r", b"-0.01", 0, 1),
+        ("AU12_r", b"-2", 0, 1),
+        ("AU12_c", b"1.0", 1, 0),
+        ("AU12_c", b"0", 0, 0),
+        ("AU12_c", b"0.5", 0.5, 1),
+        ("AU12_c", b"3", 1, 1),
+        ("AU12_c", b"-2", 0, 1),
+    ],
+)
+@pytest.mark.parametrize("columns", ["all", "action_units"])
+def test_a_small_excess_is_counted_and_set_to_the_end_of_the_scale(
+    columns: ColumnSet, column: str, cell: bytes, taken: float, counted: int
+) -> None:
+    track = read(with_cell(simulate_openface_csv(3, columns), 3, column, cell), columns)
+    assert track.values[1, -35 + ACTION_UNIT_COLUMNS.index(column)] == np.float32(taken)
+    assert track.out_of_scale == counted
+
+
+def test_rows_outside_the_scale_are_counted_once_each() -> None:
+    data = with_cell(with_cell(with_cell(SMALL, 2, "AU01_r", b"6"), 2, "AU45_c", b"2"), 4, "AU12_r", b"-1")
+    assert read(data).out_of_scale == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "scale"),
+    [
+        ("AU12_r", b"7.01", "0 to 5"),
+        ("AU45_r", b"100000", "0 to 5"),
+        ("AU01_r", b"-2.01", "0 to 5"),
+        ("AU01_c", b"3.01", "0 or 1"),
+        ("AU45_c", b"-2.5", "0 or 1"),
+    ],
+)
+def test_a_value_far_outside_its_scale_is_an_error_naming_line_column_and_scale(
+    column: str, cell: bytes, scale: str
+) -> None:
+    with pytest.raises(CorruptModality, match=scale) as caught:
+        read(with_cell(SMALL, 3, column, cell))
+    assert caught.value.place == f"line 3, column {column}"
+
+
+def test_the_line_is_the_files_and_the_first_of_several() -> None:
+    data = simulate_openface_csv(5, "action_units", success=(1, 0, 1, 0, 1))
+    with pytest.raises(CorruptModality) as caught:
+        read(with_cell(with_cell(data, 6, "AU01_r", b"99"), 4, "AU45_c", b"99"))
+    assert caught.value.place == "line 4, column AU45_c"
+
+
+def test_neither_rows_nor_columns_that_are_not_used_are_held_to_a_scale() -> None:
+    data = simulate_openface_csv(3, (*ACTION_UNIT_COLUMNS, "AU99_r"), success=(1, 0, 1))
+    track = read(with_cell(with_cell(data, 3, "AU12_r", b"99"), 2, "AU99_r", b"99"))
+    assert (track.kept, track.out_of_scale) == (2, 0)
+    two = simulate_openface_csv(2, "action_units", faces=(0, 1), confidence=(0.7, 0.9))
+    assert read(with_cell(two, 2, "AU12_r", b"99")).out_of_scale == 0
+
+
+def test_a_face_without_any_action_unit_is_told_from_one_with_a_single_one() -> None:
+    data = simulate_openface_csv(3, "action_units", success=(1, 0, 1))
+    for line in (2, 4):
+        for column in ACTION_UNIT_COLUMNS:
+            data = with_cell(data, line, column, b"0.00")
+    assert read(data).all_zero
+    assert read(data).out_of_scale == 0
+    assert not read(with_cell(data, 4, "AU45_c", b"1")).all_zero
+    assert not read(SMALL).all_zero
 
 
 @pytest.mark.parametrize("cell", [b"1.01e9", b"-1e300"])

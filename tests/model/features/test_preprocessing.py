@@ -52,6 +52,29 @@ def test_nothing_to_measure_is_refused() -> None:
         Statistics.of([])
 
 
+def test_a_mixture_counts_each_part_equally_however_large() -> None:
+    parts = [ramp(4000) * 3 + 10, ramp(20) - 1]
+    mixed = Statistics.mixture([Statistics.of([part]) for part in parts])
+    evened = np.concatenate([parts[0], np.tile(parts[1], (200, 1))]).astype(np.float64)
+    np.testing.assert_allclose(mixed.mean, evened.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(mixed.std, evened.std(axis=0), rtol=1e-4)
+    assert mixed.mean.dtype == mixed.std.dtype == np.float32
+
+
+def test_a_mixture_of_one_part_is_that_part() -> None:
+    measured = Statistics.of([ramp(50)])
+    mixed = Statistics.mixture([measured])
+    np.testing.assert_allclose(mixed.mean, measured.mean, rtol=1e-6)
+    np.testing.assert_allclose(mixed.std, measured.std, rtol=1e-5)
+
+
+def test_a_mixture_of_nothing_is_refused_and_of_stillness_is_bounded() -> None:
+    with pytest.raises(ValueError, match="no statistics to mix"):
+        Statistics.mixture([])
+    still = Statistics(np.full(2, 4.0, dtype=np.float32), np.zeros(2, dtype=np.float32))
+    np.testing.assert_allclose(Statistics.mixture([still, still]).std, MIN_STD)
+
+
 def test_statistics_come_back_from_their_file_to_the_last_bit(tmp_path: Path) -> None:
     written = Preprocessing({m: Statistics.of([ramp(20)]) for m in (Modality.AUDIO, Modality.VISUAL)})
     written.write(tmp_path / "preprocessing.json")

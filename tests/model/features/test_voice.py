@@ -4,7 +4,8 @@ import pytest
 
 from model.errors import EmptyModality
 from model.features.audio import MIN_SAMPLES, SAMPLE_RATE
-from model.features.voice import listen, loudest_frame_dbfs, raw_audio_features
+from model.features.conditioning import condition
+from model.features.voice import listen, loudest_frame_dbfs, raw_audio_features, whisper_encoder
 from tests.support.speech import speech_of
 
 FloatArray = npt.NDArray[np.float32]
@@ -12,8 +13,10 @@ SPEECH = speech_of(1.0)
 FRAMES = 1 + SPEECH.size // 512
 
 
-def raw(waveform: FloatArray, *, dynamics: bool = False, silence_dbfs: float = -60.0) -> FloatArray:
-    return raw_audio_features(waveform, dynamics=dynamics, silence_dbfs=silence_dbfs)
+def raw(
+    waveform: FloatArray, *, dynamics: bool = False, silence_dbfs: float = -60.0, conditioned: bool = False
+) -> FloatArray:
+    return raw_audio_features(waveform, dynamics=dynamics, silence_dbfs=silence_dbfs, conditioned=conditioned)
 
 
 def tone_at(dbfs: float, samples: int = SAMPLE_RATE) -> FloatArray:
@@ -66,5 +69,59 @@ def test_the_threshold_is_the_callers() -> None:
 def test_listening_says_how_long_the_clip_is_and_how_long_it_took() -> None:
     voice = listen(SPEECH, dynamics=True, silence_dbfs=-60.0)
     np.testing.assert_array_equal(voice.features, raw(SPEECH, dynamics=True))
-    assert voice.seconds == 1.0
+    assert (voice.seconds, voice.spoken, voice.channel) == (1.0, 1.0, None)
     assert 0 < voice.spent < 60
+
+
+def test_a_conditioned_clip_is_trimmed_and_levelled_before_it_is_described() -> None:
+    padded = np.pad(SPEECH * np.float32(0.1), SAMPLE_RATE)
+    voice = listen(padded, dynamics=True, silence_dbfs=-60.0, conditioned=True, channel=1)
+    expected = condition(padded).waveform
+    assert (voice.seconds, voice.spoken, voice.channel) == (3.0, expected.size / SAMPLE_RATE, 1)
+    assert 0.8 < voice.spoken < 1.2
+    np.testing.assert_array_equal(voice.features, raw(expected, dynamics=True))
+    np.testing.assert_array_equal(voice.features, raw(padded, dynamics=True, conditioned=True))
+
+
+@pytest.mark.parametrize("samples", [MIN_SAMPLES, 600, 1_000])
+@pytest.mark.parametrize("place", [0, MIN_SAMPLES - 1])
+def test_a_short_clip_is_still_described_when_little_of_it_is_loud(samples: int, place: int) -> None:
+    waveform = np.zeros(samples, dtype=np.float32)
+    waveform[place] = 0.5
+    assert np.isfinite(raw(waveform, conditioned=True)).all()
+
+
+def test_silence_is_judged_before_levelling() -> None:
+    with pytest.raises(EmptyModality) as caught:
+        raw(tone_at(-61.0), conditioned=True)
+    assert caught.value.reason == "silent"
+
+
+@pytest.mark.parametrize(("encoder", "size"), [("whisper", 384), ("both", 483)])
+def test_a_voice_described_as_a_whole_is_one_row(encoder: str, size: int) -> None:
+    features = raw_audio_features(SPEECH, dynamics=False, silence_dbfs=-60.0, encoder=encoder)
+    assert features.shape == (1, size)
+    assert features.dtype == np.float32
+    assert np.isfinite(features).all()
+    np.testing.assert_array_equal(features[0, :384], whisper_encoder()(SPEECH))
+    voice = listen(SPEECH, dynamics=True, silence_dbfs=-60.0, encoder=encoder)  # it has no frames to follow
+    np.testing.assert_array_equal(voice.features, features)
+
+
+def test_beside_the_hidden_state_stand_acoustic_means_deviations_and_changes() -> None:
+    features = raw_audio_features(SPEECH, dynamics=False, silence_dbfs=-60.0, encoder="both")[0, 384:]
+    frames = raw(SPEECH, dynamics=True)
+    expected = [frames[:, :33].mean(axis=0), frames[:, :33].std(axis=0), frames[:, 33:].mean(axis=0)]
+    np.testing.assert_allclose(features, np.concatenate(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_conditioning_comes_before_a_whole_description_too() -> None:
+    padded = np.pad(SPEECH * np.float32(0.1), SAMPLE_RATE)
+    features = raw_audio_features(padded, dynamics=False, silence_dbfs=-60.0, conditioned=True, encoder="whisper")
+    np.testing.assert_array_equal(features[0], whisper_encoder()(condition(padded).waveform))
+
+
+@pytest.mark.parametrize("encoder", ["whisper", "both"])
+def test_the_shortest_clip_is_described_as_a_whole(encoder: str) -> None:
+    features = raw_audio_features(tone_at(-10.0, MIN_SAMPLES), dynamics=False, silence_dbfs=-60.0, encoder=encoder)
+    assert np.isfinite(features).all()
