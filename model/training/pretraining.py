@@ -30,6 +30,15 @@ PRETRAINED: Final = ("encoder.modalities.audio", "encoder.modalities.visual", "e
 """Prefixes of the parameters this shapes."""
 
 
+def draw_clips(clips: Sequence[Example], most: int, rng: np.random.Generator) -> list[Example]:
+    """At most `most` of each modality and corpus, drawn without replacement."""
+    groups: dict[tuple[str, str], list[Example]] = {}
+    for clip in clips:
+        (modality,) = clip.sources
+        groups.setdefault((modality, clip.origins.get(modality, "")), []).append(clip)
+    return [group[i] for group in groups.values() for i in rng.permutation(len(group))[:most]]
+
+
 def single_modality_examples(
     examples: Sequence[Example], features: Mapping[Source, npt.NDArray[np.float32]]
 ) -> list[Example]:
@@ -47,6 +56,7 @@ def single_modality_examples(
                 sources={modality: source},
                 modality_labels={modality: polarity},
                 emotions={m: emotion for m, emotion in example.emotions.items() if m == modality},
+                origins={m: origin for m, origin in example.origins.items() if m == modality},
             )
     return list(alone.values())
 

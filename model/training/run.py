@@ -70,19 +70,20 @@ def prepare(corpus: Corpus, recipe: Recipe, place: Workplace) -> Prepared:
 
 def _prepare(corpus: Corpus, recipe: Recipe, place: Workplace) -> Prepared:
     config, training = recipe.model, corpus.examples("train")
-    parts: list[Example | Unclassed] = [example for split in SPLITS for example in corpus.examples(split)]
+    parts: list[Example | Unclassed] = [
+        example for split in SPLITS for example in (*corpus.examples(split), *corpus.unimodal(split))
+    ]
     parts += corpus.unclassed()
+    shown = [*training, *corpus.unimodal("train")]
     adapters, encoder_id = _adapters(corpus, training, recipe, place)
     encoder = TextEncoder(config.text, place.device)
     encoder.merge({name: value.to(place.device) for name, value in adapters.items()})
-    raw = raw_features(
-        parts, config, place.cache, place.workers, varied=training, variants=recipe.training.audio_variants
-    )
-    preprocessing = raw.measure(training, config)
+    raw = raw_features(parts, config, place.cache, place.workers, varied=shown, variants=recipe.training.audio_variants)
+    preprocessing = raw.measure(shown, config)
     extractor = FeatureExtractor(config, preprocessing, encoder)
     slots = slots_of(parts, raw, extractor, place.cache, encoder_id)
     teacher = _teacher(corpus, recipe, slots, encoder_id, place) if recipe.training.teacher else None
-    return Prepared(slots, preprocessing, adapters, teacher)
+    return Prepared(slots, preprocessing, adapters, teacher, encoder_id)
 
 
 def fit(
@@ -131,21 +132,31 @@ def _teacher(
 ) -> Teacher | None:
     """The teacher, fitted once for a folder, corpus and recipe."""
     training, validation = corpus.examples("train"), corpus.examples("val")
+    alone = corpus.unimodal("train"), corpus.unimodal("val")
     variants = recipe.training.audio_variants
     path = _kept(
         place,
         TEACHER,
         corpus.name,
-        recipe.model.model_dump(),
+        recipe.model.model_dump(exclude={"name", "network"}),
         variants,
+        recipe.training.expert_steps,
         encoder_id,
         _told(training),
         _told(validation),
+        [_told(examples) for examples in alone],
         [(str(other.sources), sorted(other.emotions.items())) for other in corpus.unclassed()],
     )
     if not path.is_file():
         teacher = fit_teacher(
-            training, validation, features, recipe.model, unclassed=corpus.unclassed(), variants=variants
+            training,
+            validation,
+            features,
+            recipe.model,
+            alone=alone,
+            unclassed=corpus.unclassed(),
+            variants=variants,
+            steps=recipe.training.expert_steps,
         )
         if teacher is None:
             return None

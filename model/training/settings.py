@@ -38,8 +38,10 @@ class TrainingSettings(BaseModel):
     """Epochs of the guidance network on complete inputs; 0 leaves the forward loss out."""
     pretraining_epochs: int = Field(default=120, ge=0)
     """Epochs over the distinct clips in which voice and face encoders learn what each carries alone."""
-    taught_pretraining_epochs: int = Field(default=300, ge=0)
+    taught_pretraining_epochs: int = Field(default=200, ge=0)
     """The same with a teacher: what it says of ever new blends cannot be learnt by heart."""
+    pretraining_clips: int = Field(default=512, gt=0)
+    """Most clips of one modality and corpus in an epoch of pretraining, drawn anew: corpora count about equally."""
     emotion_weight: float = Field(default=0.5, ge=0)
     """Of the cross-entropy on the emotion of a clip in pretraining, where the corpus knows it."""
     encoder_rate: float = Field(default=0.3, ge=0)
@@ -69,6 +71,10 @@ class TrainingSettings(BaseModel):
     """Largest share of another clip of the same polarity mixed into a clip's features, voice and face each."""
     taught_blend: float = Field(default=0.9, ge=0, lt=1)
     """The same of any clip, where a teacher says what the blend is worth."""
+    expert_steps: int = Field(default=2000, gt=0)
+    """Steps of each member of a teacher's experts."""
+    verdict_steps: int = Field(default=3000, gt=0)
+    """Steps of the key-missing verdict."""
     teacher: bool = True
     """Learn from soft targets (`model.training.teacher`) where the corpus knows what each modality carries alone."""
     time_mask: float = Field(default=0.1, ge=0, lt=1)
@@ -111,16 +117,16 @@ class Recipe(BaseModel):
         return cls(
             model=ModelConfig(
                 text=TextConfig(adapter_rank=16),
-                audio=AudioConfig(dynamics=True),
+                audio=AudioConfig(encoder="whisper", conditioned=True),
                 visual=VisualConfig(root=True),
-                slots=Slots(text=20, audio=16, visual=1),
+                slots=Slots(text=20, audio=1, visual=1),
                 network=NetworkConfig(
-                    hidden=64,
-                    feedforward=128,
-                    autoencoder=(64, 48, 32, 16, 32, 48, 64),
+                    hidden=96,
+                    feedforward=192,
+                    autoencoder=(96, 64, 48, 24, 48, 64, 96),
                     dropout=0.1,
                     positions=True,
-                    imputed_slots=Slots(text=4, audio=4, visual=1),
+                    imputed_slots=Slots(text=4, audio=1, visual=1),
                 ),
             )
         )

@@ -1,14 +1,14 @@
-"""Soft targets for what any subset of modalities says: experts of each modality alone, joined by Bayes' rule.
+"""Soft targets for any subset of modalities: experts of each modality alone, joined by Bayes' rule.
 
-For: corpora that know the polarity each modality carries alone (`Example.modality_labels`). There the label depends on
-the modalities through their polarities only, so that with each expert's posterior p(y_m | x_m)
+Source: Hinton et al. 2015 (distillation); Beyer et al., CVPR 2022, for a teacher on the student's augmented input.
 
-    p(label | x of the modalities that are there) ∝ Σ p(label, y_t, y_a, y_v) Π p(y_m | x_m) / p(y_m)
+Where a corpus knows the polarity each modality carries alone (`Example.modality_labels`), the label depends on the
+modalities through their polarities only, so that with each expert's posterior p(y_m | x_m)
 
-and how often the polarities and the label go together is counted in the training part. The network is taught this for
-whatever it is shown, blends of clips included, instead of the label of a pair: a target that says how sure one can be.
-Does not know: how experts are made (`model.training.experts`), the network, losses.
-Source: Hinton et al. 2015 (distillation); Beyer et al., CVPR 2022, for matching a teacher on heavily augmented input.
+    p(label | x of the modalities that are there) ∝ p(label)^-γ Σ p(label, y_t, y_a, y_v) Π p(y_m | x_m) / p(y_m)
+
+with frequencies counted in the training part. γ flattens the prior of the label. It is chosen for each subset on
+validation data: a voice alone says little against a prior of one in six for neutral, and would never be called neutral.
 
 Shapes: B batch, C classes.
 """
@@ -22,13 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.emmr.batch import Batch
+from model.emmr.batch import Batch, collate
 from model.emmr.losses import Lesson
-from model.modality import MODALITIES, SUBSETS, Modality
+from model.modality import MODALITIES, SUBSETS, Modality, Presence, Utterance
 from model.training.corpora.base import Example, Source, Unclassed
-from model.training.experts import Expert, fit_expert
+from model.training.experts import STEPS, Expert, fit_expert
+from model.training.metrics import macro_f1
 
 FloatArray = npt.NDArray[np.float32]
+BALANCES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""γ to choose from: 0 keeps the prior of the training part, 1 makes the classes equally likely."""
+_BITS: Final = (1, 2, 4)  # of a subset's number, one a modality
 SMOOTHING: Final = 1e-3  # share of the joint distribution that is spread evenly: nothing is impossible
 
 
@@ -38,13 +42,16 @@ class Teacher(nn.Module):
     Args:
         experts: one of each modality.
         joint: `(C, C, C, C)` of the polarities in the order of `MODALITIES`, then the label.
+        balance: `(8,)`, γ by the number of a subset, its modalities' bits of 1, 2 and 4 added up.
     """
 
-    def __init__(self, experts: Mapping[Modality, Expert], joint: Tensor) -> None:
+    def __init__(self, experts: Mapping[Modality, Expert], joint: Tensor, balance: Tensor | None = None) -> None:
         super().__init__()
         self.experts = nn.ModuleDict({str(m): expert for m, expert in experts.items()})
         self.joint: Tensor
+        self.balance: Tensor
         self.register_buffer("joint", joint)
+        self.register_buffer("balance", torch.zeros(2 ** len(MODALITIES)) if balance is None else balance)
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Lesson:
@@ -76,6 +83,8 @@ class Teacher(nn.Module):
     def _label(self, likelihoods: Sequence[Tensor], seen: Tensor) -> Tensor:
         t, a, v = (torch.where(seen[:, i, None], x, torch.ones_like(x)) for i, x in enumerate(likelihoods))
         weight = torch.einsum("bt,ba,bv,tavl->bl", t, a, v, self.joint)
+        balance = self.balance[(seen.long() * torch.tensor(_BITS, device=seen.device)).sum(dim=1), None]  # (B, 1)
+        weight = weight * self.joint.sum(dim=(0, 1, 2)) ** -balance
         return weight / weight.sum(dim=1, keepdim=True)
 
     @classmethod
@@ -87,7 +96,7 @@ class Teacher(nn.Module):
             if rest:
                 modality, _, own = rest.partition(".")
                 parts[Modality(modality)][own] = value
-        return cls({m: Expert.of_state(part) for m, part in parts.items()}, state["joint"])
+        return cls({m: Expert.of_state(part) for m, part in parts.items()}, state["joint"], state["balance"])
 
 
 def fit_teacher(
@@ -96,23 +105,36 @@ def fit_teacher(
     features: Mapping[Source, FloatArray],
     config: ModelConfig,
     *,
+    alone: tuple[Sequence[Example], Sequence[Example]] = ((), ()),
     unclassed: Sequence[Unclassed] = (),
     variants: int,
+    steps: int = STEPS,
 ) -> Teacher | None:
     """Fit experts and count; None where the corpus does not say, of every modality, what each carries alone.
 
     Args:
         training: the training part.
-        validation: the part by which the experts' penalties are chosen.
+        validation: the part by which temperatures and γ are chosen.
         features: normalised slots.
         config: gives classes and sizes.
+        alone: content of a single modality beside the examples of both parts.
         unclassed: training content beside the examples.
         variants: augmented variants of each sound to use as well.
+        steps: of each member of an expert.
     """
     if not can_be_taught(training, features) or not can_be_taught(validation, features):
         return None
     experts = {
-        m: fit_expert(m, training, validation, features, config, unclassed=unclassed, variants=variants)
+        m: fit_expert(
+            m,
+            [e for e in (*training, *alone[0]) if m in e.sources],
+            [e for e in (*validation, *alone[1]) if m in e.sources],
+            features,
+            config,
+            unclassed=unclassed,
+            variants=variants,
+            steps=steps,
+        )
         for m in MODALITIES
     }
     size = len(config.classes)
@@ -121,7 +143,54 @@ def fit_teacher(
         cell = [config.classes.index(example.modality_labels[m]) for m in MODALITIES]
         counts[(*cell, config.classes.index(example.label))] += 1
     joint = (1 - SMOOTHING) * counts / counts.sum() + SMOOTHING / counts.size
-    return Teacher(experts, torch.from_numpy(joint.astype(np.float32))).eval()
+    teacher = Teacher(experts, torch.from_numpy(joint.astype(np.float32))).eval()
+    _choose_balance(teacher, validation, alone[1], features, config)
+    return teacher
+
+
+def _choose_balance(
+    teacher: Teacher,
+    validation: Sequence[Example],
+    alone: Sequence[Example],
+    features: Mapping[Source, FloatArray],
+    config: ModelConfig,
+) -> None:
+    """Choose γ of each subset by the macro-F1 of the validation examples.
+
+    For a modality alone, the mean of that and the macro-F1 of each corpus of that modality counts: who sends a voice
+    alone asks for what the voice says.
+    """
+    for subset in SUBSETS:
+        groups = [[e for e in validation if all(m in e.sources and e.sources[m] in features for m in subset)]]
+        if len(subset) == 1:
+            (modality,) = subset
+            own = [e for e in alone if set(e.sources) == {modality} and e.sources[modality] in features]
+            origins = sorted({e.origins.get(modality, "") for e in own})
+            groups += [[e for e in own if e.origins.get(modality, "") == origin] for origin in origins]
+        groups = [group for group in groups if group]
+        batches = [(_batch(group, subset, features, config), _labels(group, config)) for group in groups]
+        number = sum(bit for bit, here in zip(_BITS, subset.mask(), strict=True) if here)
+        scores = {}
+        for balance in BALANCES:
+            teacher.balance[number] = balance
+            f1s = [macro_f1(labels, teacher(batch).answer.argmax(dim=1).numpy()) for batch, labels in batches]
+            scores[balance] = f1s[0] + float(np.mean(f1s[1:])) if len(f1s) > 1 else f1s[0]
+        # The least flattening that is not worse than the best by more than the figure's own error: validation data
+        # does not tell finer differences, and the prior is worth keeping.
+        error = sum(
+            0.5 / np.sqrt(sum(len(labels) for _, labels in part)) for part in (batches[:1], batches[1:]) if part
+        )
+        teacher.balance[number] = min(b for b, score in scores.items() if score >= max(scores.values()) - error)
+
+
+def _batch(
+    examples: Sequence[Example], subset: Presence, features: Mapping[Source, FloatArray], config: ModelConfig
+) -> Batch:
+    return collate([Utterance({m: features[e.sources[m]] for m in subset}) for e in examples], config)
+
+
+def _labels(examples: Sequence[Example], config: ModelConfig) -> npt.NDArray[np.int64]:
+    return np.array([config.classes.index(e.label) for e in examples], dtype=np.int64)
 
 
 def can_be_taught(examples: Sequence[Example], features: Mapping[Source, FloatArray]) -> bool:

@@ -30,7 +30,7 @@ from model.training.distributed import ALONE, World
 from model.training.evaluation import Item, items_of
 from model.training.metrics import macro_f1
 from model.training.optimisation import build_optimiser, set_rate
-from model.training.pretraining import PretrainingTask, single_modality_examples
+from model.training.pretraining import PretrainingTask, draw_clips, single_modality_examples
 from model.training.progress import FitReport, Monitor, progress_bar
 from model.training.settings import TrainingSettings
 from model.training.state import (
@@ -209,12 +209,13 @@ class Trainer:
     def _pretrain(self, network: EMMR) -> None:
         """Let the voice and face encoders learn what each carries alone (`model.training.pretraining`)."""
         settings, epochs = self.settings, self._pretraining_epochs
-        clips = single_modality_examples(self.fixed, self.features)
+        clips = single_modality_examples([*self.fixed, *self.corpus.unimodal("train")], self.features)
         if not clips or not epochs:
             return
         task = PretrainingTask(network, clips, settings)
         optimiser = build_optimiser(task, settings)
-        total_steps = epochs * -(-len(clips) // settings.batch_size)
+        rng = np.random.default_rng([self.seed, _PRETRAINING])
+        total_steps = epochs * -(-len(draw_clips(clips, settings.pretraining_clips, rng)) // settings.batch_size)
         done = 0
 
         def step(item: TrainingBatch, factor: float) -> None:
@@ -229,7 +230,8 @@ class Trainer:
         self._seed(-500)
         with progress_bar(self.console, "Encoders", total_steps) as advance:
             for epoch in range(epochs):
-                for item in self.source.epoch(clips, _PRETRAINING + epoch):
+                drawn = draw_clips(clips, settings.pretraining_clips, rng)
+                for item in self.source.epoch(drawn, _PRETRAINING + epoch):
                     self._share(item, step)
                     advance()
 

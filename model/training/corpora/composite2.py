@@ -14,7 +14,6 @@ import numpy as np
 
 from model.errors import ConfigError
 from model.modality import Modality
-from model.training.corpora import ravdess
 from model.training.corpora.base import Example, Split, Unclassed
 from model.training.corpora.faces import FacesCorpus
 from model.training.corpora.pairing import (
@@ -41,9 +40,6 @@ FACE_SPLITS: Final[Mapping[Split, Split]] = MappingProxyType(
 """Part → the split its faces must be of; there are no faces of unseen corpora. Voices are of the part's own split."""
 
 NOTHING: Final[Mapping[Modality, str]] = MappingProxyType({})
-
-_Groups = Sequence[Sequence[Sequence[Signal]]]
-"""The signals of one polarity by group, then by origin; none is empty."""
 
 
 class Composite2Corpus:
@@ -88,8 +84,7 @@ class Composite2Corpus:
         For each sentence, who carries the label and the label itself are drawn with the training file's frequencies
         for sentences of its polarity. Voice and face are then drawn independently among the training content of the
         polarity each needs: first a corpus, uniformly among those that have such a voice or face, then one of its
-        clips uniformly. For faces, all stills together count as one corpus; within them, RAF-DB and ExpW are drawn
-        equally often where both have the polarity.
+        clips uniformly. All stills together count as one corpus.
 
         Args:
             rng: the generator to draw from.
@@ -165,42 +160,30 @@ class _Pool:
     ) -> None:
         self._modality, self._without = modality, without
         origins: set[str] = set()
-        # polarity → group → origin → signals
-        signals: dict[str, dict[str, dict[str, list[Signal]]]] = defaultdict(lambda: defaultdict(dict))
+        signals: dict[str, dict[str, list[Signal]]] = defaultdict(dict)  # polarity → origin → signals
         for recording in recordings:
             signal = recording.signal
             if recording.split != split or signal.polarity is None:
                 continue
             origins.add(signal.origin)
             if signal.origin != without:
-                signals[signal.polarity][_group(signal)].setdefault(signal.origin, []).append(signal)
+                signals[signal.polarity].setdefault(signal.origin, []).append(signal)
         if without is not None:
             _check_origin(modality, without, origins)
-        self._groups: dict[str, _Groups] = {
-            polarity: [list(by_origin.values()) for by_origin in groups.values()]
-            for polarity, groups in signals.items()
-        }
+        self._signals = {polarity: list(by_origin.values()) for polarity, by_origin in signals.items()}
 
     def draw(self, polarity: str, rng: np.random.Generator) -> Signal:
-        """Draw a group, an origin within it and a signal of that, each uniformly.
+        """Draw an origin, then a signal of it, each uniformly.
 
         Raises:
             ConfigError: there is no signal of this polarity.
         """
-        if polarity not in self._groups:
+        if polarity not in self._signals:
             rest = "" if self._without is None else f" without {self._without}"
             raise ConfigError(f"no {polarity} training {self._modality}{rest}")
-        groups = self._groups[polarity]
-        origins = groups[int(rng.integers(len(groups)))]
+        origins = self._signals[polarity]
         signals = origins[int(rng.integers(len(origins)))]
         return signals[int(rng.integers(len(signals)))]
-
-
-def _group(signal: Signal) -> str:
-    """Origins that count as one corpus: all stills do."""
-    if signal.modality == Modality.VISUAL and signal.origin != ravdess.ORIGIN:
-        return "stills"
-    return signal.origin
 
 
 def _without_sentences(examples: Sequence[Example], origin: str) -> tuple[Example, ...]:

@@ -21,6 +21,9 @@ from model.training.corpora.signals import (
 )
 from model.training.corpora.tables import read_table
 
+ORIGIN: Final = "stills"
+"""Photographs of all sources are one corpus: ExpW has negative ones alone."""
+
 COLUMNS: Final = ("id", "source", "emotion", "polarity", "split", *ravdess.ACTION_UNITS)
 
 
@@ -29,7 +32,7 @@ def read_stills(path: Path) -> Mapping[str, Recording]:
 
     Returns:
         `stills/<id>` → still, in file order. Values of its source: 17 AU_r then 18 AU_c, as in `ravdess.ACTION_UNITS`;
-        its origin is the `source` column.
+        its origin is `ORIGIN`.
 
     Raises:
         CorpusError: the file is missing or has a fault: an unknown emotion, polarity or split, an empty id or source,
@@ -44,7 +47,7 @@ def read_stills(path: Path) -> Mapping[str, Recording]:
         signal = Signal(
             Modality.VISUAL,
             ActionUnitMeansSource(id_, units),
-            origin=read_name(row, "source"),
+            origin=ORIGIN,
             polarity=read_polarity(row),
             emotion=read_emotion(row),
         )
