@@ -22,9 +22,11 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.emmr.network import EMMR
+from model.emmr.reliability import Reliability
 from model.errors import CheckpointError
 from model.features.preprocessing import Preprocessing
 from model.features.text import TextEncoder
+from model.features.whisper import WhisperEncoder
 from model.modality import Modality
 
 CONFIG: Final = "config.json"
@@ -35,6 +37,7 @@ CARD: Final = "README.md"
 HASHED: Final = (CONFIG, WEIGHTS, PREPROCESSING)
 
 NETWORK_PREFIX: Final = "network."
+RELIABILITY_PREFIX: Final = "reliability."
 ADAPTER_PREFIX: Final = "text_adapter."
 
 
@@ -44,6 +47,7 @@ class Checkpoint:
 
     config: ModelConfig
     network: EMMR
+    reliability: Reliability
     preprocessing: Preprocessing
     text_encoder: TextEncoder
     version: str
@@ -57,6 +61,7 @@ def save_checkpoint(
     preprocessing: Preprocessing,
     adapters: Mapping[str, Tensor] | None = None,
     card: str = "",
+    reliability: Reliability | None = None,
 ) -> str:
     """Write a weights folder and return its version.
 
@@ -66,10 +71,13 @@ def save_checkpoint(
         preprocessing: statistics of the training split.
         adapters: low-rank adapters of the text encoder, as `TextEncoder.merge` takes them.
         card: the model card, Markdown.
+        reliability: fitted for the network; without it answers are neither calibrated nor moderated.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{NETWORK_PREFIX}{name}": value for name, value in network.state_dict().items()}
     tensors |= {f"{ADAPTER_PREFIX}{name}": value for name, value in (adapters or {}).items()}
+    if reliability is not None:
+        tensors |= {f"{RELIABILITY_PREFIX}{name}": value for name, value in reliability.state_dict().items()}
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone; a server runs as someone else
     (folder / CONFIG).write_text(network.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -85,7 +93,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
 
     Raises:
         CheckpointError: a file is missing, altered, or does not fit the config.
-        ConfigError: the text encoder the config names cannot be loaded.
+        ConfigError: the text or voice encoder the config names cannot be loaded.
     """
     version = verify_hashes(folder)
     try:
@@ -99,17 +107,22 @@ def load_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
         shape = (config.feature_size(modality),)
         if statistics is None or not statistics.mean.shape == statistics.std.shape == shape:
             raise CheckpointError(f"{folder}: {PREPROCESSING} does not fit the config's {modality} features")
-    network = EMMR(config)
+    network, reliability = EMMR(config), Reliability(config)
     try:
         network.load_state_dict(_under(tensors, NETWORK_PREFIX))
+        if fitted := _under(tensors, RELIABILITY_PREFIX):
+            reliability.load_state_dict(fitted)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
+    if config.audio.encoder != "acoustic":
+        WhisperEncoder.verify()
     text_encoder = TextEncoder(config.text, device)
     text_encoder.merge({k: v.to(device) for k, v in _under(tensors, ADAPTER_PREFIX).items()})
     card = folder / CARD
     return Checkpoint(
         config=config,
         network=network.to(device).eval().requires_grad_(False),
+        reliability=reliability.eval().requires_grad_(False),  # on the host, where features are
         preprocessing=preprocessing,
         text_encoder=text_encoder,
         version=version,

@@ -4,7 +4,7 @@ For: the one object serving, the command line and evaluation hold.
 Does not know: uploads, HTTP, training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,9 +16,10 @@ from model.emmr.batch import collate
 from model.emmr.decision import Decision
 from model.emmr.inference import decide
 from model.emmr.prepared import PreparedNetwork
+from model.emmr.reliability import decide_reliably
 from model.emmr.replay import Replay, record
 from model.features.extraction import FeatureExtractor
-from model.modality import Utterance
+from model.modality import Modality, Utterance
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
@@ -36,7 +37,9 @@ class Pipeline:
         self.device = device
         self._prepared = PreparedNetwork(checkpoint.network)
         self._replay = Replay([])
-        self.extractor = FeatureExtractor(checkpoint.config, checkpoint.preprocessing, checkpoint.text_encoder)
+        self.extractor = FeatureExtractor(
+            checkpoint.config, checkpoint.preprocessing, checkpoint.text_encoder, reliability=checkpoint.reliability
+        )
 
     @classmethod
     def load(cls, folder: Path, device: str | torch.device = "auto") -> Self:
@@ -67,9 +70,29 @@ class Pipeline:
         return self._replay.sizes
 
     def decide(
-        self, utterances: Sequence[Utterance], explain: bool = False, both_paths: bool = False
+        self,
+        utterances: Sequence[Utterance],
+        explain: bool = False,
+        both_paths: bool = False,
+        doubtful: Sequence[Collection[Modality]] | None = None,
+        thresholds: Sequence[float | None] | None = None,
     ) -> list[Decision]:
-        """Decide on utterances of any mixture of subsets, side by side; from one thread at a time."""
+        """Decide on utterances of any mixture of subsets, side by side; from one thread at a time.
+
+        Arguments are `model.emmr.reliability.decide_reliably`'s.
+        """
+        return decide_reliably(
+            self._decide,
+            self.checkpoint.reliability,
+            utterances,
+            explain=explain,
+            both_paths=both_paths,
+            doubtful=doubtful,
+            thresholds=thresholds,
+        )
+
+    def _decide(self, utterances: Sequence[Utterance], *, explain: bool, both_paths: bool) -> list[Decision]:
+        """The network's own decisions."""
         if bucket := self._replay.bucket(len(utterances)):
             return bucket.decide(utterances, explain=explain, both_paths=both_paths)
         batch = collate(utterances, self.config).to(self.device)

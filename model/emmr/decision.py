@@ -4,7 +4,7 @@ Does not know: tensors, classes' names, HTTP.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model.modality import Modality
 
@@ -17,17 +17,27 @@ class Decision:
 
     Args:
         probabilities: the answer.
-        full: the vote of all three modalities, the missing ones recovered (L_vat).
-        available: the vote of what is present (L_P). Complete input: both equal `probabilities`.
-        key_modalities: missing modalities whose absence changes the polarity; empty when consistent.
-        key_score: how likely the missing ones change the answer, in [0, 1]; 0 where nothing is missing.
+        full: of the network: the vote of all three modalities, the missing ones recovered (L_vat). After
+            `model.emmr.reliability.judge`: the answer.
+        available: of the network: the vote of what is present (L_P). After `judge`: the transformer path's answer where
+            a key modality is missing, else the answer. Complete input: both equal `probabilities`.
+        key_modalities: of the network: missing modalities that are key by the paper's rule (Eqs. 9, 13). After `judge`:
+            those reported, the likeliest first; empty unless the score reaches the threshold.
+        key_score: of the network: see `model.emmr.consistency.key_score`. After `judge`: the probability that giving
+            all that is missing would change the answer; 0 where nothing is missing.
         ensemble_used: whether the gate chose the ensemble of the three branches.
         branch_weights: β by branch; the transformer alone has weight 1 where the ensemble was not used.
         votes: with explain: the transformer branch's vote of each pair and of `all`.
         reconstruction: with explain: for each missing modality `slots` and `agreement`, the mean cosine between the
             three branches' reconstructions of it.
-        transformer: with both paths: the answer of the transformer path.
-        ensemble: with both paths and something missing: the answer of the ensemble path.
+        transformer: the answer of the transformer path.
+        ensemble: the answer of the ensemble path, where it was taken or both paths were asked for.
+        vote_full, vote_available: after `judge`: the network's `full` and `available`.
+        rule: after `judge`: the network's `key_modalities`.
+        key_by_modality: after `judge`: for each missing modality the probability that giving it alone would change the
+            answer.
+        familiarity: after `judge`: of each modality that is there, in [0, 1].
+        threshold: after `judge`: of `key_score`.
     """
 
     probabilities: Distribution
@@ -41,6 +51,12 @@ class Decision:
     reconstruction: Mapping[Modality, Mapping[str, float]] | None = None
     transformer: Distribution | None = None
     ensemble: Distribution | None = None
+    vote_full: Distribution | None = None
+    vote_available: Distribution | None = None
+    rule: tuple[Modality, ...] = ()
+    key_by_modality: Mapping[Modality, float] = field(default_factory=dict)
+    familiarity: Mapping[Modality, float] = field(default_factory=dict)
+    threshold: float = 0.5
 
     @property
     def label_index(self) -> int:

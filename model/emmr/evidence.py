@@ -79,6 +79,6 @@ class Evidence:
             branch_weights=self.branch_weights if gated else {b: float(b == TRANSFORMER) for b in BRANCHES},
             votes=self.votes,
             reconstruction=self.reconstruction,
-            transformer=self.transformer if both_paths else None,
-            ensemble=self.ensemble if both_paths else None,
+            transformer=self.transformer,
+            ensemble=self.ensemble if gated or both_paths else None,
         )
