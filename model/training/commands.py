@@ -6,6 +6,7 @@ Does not know: how arguments are parsed or errors shown.
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import cast, get_args
 
@@ -15,18 +16,22 @@ from rich.console import Console
 
 from model.checkpoint import save_checkpoint
 from model.emmr.network import EMMR
+from model.emmr.reliability import Reliability
 from model.errors import ConfigError
 from model.pipeline import Pipeline, choose_device
 from model.training.corpora.base import Corpus, Split
 from model.training.corpora.registry import open_corpus
 from model.training.evaluation import Evaluation
 from model.training.measure import evaluate_split
+from model.training.plots import check_packages, write_report
 from model.training.prepare import Prepared, prepare_split
 from model.training.report import tables, write_json
 from model.training.settings import Recipe
 
 DEFAULT_CACHE = Path(".cache") / "features"
 RUNS = "runs"
+WIDTH = 140
+"""Of tables that are written to a file or a pipe, in characters."""
 
 
 def train(
@@ -65,6 +70,7 @@ def train(
     # Here and not above: they need the packages of the `train` extra, and `evaluate` shall not.
     from model.training.card import model_card
     from model.training.distributed import World
+    from model.training.reliability import Witness, fit_reliability
     from model.training.run import Workplace, adapted_config, fit, prepare
 
     source = open_corpus(corpus, data)
@@ -79,9 +85,18 @@ def train(
         network, report = fit(source, prepared, recipe, seed, place, resume=resume, console=console)
     if not world.leads:
         return 0
-    test = test_figures(network, source, prepared, place.device)
-    card = model_card(recipe, source, {seed: report}, {} if test is None else {seed: test}, seed)
-    version = save_checkpoint(out, network, prepared.preprocessing, prepared.adapters, card)
+    validation = [*source.examples("val"), *source.unimodal("val")]
+    witness = Witness(
+        network=network,
+        training=[*source.examples("train"), *source.unimodal("train")],
+        unseen=validation,
+        complete=validation,
+        features=prepared.features,
+    )
+    reliability = fit_reliability([witness], place.device, steps=recipe.training.verdict_steps)
+    test = test_figures(network, reliability, source, prepared, place.device)
+    card = model_card(recipe, source, {seed: report}, {} if test is None else {seed: {"test": test}}, seed)
+    version = save_checkpoint(out, network, prepared.preprocessing, prepared.adapters, card, reliability)
     console.print(
         f"{out}: version {version}, epoch {report.best_epoch}, validation macro-F1 {report.best_macro_f1:.4f}"
     )
@@ -91,14 +106,37 @@ def train(
     return 0
 
 
-def evaluate(corpus: str, data: Path, split: str, weights: Path, json_out: Path | None, device: str) -> int:
-    """Measure a weights folder by every protocol; prints tables, writes JSON where asked.
+def evaluate(
+    corpus: str,
+    data: Path,
+    split: str,
+    weights: Path,
+    json_out: Path | None,
+    device: str,
+    report: Path | None = None,
+) -> int:
+    """Measure a weights folder by every protocol; prints tables.
+
+    Args:
+        corpus: a name that `open_corpus` knows.
+        data: its folder, or the manifest file.
+        split: `train`, `val`, `test` or `ood`.
+        weights: the weights folder.
+        json_out: file to write every figure to.
+        device: `auto`, `cpu`, `cuda`, …
+        report: file to write an HTML report with diagrams to.
+
+    Returns:
+        0.
 
     Raises:
         CorpusError: bad data; names file and row.
         CheckpointError: a weights folder that cannot be loaded.
-        ConfigError: an unknown corpus or split, an empty split, or classes that are not the weights'.
+        ConfigError: an unknown corpus or split, an empty split, classes that are not the weights', or a report is
+            asked for without Matplotlib.
     """
+    if report is not None:
+        check_packages()
     if split not in get_args(Split):
         raise ConfigError(f"unknown split {split!r}; known are {', '.join(get_args(Split))}")
     source = open_corpus(corpus, data)
@@ -120,12 +158,15 @@ def evaluate(corpus: str, data: Path, split: str, weights: Path, json_out: Path 
         DEFAULT_CACHE,
         os.cpu_count() or 1,
     )
-    evaluation = evaluate_split(checkpoint.network, source, part, features, pipeline.device)
-    console = Console()
+    evaluation = evaluate_split(checkpoint.network, checkpoint.reliability, source, part, features, pipeline.device)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(*tables(evaluation))
     if json_out is not None:
         write_json(evaluation, json_out)
         console.print(f"written to {json_out}")
+    if report is not None:
+        write_report(evaluation, report, f"{source.name}, {split}: weights {checkpoint.version}")
+        console.print(f"written to {report}")
     return 0
 
 
@@ -143,8 +184,18 @@ def read_recipe(path: Path | None) -> Recipe:
         raise ConfigError(f"{path} holds no recipe: {error}") from error
 
 
-def test_figures(network: EMMR, corpus: Corpus, prepared: Prepared, device: torch.device) -> Evaluation | None:
-    """The test part's evaluation, or None where the corpus has no test part."""
+def test_figures(
+    network: EMMR, reliability: Reliability, corpus: Corpus, prepared: Prepared, device: torch.device
+) -> Evaluation | None:
+    """The test part's evaluation, or None where the corpus has no test part.
+
+    Args:
+        network: in eval mode, on `device`.
+        reliability: fitted for the network, or unfitted, on the host.
+        corpus: with the test part.
+        prepared: its features.
+        device: where the network is.
+    """
     if not corpus.examples("test"):
         return None
-    return evaluate_split(network, corpus, "test", prepared.features, device)
+    return evaluate_split(network, reliability, corpus, "test", prepared.features, device)

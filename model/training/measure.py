@@ -15,6 +15,7 @@ from model.emmr.batch import collate
 from model.emmr.decision import Decision
 from model.emmr.inference import decide
 from model.emmr.network import EMMR
+from model.emmr.reliability import Reliability, decide_reliably
 from model.modality import Utterance
 from model.training.corpora.base import Corpus, Source, Split
 from model.training.evaluation import Evaluation, evaluate, items_of
@@ -28,15 +29,24 @@ class NetworkPredictor:
 
     network: EMMR
     device: torch.device
+    reliability: Reliability
 
     def decide(self, utterances: Sequence[Utterance], *, both_paths: bool = False) -> list[Decision]:
         """One decision for each utterance."""
+        return decide_reliably(self._decide, self.reliability, utterances, both_paths=both_paths)
+
+    def _decide(self, utterances: Sequence[Utterance], *, explain: bool, both_paths: bool) -> list[Decision]:
         batch = collate(utterances, self.network.config).to(self.device)
-        return decide(self.network, batch, both_paths=both_paths)
+        return decide(self.network, batch, explain=explain, both_paths=both_paths)
 
 
 def evaluate_split(
-    network: EMMR, corpus: Corpus, split: Split, features: Mapping[Source, FloatArray], device: torch.device
+    network: EMMR,
+    reliability: Reliability,
+    corpus: Corpus,
+    split: Split,
+    features: Mapping[Source, FloatArray],
+    device: torch.device,
 ) -> Evaluation:
     """Every protocol on one part of a corpus.
 
@@ -44,4 +54,4 @@ def evaluate_split(
         ValueError: the part is empty.
     """
     items = items_of(corpus.examples(split), features, network.config.classes)
-    return evaluate(NetworkPredictor(network, device), items, network.config.classes)
+    return evaluate(NetworkPredictor(network, device, reliability), items, network.config.classes)

@@ -1,40 +1,81 @@
 """An evaluation as tables on a screen, as a JSON file, and as Markdown for a model card.
 
-For: people reading figures.
-Does not know: how they were measured (`model.training.evaluation`).
+How figures are defined is told in `model.training.evaluation`; ECE is the calibration error of 15 bins.
 """
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.table import Table
+from rich.text import Text
 
-from model.training.evaluation import Evaluation, Scores
+from model.training.evaluation import Evaluation, Scores, Step
 
 _NOTHING = "–"
+_FIGURES: Final = {
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    "uar": "UAR",
+    "log_loss": "log loss",
+    "calibration_error": "ECE",
+}
+"""Figures of a subset or corpus, and their columns."""
+_SCORES: Final = {
+    "score": "score",
+    "rule": "paper's rule",
+    "one_minus_max": "1 − max probability",
+    "entropy": "entropy",
+    "disagreement": "disagreement of votes",
+}
+_GATES: Final = {
+    "answer": "the answer's",
+    "rule": "by the paper's rule",
+    "score": "by the score",
+    "never": "never",
+    "always": "always",
+}
 
 
 def write_json(evaluation: Evaluation, path: Path) -> None:
-    """Write an evaluation, whole or not at all."""
+    """Write an evaluation, whole or not at all; lists are on one line each."""
+    write_whole("".join(_json(evaluation, "")) + "\n", path)
+
+
+def write_whole(content: str, path: Path) -> None:
+    """Write a text file, whole or not at all; its folder is made where it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    aside.write_text(content, encoding="utf-8")
     aside.replace(path)
 
 
 def tables(evaluation: Evaluation) -> Iterable[Table]:
-    """The tables of an evaluation, for `rich.console.Console.print`."""
-    yield _patterns(evaluation)
-    yield _rates(evaluation)
+    """The tables of an evaluation, for `rich.console.Console.print`; none for what was not measured."""
+    corpora, verdict = evaluation["corpora"], evaluation["key_missing"]
+    if corpora is not None:
+        yield _corpora(corpora)
+        yield _confusions(corpora["by_corpus"], evaluation["classes"])
+    else:
+        yield _patterns(evaluation)
+        yield _rates(evaluation)
     if evaluation["decided_by"]:
         yield _decided_by(evaluation["decided_by"])
-    if evaluation["key_missing"] is not None:
-        yield _key_missing(evaluation["key_missing"])
+    if evaluation["steps"]:
+        yield _steps(evaluation["steps"])
+    if verdict is not None:
+        yield _key_missing(verdict)
+        yield _key_changes(verdict)
+        yield _key_scores(verdict)
+        yield _key_intervals(verdict)
+        yield _first_named(verdict["first_named"])
+        if verdict["by_modality"]:
+            yield _by_modality(verdict["by_modality"])
     if evaluation["gate"] is not None:
         yield _gate(evaluation["gate"])
+        yield _gate_intervals(evaluation["gate"])
 
 
 def markdown(evaluations: Sequence[Evaluation]) -> str:
@@ -79,7 +120,26 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{statistics.fmean(figures):.3f} ± {statistics.stdev(figures):.3f}"
 
 
-def _table(title: str, first: str, *others: str) -> Table:
+def _json(value: object, indent: str) -> Iterator[str]:
+    """As `json.dumps`, a line for each member of an object and each object of a list."""
+    deeper = indent + "  "
+    if isinstance(value, Mapping) and value:
+        yield "{"
+        for number, (key, member) in enumerate(value.items()):
+            yield f"{',' if number else ''}\n{deeper}{json.dumps(key)}: "
+            yield from _json(member, deeper)
+        yield f"\n{indent}}}"
+    elif isinstance(value, list) and any(isinstance(member, Mapping) for member in value):
+        yield "["
+        for number, member in enumerate(value):
+            yield f"{',' if number else ''}\n{deeper}"
+            yield from _json(member, deeper)
+        yield f"\n{indent}]"
+    else:
+        yield json.dumps(value, allow_nan=False)
+
+
+def _table(title: str, first: str, *others: str | Text) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column(first)
     for other in others:
@@ -88,9 +148,9 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 
 def _patterns(evaluation: Evaluation) -> Table:
-    table = _table("By what is present", "present", "macro-F1", "accuracy", "items", "left out")
+    table = _table("By what is present", "present", *_FIGURES.values(), "items", "left out")
     for name, scores in evaluation["patterns"].items():
-        table.add_row(name, *_both(scores), str(scores["n"]), str(scores["left_out"]))
+        table.add_row(name, *_each(scores, _FIGURES), str(scores["n"]), str(scores["left_out"]))
     return table
 
 
@@ -101,37 +161,155 @@ def _rates(evaluation: Evaluation) -> Table:
     return table
 
 
+def _corpora(corpora: Mapping[str, Any]) -> Table:
+    table = _table("By corpus, a single modality", "corpus", "modality", *_FIGURES.values(), "items")
+    for name, figures in corpora["by_corpus"].items():
+        table.add_row(Text(name), figures["modality"], *_each(figures, _FIGURES), str(figures["n"]))
+    table.add_row("mean of corpora", "", *_each(corpora["mean"], _FIGURES), "")
+    return table
+
+
+def _confusions(corpora: Mapping[str, Any], classes: Sequence[str]) -> Table:
+    table = _table("Decisions by corpus and true class", "corpus", "true class", *map(Text, classes))
+    for name, figures in corpora.items():
+        for label, counts in zip(classes, figures["confusion"], strict=True):
+            table.add_row(Text(name), Text(label), *map(str, counts))
+    return table
+
+
 def _decided_by(kinds: Mapping[str, Mapping[str, Scores]]) -> Table:
     names = list(next(iter(kinds.values())))
     table = _table("Accuracy by what carries the label", "carried by", *names, "items")
     for kind, patterns in kinds.items():
         most = max(scores["n"] for scores in patterns.values())
-        table.add_row(kind, *(_figure(patterns[name]["accuracy"]) for name in names), str(most))
+        table.add_row(Text(kind), *(_figure(patterns[name]["accuracy"]) for name in names), str(most))
+    return table
+
+
+def _steps(steps: Sequence[Step]) -> Table:
+    lowering = sum(step["lowers"] for step in steps)
+    title = f"A modality added: macro-F1 is lower in {lowering} of {len(steps)} steps"
+    table = _table(title, "from", "added", "without", "with", "difference", "lower", "items")
+    for step in steps:
+        figures = (_figure(step["macro_f1_before"]), _figure(step["macro_f1_after"]), _interval(step))
+        table.add_row(step["before"], step["added"], *figures, "yes" if step["lowers"] else "no", str(step["n"]))
+    return table
+
+
+def _key_parts(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield "all", report
+    yield "one missing", report["one_missing"]
+    yield "two missing", report["two_missing"]
+    yield from report["by_pattern"].items()
+    for kind, part in report["by_decided_by"].items():
+        yield f"carried by {kind}", part
+
+
+_VERDICT: Final = {
+    "auroc": "AUROC",
+    "average_precision": "AP",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "calibration_error": "ECE",
+}
+_RANKING: Final = {"auroc": "AUROC", "average_precision": "AP"}
+_SHARES: Final = {"detected_share": "reported", "true_share": "true"}
+
+
+def _verdict(title: str, parts: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
+    table = _table(title, "over", *_VERDICT.values(), *_SHARES.values(), "ratio", "cases")
+    for name, part in parts:
+        shares = ((_NOTHING if part[key] is None else f"{part[key]:.1%}") for key in _SHARES)
+        ratio = _NOTHING if part["ratio"] is None else f"{part['ratio']:.2f}"
+        table.add_row(Text(name), *_each(part, _VERDICT), *shares, ratio, str(part["n"]))
     return table
 
 
 def _key_missing(report: Mapping[str, Any]) -> Table:
-    table = _table("Key missing modality", "over", "AUROC", "precision", "recall", "F1", "detected", "true", "items")
-    for name, part in (("all", report), *report["by_pattern"].items(), *report["by_decided_by"].items()):
-        figures = (_figure(part[key]) for key in ("auroc", "precision", "recall", "f1"))
-        table.add_row(name, *figures, *(str(part[key]) for key in ("detected", "positives", "n")))
+    title = "Key missing modality; true: the complete input's decision differs from the available-only one and is right"
+    return _verdict(title, _key_parts(report))
+
+
+def _key_changes(report: Mapping[str, Any]) -> Table:
+    title = "The decision changes; true: the complete input's decision differs from the available-only one"
+    return _verdict(title, ((name, {**part["changes"], "n": part["n"]}) for name, part in _key_parts(report)))
+
+
+def _key_truths(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Mapping[str, Any]]]]:
+    """What is true, and its figures of all, one missing and two missing."""
+    parts = {"all": report, "one missing": report["one_missing"], "two missing": report["two_missing"]}
+    yield "key", parts
+    yield "changes", {name: part["changes"] for name, part in parts.items()}
+
+
+def _key_scores(report: Mapping[str, Any]) -> Table:
+    columns = [f"{figure}, {part}" for part in ("all", "one missing", "two missing") for figure in _RANKING.values()]
+    table = _table("Scores for a key missing modality, and for a change of the decision", "score", "true", *columns)
+    for truth, parts in _key_truths(report):
+        for score, title in _SCORES.items():
+            figures = (figure for part in parts.values() for figure in _each(part["scores"][score], _RANKING))
+            table.add_row(title, truth, *figures)
+    return table
+
+
+def _key_intervals(report: Mapping[str, Any]) -> Table:
+    table = _table("Score minus 1 − max probability", "over", "true", *_RANKING.values(), "cases")
+    for truth, parts in _key_truths(report):
+        for name, part in parts.items():
+            intervals = (_interval(part["score_minus_one_minus_max"][figure]) for figure in _RANKING)
+            table.add_row(name, truth, *intervals, str(part["n"]))
+    return table
+
+
+def _first_named(report: Mapping[str, Any]) -> Table:
+    counts = f"one of them: {report['either']}, both: {report['both']}, neither: {report['neither']}"
+    title = f"Named first where two are missing, over {report['n']} true cases (giving alone decides: {counts})"
+    table = _table(title, "over", "right", "by chance", "cases")
+    names = {"reported": "reported", "all": "likeliest of all", "decidable": "likeliest where one alone decides"}
+    for name, told in names.items():
+        table.add_row(told, *_each(report[name], ("share", "chance")), str(report[name]["n"]))
+    return table
+
+
+def _by_modality(report: Mapping[str, Any]) -> Table:
+    title = "Score of each missing modality; true: giving it alone changes the available-only answer"
+    table = _table(title, "modality", "mean score", "true", "AUROC", "ECE", "cases")
+    for name, part in report.items():
+        table.add_row(name, *_each(part, ("mean_score", "true_share", "auroc", "calibration_error")), str(part["n"]))
     return table
 
 
 def _gate(report: Mapping[str, Any]) -> Table:
-    title = f"Gate: ensemble used for {report['inconsistent']} of {report['n']} ({report['share']:.1%})"
-    table = _table(title, "path", "accuracy there", "macro-F1 there", "accuracy over all", "macro-F1 over all")
-    for path, there in report["on_inconsistent"].items():
-        overall = report["on_all"][path]
-        table.add_row(path, *reversed(_both(there)), *reversed(_both(overall)))
-    for other, metrics in report["gated_minus"].items():
-        shown = (f"{m['difference']:+.4f} [{m['low']:+.4f}, {m['high']:+.4f}]" for m in metrics.values())
-        table.add_row(f"gated minus {other}", "", "", *shown)
+    columns = ("used", "macro-F1", "accuracy", "accuracy where used", "without it there", "cases")
+    table = _table("Gate, over one and two missing", "ensemble", *columns)
+    for name, gate in report["gates"].items():
+        there = [_figure(gate["where_used"][path]["accuracy"]) for path in ("gate", "never")]
+        table.add_row(_GATES[name], f"{gate['share']:.1%}", *_both(gate), *there, str(gate["n"]))
+    return table
+
+
+def _gate_intervals(report: Mapping[str, Any]) -> Table:
+    table = _table("Gate, differences from never and from always", "ensemble", "minus", "macro-F1", "accuracy")
+    for name, gate in report["gates"].items():
+        for other in ("never", "always"):
+            if (minus := gate.get(f"minus_{other}")) is not None:
+                table.add_row(_GATES[name], other, _interval(minus["macro_f1"]), _interval(minus["accuracy"]))
     return table
 
 
 def _both(scores: Mapping[str, Any]) -> tuple[str, str]:
     return _figure(scores["macro_f1"]), _figure(scores["accuracy"])
+
+
+def _each(figures: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return [_figure(figures[name]) for name in names]
+
+
+def _interval(interval: Mapping[str, Any] | None) -> str:
+    if interval is None:
+        return _NOTHING
+    return f"{interval['difference']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"
 
 
 def _figure(value: float | None) -> str:
