@@ -90,6 +90,15 @@ def predict(
     weights: Weights = None,
     device: Device = None,
     explain: Annotated[bool, typer.Option("--explain", help="Add every head's vote.")] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Report a key missing modality from this probability of another answer on.",
+            show_default="the weights' own",
+        ),
+    ] = None,
     as_json: Annotated[
         bool | None,
         typer.Option("--json/--table", help="The answer as JSON or as a table.", show_default="a table on a terminal"),
@@ -101,7 +110,7 @@ def predict(
     """
     if text is None and audio is None and openface is None:
         _refuse("Nothing to answer: give at least one of --text, --audio and --openface.")
-    settings = _settings(weights=weights, device=device)
+    settings = _settings(weights=weights, device=device, key_threshold=threshold)
     from app.once import predict_once
 
     with _readable_errors():
@@ -166,21 +175,38 @@ def train(
 
 @cli.command(rich_help_panel="Make")
 def evaluate(
-    corpus: Annotated[str, typer.Option(help="composite or manifest.")],
-    data: Annotated[
-        Path, typer.Option(exists=True, help="The corpus's folder, or the manifest file.", show_default=False)
+    corpus: Annotated[
+        str,
+        typer.Option(help="composite, composite2, voices, faces, or manifest for your own file of clips."),
     ],
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    data: Annotated[
+        Path, typer.Option(exists=True, help="The folder of the corpora, or the manifest file.", show_default=False)
+    ],
+    split: Annotated[
+        str, typer.Option(help="train, val, test, or ood: corpora that are in no training part.")
+    ] = "test",
     weights: Weights = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="File to write every figure to.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="HTML file to write figures and diagrams to; needs the train extra."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
 ) -> None:
-    """Score weights: all seven subsets of modalities, all missing rates, and by what decides the label."""
+    """Score weights: each subset of modalities, missing rate and corpus, key-missing detection and the gate."""
     settings = _settings(weights=weights)
     with _readable_errors():
         from model.training.commands import evaluate as run
 
-        status = run(corpus=corpus, data=data, split=split, weights=settings.weights, json_out=json_out, device=device)
+        status = run(
+            corpus=corpus,
+            data=data,
+            split=split,
+            weights=settings.weights,
+            json_out=json_out,
+            device=device,
+            report=report,
+        )
     raise typer.Exit(status)
 
 

@@ -4,6 +4,7 @@ For: the service's answer from the same predictor, limits and errors, in one pro
 Does not know: terminals.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from app.api.answer import compose
 from app.api.schemas import Prediction
 from app.inference.engine import Reply
 from app.inference.limits import openface_limits, sound_limits
-from app.inference.predictor import Inputs, Predictor
+from app.inference.predictor import Inputs, Options, Predictor, load_languages
 from app.settings import Settings
 from app.uploads.text import decode_text
 from model.errors import EmptyModality
@@ -51,6 +52,8 @@ def predict_once(
     sound = None if audio is None else unless_empty(lambda: read_sound(audio, sound_limits(settings)))
     decode = time.perf_counter() - began
 
+    if sentence is not None:
+        threading.Thread(target=load_languages, daemon=True).start()  # checking the text waits for it
     predictor = Predictor.load(settings.weights, settings.device)
     visual = predictor.pipeline.config.visual
     began = time.perf_counter()
@@ -62,7 +65,8 @@ def predict_once(
         )
     )
     decode += time.perf_counter() - began
-    prepared = predictor.prepare(Inputs(sentence, sound, track, empty, explain))
+    options = Options(explain, settings.key_threshold)
+    prepared = predictor.prepare(Inputs(sentence, sound, track, empty, options))
     (outcome,) = predictor.decide([prepared])
     features = prepared.seconds + outcome.encoding
     reply = Reply(prepared, outcome, decode, features, queue=0.0, forward=outcome.forward)

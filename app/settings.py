@@ -105,6 +105,10 @@ class Settings(BaseSettings):
     retry_after: int = Field(default=1, ge=1, le=60)
     """What a refused client is told to wait at least; it is told more where the queue drains slowly, 60 at most."""
 
+    key_threshold: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    """Probability of another answer at and above which a missing modality is reported as key; the weights' own when not
+    given. A request may name another."""
+
     heartbeat_timeout: float = Field(default=30.0, gt=0)
     """How long the worker may be silent before it no longer counts as healthy."""
     hang_timeout: float = Field(default=120.0, gt=0)

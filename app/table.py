@@ -11,24 +11,9 @@ from rich.text import Text
 from app.api.schemas import ExplainedPrediction, Prediction
 
 
-def sentence(answer: Prediction) -> str:
-    """The polarity, and what the missing modalities would have done to it, in words."""
-    missing = [name for name, use in answer.modalities if use.status == "missing"]
-    polarity = f"{answer.polarity} ({answer.confidence:.0%})"
-    if not missing:
-        return f"{polarity}, with nothing missing"
-    key = answer.key_missing
-    if not key.detected:
-        return f"{polarity}, and the missing {' and '.join(missing)} would likely not have changed this"
-    return (
-        f"{polarity}, and the missing {' and '.join(key.modalities)} would likely have changed this:"
-        f" {key.polarity_available} without, {key.polarity_full} with what was recovered"
-    )
-
-
 def render(answer: Prediction) -> RenderableType:
     """The whole answer."""
-    parts: list[RenderableType] = [Text(sentence(answer), style="bold"), _votes(answer), _used(answer)]
+    parts: list[RenderableType] = [Text(answer.summary, style="bold"), _votes(answer), _used(answer)]
     parts += [Text(f"{warning.code}: {warning.detail}", style="yellow") for warning in answer.warnings]
     if isinstance(answer, ExplainedPrediction) and answer.reconstruction:
         parts.append(_reconstruction(answer))

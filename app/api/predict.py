@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import WithJsonSchema
 
 from app.api.answer import compose
 from app.api.metrics import Metrics
@@ -18,6 +19,7 @@ from app.api.problems import problem_response_of
 from app.api.schemas import ExplainedPrediction, Prediction
 from app.inference.engine import Engine, Reply
 from app.inference.limits import upload_limits
+from app.inference.predictor import Options
 from app.settings import Settings
 from app.uploads.errors import ClientGone
 from app.uploads.form import read_form
@@ -93,6 +95,17 @@ router = APIRouter(tags=["prediction"])
 async def predict(
     request: Request,
     explain: Annotated[bool, Query(description="Add every head's vote and the reconstruction figures.")] = False,
+    threshold: Annotated[
+        float | None,
+        Query(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="Report a key missing modality where `key_missing.score` is at least this; the service's own "
+            "setting, or the weights' threshold, when not given.",
+        ),
+        WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1}),  # None is for leaving it out, not for null
+    ] = None,
 ) -> Response:
     """Answer with the polarity, and with whether a missing modality would have changed it."""
     engine: Engine = request.app.state.engine
@@ -104,7 +117,8 @@ async def predict(
         async with read_form(request, upload_limits(settings)) as form:
             parsed = time.perf_counter() - began
             upload.close()
-            reply = await _while_connected(request, engine.answer(form, explain))
+            options = Options(explain, settings.key_threshold if threshold is None else threshold)
+            reply = await _while_connected(request, engine.answer(form, options))
     answer = compose(request.state.request_id, reply.checkpoint, reply, parsed)
     _count(metrics, reply, parsed, answer)
     return Response(answer.model_dump_json(), media_type="application/json")

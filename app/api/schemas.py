@@ -4,11 +4,20 @@ For: HTTP answers, their documentation, and the command line's JSON, from one de
 Does not know: how any value was found.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Probability = float
+Familiarity = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=1,
+        description="How near it lies to what the weights were trained on; under 0.5 it counts only in proportion. "
+        "Null where it is missing, or where the weights cannot tell.",
+    ),
+]
 
 
 class _Answer(BaseModel):
@@ -28,6 +37,7 @@ class TextUse(_Answer):
 
     status: Literal["present", "missing"]
     reason: str | None = Field(default=None, description="Why it is missing: not_provided.")
+    familiarity: Familiarity = None
     tokens: int | None = None
     truncated: bool | None = None
 
@@ -36,7 +46,10 @@ class AudioUse(_Answer):
     """What was used of the sound."""
 
     status: Literal["present", "missing"]
-    reason: str | None = Field(default=None, description="Why it is missing: not_provided, silent, too_short.")
+    reason: str | None = Field(
+        default=None, description="Why it is missing: not_provided, silent, too_short, no_speech."
+    )
+    familiarity: Familiarity = None
     seconds: float | None = None
     frames: int | None = None
     truncated: bool | None = None
@@ -47,6 +60,7 @@ class VisualUse(_Answer):
 
     status: Literal["present", "missing"]
     reason: str | None = Field(default=None, description="Why it is missing: not_provided, no_face.")
+    familiarity: Familiarity = None
     frames: int | None = Field(default=None, description="Frames of the followed face that were used.")
     skipped: int | None = Field(default=None, description="Frames left out: no success, or too little confidence.")
     faces: int | None = Field(default=None, description="Different faces in the file; one of them is followed.")
@@ -61,18 +75,37 @@ class Modalities(_Answer):
     visual: VisualUse
 
 
-class KeyMissing(_Answer):
-    """Whether something that is missing would have changed the answer."""
+class Rule(_Answer):
+    """The rule of the EMMR paper (Eqs. 9 and 13): whether recovering what is missing changes the network's vote."""
 
     detected: bool
-    modalities: list[str] = Field(description="The key missing modalities; empty unless detected.")
-    polarity_full: str = Field(
-        description="The vote with the recovered modalities, which learnt to lean towards what would change the answer."
+    modalities: list[str] = Field(description="The key missing modalities by that rule; empty unless detected.")
+
+
+class KeyMissing(_Answer):
+    """Whether giving something that is missing would change the answer."""
+
+    detected: bool = Field(description="Whether something is missing and `score` is at least `threshold`.")
+    modalities: list[str] = Field(
+        description="The key missing modalities, the one most likely to change the answer first; empty unless detected."
     )
-    polarity_available: str = Field(description="The decision from what is there alone.")
-    score: float = Field(
-        ge=0, le=1, description="How likely what is missing changes the answer: for ranking, not a calibrated chance."
+    polarity_full: str = Field(description="The answer with what is missing recovered; always `polarity`.")
+    polarity_available: str = Field(
+        description="The answer from what is there alone; always `polarity` unless detected."
     )
+    score: Probability = Field(
+        ge=0,
+        le=1,
+        description="Calibrated probability that giving everything missing would change the answer; 0 where nothing is "
+        "missing. Of weights it was not fitted for, 1 minus the confidence in what is there.",
+    )
+    by_modality: dict[str, Probability] = Field(
+        description="For each missing modality, the probability that giving it alone would change the answer."
+    )
+    threshold: Probability = Field(
+        ge=0, le=1, description="Of `score`: the request's, else the service's, else the weights' own."
+    )
+    rule: Rule
 
 
 class BranchWeights(_Answer):
@@ -117,6 +150,7 @@ class Prediction(_Answer):
     probabilities: dict[str, Probability]
     modalities: Modalities
     key_missing: KeyMissing
+    summary: str = Field(description="The verdict in one plain sentence.")
     ensemble: Ensemble
     warnings: list[Caution]
     timings_ms: Timings

@@ -9,10 +9,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from app.inference.limits import openface_limits, sound_limits
-from app.inference.predictor import Heard, Predictor, Prepared, Seen
+from app.inference.predictor import Heard, Options, Predictor, Prepared, Seen
 from app.settings import Settings
 from app.uploads.audio import decode_audio
 from app.uploads.decode_pool import DecodePool
@@ -44,7 +45,7 @@ class Digestion:
         """Take nothing more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def digest(self, form: RawForm, explain: bool, predictor: Predictor) -> tuple[Prepared, float]:
+    async def digest(self, form: RawForm, options: Options, predictor: Predictor) -> tuple[Prepared, float]:
         """Decode and describe a form, and close it: nothing larger than what comes back is left of it.
 
         Each part is described as soon as it is decoded, whatever the other's decoder still does.
@@ -59,13 +60,14 @@ class Digestion:
         began = time.perf_counter()
         text = None if form.text is None else decode_text(form.text, self._settings.max_text_bytes)
         if form.audio is None and form.openface is None:
-            return predictor.join(text, None, None, {}, explain), time.perf_counter() - began
+            decoded = time.perf_counter() - began
+            return predictor.join(text, None, None, {}, options), decoded
         async with self._desks:
-            heard, seen, empty, decoded = await self._describe(form, predictor)
-        return predictor.join(text, heard, seen, empty, explain), decoded - began
+            heard, seen, empty, decoded = await self._describe(form, options, predictor)
+        return predictor.join(text, heard, seen, empty, options), decoded - began
 
     async def _describe(
-        self, form: RawForm, predictor: Predictor
+        self, form: RawForm, options: Options, predictor: Predictor
     ) -> tuple[Heard | None, Seen | None, dict[Modality, EmptyModality], float]:
         """What was made of sound and face, which of them are empty, and when both were decoded."""
         settings, config = self._settings, predictor.pipeline.config
@@ -94,9 +96,17 @@ class Digestion:
         async def sound() -> Heard | None:
             if form.audio is None:
                 return None
-            limits = sound_limits(settings)
-            listening = decode_audio(form.audio, config.audio.dynamics, config.audio.silence_dbfs, limits, self._pool)
-            return await described(listening, predictor.hear)
+            limits, audio = sound_limits(settings), config.audio
+            listening = decode_audio(
+                form.audio,
+                audio.dynamics,
+                audio.silence_dbfs,
+                limits,
+                self._pool,
+                conditioned=audio.conditioned,
+                encoder=audio.encoder,
+            )
+            return await described(listening, partial(predictor.hear, any_sound=options.any_sound))
 
         async def face() -> Seen | None:
             if form.openface is None:

@@ -17,7 +17,7 @@ from app.inference.digest import Digestion
 from app.inference.errors import DeadlinePassed, NotReady, QueueFull, ReloadRefused, ReloadUnderway, ServiceError
 from app.inference.folders import weights_folder
 from app.inference.lifecycle import Lifecycle, Phase
-from app.inference.predictor import Outcome, Predictor, Prepared, short_of_memory
+from app.inference.predictor import Options, Outcome, Predictor, Prepared, load_languages, short_of_memory
 from app.inference.warmup import warm_up
 from app.logging import get_logger
 from app.settings import Settings
@@ -121,7 +121,7 @@ class Engine:
         await asyncio.to_thread(self.pool.stop)
         self._digestion.stop()
 
-    async def answer(self, form: RawForm, explain: bool) -> Reply:
+    async def answer(self, form: RawForm, options: Options) -> Reply:
         """Answer one form, and close it. Cancelling drops it wherever it is, unless its forward pass has begun.
 
         Raises:
@@ -129,7 +129,7 @@ class Engine:
             UploadError, ModalityError: a part's content is wrong.
         """
         self.admit()
-        return await self._answer(self._loaded(), form, explain, self.settings.deadline)
+        return await self._answer(self._loaded(), form, options, self.settings.deadline)
 
     def admit(self) -> None:
         """Refuse early, before a body is read.
@@ -207,14 +207,14 @@ class Engine:
         return predictor
 
     async def _answer(
-        self, predictor: Predictor, form: RawForm, explain: bool, seconds: float, *, extra: bool = False
+        self, predictor: Predictor, form: RawForm, options: Options, seconds: float, *, extra: bool = False
     ) -> Reply:
         deadline = time.monotonic() + seconds
         clock = asyncio.timeout(seconds)
         try:
             async with clock:
                 with self.batcher.place(extra=extra) as place:
-                    prepared, decoded = await self._digestion.digest(form, explain, predictor)
+                    prepared, decoded = await self._digestion.digest(form, options, predictor)
                     served = await place.submit(prepared, deadline)
         except TimeoutError:
             if not clock.expired():
@@ -272,23 +272,29 @@ class Engine:
                 log.info("ready", seconds=round(time.perf_counter() - began, 2), device=predictor.device)
 
     async def _load(self) -> Predictor:
-        """Load the weights and start the pool, side by side; both have ended when this ends, well or badly."""
-        predictor, started = await asyncio.gather(
+        """Load the weights and the languages and start the pool, side by side.
+
+        All three have ended when this ends, well or badly.
+        """
+        predictor, *others = await asyncio.gather(
             asyncio.to_thread(
                 Predictor.load, self.settings.weights, self.settings.device, self.settings.compute_threads
             ),
             asyncio.to_thread(self.pool.start),
+            asyncio.to_thread(load_languages),
             return_exceptions=True,
         )
         if isinstance(predictor, BaseException):
             raise predictor
-        if isinstance(started, BaseException):
-            raise started
+        for other in others:
+            if isinstance(other, BaseException):
+                raise other
         return predictor
 
     async def _warm_up(self, predictor: Predictor, crowd: int) -> None:
         async def ask(form: RawForm, explain: bool) -> Prepared:
-            return (await self._answer(predictor, form, explain, WARM_UP_SECONDS, extra=True)).prepared
+            options = Options(explain=explain, any_sound=True)  # its sound is a tone
+            return (await self._answer(predictor, form, options, WARM_UP_SECONDS, extra=True)).prepared
 
         await warm_up(predictor, ask, crowd)
 

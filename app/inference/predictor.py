@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from app.inference.cost import ACCELERATOR, CPU, Rates, by_length, encoding_cost, estimate_tokens
 from app.inference.errors import NothingUsable
 from model.errors import ConfigError, EmptyModality
+from model.features.language import TextCheck, check_text
 from model.modality import Modality, Presence, Utterance
 
 if TYPE_CHECKING:  # imported on load: the process listens, and `--help` answers, before PyTorch is there
@@ -28,20 +29,35 @@ if TYPE_CHECKING:  # imported on load: the process listens, and `--help` answers
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """How a request wants to be answered.
+
+    Args:
+        explain: whether votes and reconstruction figures are wanted.
+        threshold: score at and above which a key missing modality is reported; the weights' own where None.
+        any_sound: whether a sound is used even if it is surely no speech, as a warm-up's is.
+    """
+
+    explain: bool = False
+    threshold: float | None = None
+    any_sound: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """What was sent, decoded.
 
     Args:
         text, sound, track: each None where it was not sent or was found empty.
         empty: what was found empty while decoding.
-        explain: whether votes and reconstruction figures are wanted.
+        options: how it is to be answered.
     """
 
     text: str | None = None
     sound: "Sound | None" = None
     track: "FaceTrack | None" = None
     empty: Mapping[Modality, EmptyModality] = field(default_factory=dict)
-    explain: bool = False
+    options: Options = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +86,24 @@ class Prepared:
     Args:
         predictor: whose features these are: no other can decide on them.
         text: the sentence; it is encoded together with those of the batch.
+        check: what its letters say; None where there is none.
         tokens: of the sentence, estimated; 0 where there is none.
         audio, visual: features.
         track: where the visual features come from, without its frames.
         empty: every modality that was sent and counts as missing.
-        explain: whether votes and reconstruction figures are wanted.
+        options: how it is to be answered.
         seconds: of computing its features, summed over threads.
     """
 
     predictor: "Predictor"
     text: str | None
+    check: TextCheck | None
     tokens: int
     audio: "AudioFeatures | None"
     visual: "VisualFeatures | None"
     track: "FaceTrack | None"
     empty: Mapping[Modality, EmptyModality]
-    explain: bool
+    options: Options
     seconds: float
 
     @property
@@ -93,6 +111,16 @@ class Prepared:
         """Which modalities are there."""
         there = {Modality.TEXT: self.text, Modality.AUDIO: self.audio, Modality.VISUAL: self.visual}
         return Presence(frozenset(m for m, value in there.items() if value is not None))
+
+    @property
+    def doubtful(self) -> frozenset[Modality]:
+        """Modalities that are there, but hold something else than what the weights were trained on."""
+        known = {
+            Modality.TEXT: self.check is None or not (self.check.foreign or self.check.low_information),
+            Modality.AUDIO: self.audio is None or self.audio.likely_speech,
+            Modality.VISUAL: self.track is None or not self.track.all_zero,
+        }
+        return frozenset(modality for modality, is_known in known.items() if not is_known)
 
     @property
     def slots(self) -> tuple[int, int]:
@@ -161,10 +189,14 @@ class Predictor:
         pipeline.record()
         return cls(pipeline)
 
-    def hear(self, voice: "Voice") -> Heard:
-        """Complete the features of a voice that was listened to as this pipeline's config says."""
+    def hear(self, voice: "Voice", *, any_sound: bool = False) -> Heard:
+        """Complete the features of a voice that was listened to as this pipeline's config says.
+
+        Raises:
+            EmptyModality: it is surely no speech, unless `any_sound`.
+        """
         began = time.perf_counter()
-        features = self.pipeline.extractor.voice(voice)
+        features = self.pipeline.extractor.voice(voice, any_sound=any_sound)
         return Heard(features, voice.spent + time.perf_counter() - began)
 
     def see(self, track: "FaceTrack") -> Seen:
@@ -184,9 +216,11 @@ class Predictor:
         heard: Heard | None,
         seen: Seen | None,
         empty: Mapping[Modality, EmptyModality],
-        explain: bool,
+        options: Options,
     ) -> Prepared:
-        """Put together what was made of one request; quick.
+        """Put together what was made of one request, and look at the text's letters.
+
+        It takes a fraction of a millisecond, except that the first text waits for the model of languages to be loaded.
 
         Raises:
             NothingUsable: every modality that was sent is empty.
@@ -194,16 +228,20 @@ class Predictor:
         if text is None and heard is None and seen is None:
             raise NothingUsable(empty)
         limit = self.pipeline.config.text.max_tokens
+        began = time.perf_counter()
+        check = None if text is None else check_text(text)
+        checking = time.perf_counter() - began
         return Prepared(
             predictor=self,
             text=text,
+            check=check,
             tokens=0 if text is None else estimate_tokens(text, limit),
             audio=None if heard is None else heard.features,
             visual=None if seen is None else seen.features,
             track=None if seen is None else seen.track,
             empty=empty,
-            explain=explain,
-            seconds=sum(part.seconds for part in (heard, seen) if part is not None),
+            options=options,
+            seconds=checking + sum(part.seconds for part in (heard, seen) if part is not None),
         )
 
     def prepare(self, inputs: Inputs) -> Prepared:
@@ -220,8 +258,15 @@ class Predictor:
         if inputs.sound is not None:
             audio = self.pipeline.config.audio
             try:
-                voice = listen(inputs.sound.waveform, dynamics=audio.dynamics, silence_dbfs=audio.silence_dbfs)
-                heard = self.hear(voice)
+                voice = listen(
+                    inputs.sound.waveform,
+                    dynamics=audio.dynamics,
+                    silence_dbfs=audio.silence_dbfs,
+                    conditioned=audio.conditioned,
+                    encoder=audio.encoder,
+                    channel=inputs.sound.channel,
+                )
+                heard = self.hear(voice, any_sound=inputs.options.any_sound)
             except EmptyModality as error:
                 empty[error.modality] = error
         if inputs.track is not None:
@@ -229,7 +274,7 @@ class Predictor:
                 seen = self.see(inputs.track)
             except EmptyModality as error:
                 empty[error.modality] = error
-        return self.join(inputs.text, heard, seen, empty, inputs.explain)
+        return self.join(inputs.text, heard, seen, empty, inputs.options)
 
     def decide(self, batch: Sequence[Prepared]) -> list[Outcome]:
         """Encode the sentences and run the network, the plain requests together and the explained ones together.
@@ -242,12 +287,17 @@ class Predictor:
         encoding = time.perf_counter() - began
         outcomes: dict[int, Outcome] = {}
         for explain in (False, True):
-            chosen = [index for index, prepared in enumerate(batch) if prepared.explain is explain]
+            chosen = [index for index, prepared in enumerate(batch) if prepared.options.explain is explain]
             if not chosen:
                 continue
             began = time.perf_counter()
             utterances = [_utterance(batch[index], texts.get(index)) for index in chosen]
-            decisions = self.pipeline.decide(utterances, explain=explain)
+            decisions = self.pipeline.decide(
+                utterances,
+                explain=explain,
+                doubtful=[batch[index].doubtful for index in chosen],
+                thresholds=[batch[index].options.threshold for index in chosen],
+            )
             forward = time.perf_counter() - began
             if not all(math.isfinite(p) for decision in decisions for p in decision.probabilities):
                 raise ArithmeticError("the probabilities are not finite")
@@ -270,7 +320,7 @@ class Predictor:
         """What `decide` costs, in padded tokens (see `app.inference.cost`)."""
         rates, sentences = self.rates, [prepared for prepared in batch if prepared.text is not None]
         splitting = sum(len(prepared.text or "") for prepared in sentences) / rates.characters
-        explained = sum(prepared.explain for prepared in batch) * rates.explained
+        explained = sum(prepared.options.explain for prepared in batch) * rates.explained
         encoding = encoding_cost([prepared.tokens for prepared in sentences], rates.call)
         return encoding + splitting + len(batch) * rates.utterance + explained
 
@@ -303,6 +353,11 @@ class Predictor:
 def _utterance(prepared: Prepared, text: "TextFeatures | None") -> Utterance:
     found = {Modality.TEXT: text, Modality.AUDIO: prepared.audio, Modality.VISUAL: prepared.visual}
     return Utterance({m: features.array for m, features in found.items() if features is not None})
+
+
+def load_languages() -> None:
+    """Load what tells languages apart, so that no request waits for it; half a second of a processor."""
+    check_text("Any two words of Latin letters load it.")
 
 
 def short_of_memory(error: BaseException) -> bool:

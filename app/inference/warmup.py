@@ -88,8 +88,9 @@ def tone() -> bytes:
 
 
 def still_face(columns: Sequence[str]) -> bytes:
-    """An OpenFace CSV of a face that does not move."""
+    """An OpenFace CSV of a face that does not move; every action unit occurs."""
     header = ["frame", "face_id", "timestamp", "confidence", "success", *columns]
     frames = range(1, FRAMES + 1)
-    rows = ([str(frame), "0", f"{frame / 30:.3f}", "0.98", "1", *["0.5"] * len(columns)] for frame in frames)
+    cells = ["1" if column.endswith("_c") else "0.5" for column in columns]
+    rows = ([str(frame), "0", f"{frame / 30:.3f}", "0.98", "1", *cells] for frame in frames)
     return "".join(",".join(row) + "\n" for row in (header, *rows)).encode()

@@ -6,7 +6,8 @@ const form = byId("form");
 const percent = (p) => `${(100 * p).toFixed(0)}%`;
 const NAMES = { text: "words", audio: "voice", visual: "face" };
 const REASONS = {
-  not_provided: "not given", silent: "silent", too_short: "too short", no_face: "no face found",
+  not_provided: "not given", silent: "silent", too_short: "too short", no_speech: "no speech found",
+  no_face: "no face found",
 };
 let recorder = null;
 let recording = null;
@@ -16,22 +17,6 @@ function element(tag, text, className) {
   made.textContent = text;
   if (className) made.className = className;
   return made;
-}
-
-function join(words) {
-  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
-}
-
-/* What is missing, and whether it matters, as one sentence. */
-function keyMissingSentence(answer) {
-  const missing = Object.keys(NAMES).filter((m) => answer.modalities[m].status === "missing");
-  const capital = answer.polarity[0].toUpperCase() + answer.polarity.slice(1);
-  if (missing.length === 0) return `${capital}, with nothing missing.`;
-  const names = (modalities) => `the missing ${join(modalities.map((m) => NAMES[m]))}`;
-  if (!answer.key_missing.detected) return `${capital}, and ${names(missing)} would likely not have changed this.`;
-  const { polarity_available: without, polarity_full: recovered, modalities } = answer.key_missing;
-  const would = `${names(modalities)} would likely have changed this`;
-  return `${capital}, and ${would}: ${without} without, ${recovered} with what was recovered.`;
 }
 
 function showVotes(answer) {
@@ -58,13 +43,14 @@ function describe(name, use) {
     use.seconds != null && `${use.seconds.toFixed(1)} s`,
     use.frames != null && `${use.frames} frames`,
     use.truncated && "shortened",
+    use.familiarity != null && `familiarity ${percent(use.familiarity)}`,
   ];
   return `${NAMES[name]}: ${parts.filter(Boolean).join(", ")}`;
 }
 
 function showAnswer(answer) {
   byId("answer-heading").textContent = `${answer.polarity} (${percent(answer.confidence)})`;
-  byId("key-missing").textContent = keyMissingSentence(answer);
+  byId("summary").textContent = answer.summary;
   showVotes(answer);
   byId("used").replaceChildren(
     ...Object.entries(answer.modalities).map(([name, use]) => element("li", describe(name, use))),

@@ -49,8 +49,9 @@ def test_the_command_line_gives_the_services_answer(
     served = client.post("/predict?explain=true", files={name: parts[name] for name in names}).json()
     assert list(told) == list(served)
     assert told["probabilities"] == pytest.approx(served["probabilities"], abs=1e-5)
-    assert told["key_missing"].pop("score") == pytest.approx(served["key_missing"].pop("score"), abs=1e-5)
-    for field in ("model", "polarity", "modalities", "key_missing", "warnings"):
+    for field in ("score", "by_modality"):
+        assert told["key_missing"].pop(field) == pytest.approx(served["key_missing"].pop(field), abs=1e-5)
+    for field in ("model", "polarity", "modalities", "key_missing", "summary", "warnings"):
         assert told[field] == served[field]
 
 
@@ -60,6 +61,24 @@ def test_a_table_is_for_reading(files: dict[str, str], tiny_weights: Path) -> No
     assert result.exit_code == 0, result.output
     for word in ("the missing", "text+audio", "answer", "not_provided", "seconds 1.0", "tiny"):
         assert word in result.stdout
+
+
+@pytest.mark.parametrize(("threshold", "detected"), [("0", True), ("1", False)])
+def test_a_threshold_decides_what_is_reported(tiny_weights: Path, threshold: str, detected: bool) -> None:
+    options = ["--text", "What a lovely day!", "--weights", str(tiny_weights), "--json"]
+    result = runner.invoke(cli, ["predict", *options, "--threshold", threshold])
+    assert result.exit_code == 0, result.output
+    key = json.loads(result.stdout)["key_missing"]
+    assert (key["detected"], key["threshold"]) == (detected, float(threshold))
+
+
+@pytest.mark.parametrize("threshold", ["-0.1", "1.1", "nan", "half"])
+def test_a_threshold_that_is_no_probability_is_refused(tiny_weights: Path, threshold: str) -> None:
+    result = runner.invoke(
+        cli, ["predict", "--text", "Hello.", "--weights", str(tiny_weights), "--threshold", threshold]
+    )
+    assert result.exit_code == 2
+    assert "threshold" in result.output
 
 
 def test_nothing_given_is_refused(tiny_weights: Path) -> None:

@@ -13,6 +13,7 @@ def test_the_defaults_are_the_contracts_limits() -> None:
     assert settings.decode_timeout == 10
     assert (settings.max_openface_bytes, settings.max_openface_line_bytes) == (8 * 2**20, 64 * 2**10)
     assert (settings.max_openface_columns, settings.max_openface_rows) == (1_024, 20_000)
+    assert settings.key_threshold is None
     assert (settings.queue_size, settings.max_wait, settings.deadline, settings.body_timeout) == (256, 3, 30, 30)
 
 
@@ -60,6 +61,9 @@ def test_settings_cannot_be_changed() -> None:
         ("queue_size", 0),
         ("max_wait", -1),
         ("deadline", 0),
+        ("key_threshold", 1.01),
+        ("key_threshold", -0.01),
+        ("key_threshold", "nan"),
         ("log_level", "loud"),
         ("api_keys", '[""]'),
         ("admin_keys", '["good", ""]'),

@@ -44,6 +44,7 @@ def test_every_subset_is_answered_with_every_field(
         "probabilities",
         "modalities",
         "key_missing",
+        "summary",
         "ensemble",
         "warnings",
         "timings_ms",
@@ -59,18 +60,44 @@ def test_every_subset_is_answered_with_every_field(
     assert isinstance(modalities, dict)
     assert {m: use["status"] == "present" for m, use in modalities.items()} == {m: m in subset for m in Modality}
     assert all(use["reason"] == "not_provided" for use in modalities.values() if use["status"] == "missing")
-    assert list(modalities["text"]) == ["status", "reason", "tokens", "truncated"]
-    assert list(modalities["audio"]) == ["status", "reason", "seconds", "frames", "truncated"]
-    assert list(modalities["visual"]) == ["status", "reason", "frames", "skipped", "faces", "truncated"]
+    assert list(modalities["text"]) == ["status", "reason", "familiarity", "tokens", "truncated"]
+    assert list(modalities["audio"]) == ["status", "reason", "familiarity", "seconds", "frames", "truncated"]
+    assert list(modalities["visual"]) == [
+        "status",
+        "reason",
+        "familiarity",
+        "frames",
+        "skipped",
+        "faces",
+        "truncated",
+    ]
+    # These weights have none fitted, and nothing sent is doubtful.
+    assert all(use["familiarity"] is None for use in modalities.values())
 
     key = answer["key_missing"]
     assert isinstance(key, dict)
-    assert list(key) == ["detected", "modalities", "polarity_full", "polarity_available", "score"]
+    assert list(key) == [
+        "detected",
+        "modalities",
+        "polarity_full",
+        "polarity_available",
+        "score",
+        "by_modality",
+        "threshold",
+        "rule",
+    ]
     assert key["detected"] == bool(key["modalities"])
     assert set(key["modalities"]) <= set(subset.missing)
-    assert 0 <= key["score"] <= 1
-    assert {key["polarity_full"], key["polarity_available"]} <= set(CLASSES)
-    assert key["detected"] == (key["polarity_full"] != key["polarity_available"])
+    assert list(key["by_modality"]) == list(subset.missing)
+    assert all(0 <= p <= 1 for p in (key["score"], key["threshold"], *key["by_modality"].values()))
+    assert key["detected"] == (not subset.complete and key["score"] >= key["threshold"])
+    assert key["polarity_full"] == answer["polarity"]
+    assert key["polarity_available"] in CLASSES
+    if not key["detected"]:
+        assert key["polarity_available"] == answer["polarity"]
+    assert list(key["rule"]) == ["detected", "modalities"]
+    assert key["rule"]["detected"] == bool(key["rule"]["modalities"])
+    assert set(key["rule"]["modalities"]) <= set(subset.missing)
     if subset.complete:
         assert key == {
             "detected": False,
@@ -78,11 +105,18 @@ def test_every_subset_is_answered_with_every_field(
             "polarity_full": answer["polarity"],
             "polarity_available": answer["polarity"],
             "score": 0,
+            "by_modality": {},
+            "threshold": 0.5,
+            "rule": {"detected": False, "modalities": []},
         }
+    summary = answer["summary"]
+    assert isinstance(summary, str)
+    assert summary.startswith(f"{answer['polarity']} (")
+    assert ("nothing is missing" in summary) == subset.complete
 
     ensemble = answer["ensemble"]
     assert isinstance(ensemble, dict)
-    assert ensemble["used"] == key["detected"]
+    assert ensemble["used"] == key["rule"]["detected"]  # the paper's gate
     assert list(ensemble["weights"]) == ["transformer", "autoencoder", "cascade"]
     assert sum(ensemble["weights"].values()) == pytest.approx(1, abs=1e-5)
     timings = answer["timings_ms"]
@@ -119,8 +153,13 @@ def test_text_alone_may_come_urlencoded(client: TestClient) -> None:
 def test_explaining_changes_no_answer(client: TestClient, parts: Mapping[str, Part]) -> None:
     for subset in SUBSETS:
         plain, explained = ask(client, parts, subset), ask(client, parts, subset, "?explain=true")
-        for field in ("polarity", "key_missing", "modalities", "warnings"):
+        for field in ("polarity", "summary", "modalities", "warnings"):
             assert plain[field] == explained[field]
+        keys = [answer["key_missing"] for answer in (plain, explained)]
+        assert all(isinstance(key, dict) for key in keys)
+        scores = [[key.pop("score"), *key.pop("by_modality").values()] for key in keys if isinstance(key, dict)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+        assert keys[0] == keys[1]
         assert plain["probabilities"] == pytest.approx(explained["probabilities"], abs=1e-5)
 
 

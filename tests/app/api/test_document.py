@@ -81,6 +81,25 @@ def test_a_text_that_fits_the_document_is_one_that_is_accepted(document: dict[st
         assert (pattern.search(text) is not None) is accepted, ascii(text)
 
 
+def test_the_threshold_is_a_number_that_may_be_left_out(document: dict[str, Any]) -> None:
+    options = {option["name"]: option for option in document["paths"]["/predict"]["post"]["parameters"]}
+    assert list(options) == ["explain", "threshold"]
+    assert not options["threshold"]["required"]
+    assert "key_missing.score" in options["threshold"]["description"]
+    schema = options["threshold"]["schema"]
+    assert (schema["type"], schema["minimum"], schema["maximum"]) == ("number", 0, 1)
+
+
+def test_a_fields_meaning_is_said_where_its_name_does_not(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for name, fields in {
+        "KeyMissing": ["score", "by_modality", "threshold", "polarity_full", "polarity_available"],
+        "AudioUse": ["familiarity"],
+        "Prediction": ["summary"],
+    }.items():
+        assert all("description" in schemas[name]["properties"][field] for field in fields)
+
+
 def test_the_types_of_files_are_named(document: dict[str, Any]) -> None:
     body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
     assert "audio/wav" in body["encoding"]["audio"]["contentType"].split(", ")

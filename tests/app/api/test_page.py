@@ -42,6 +42,10 @@ def test_every_control_has_a_label_and_the_answer_is_announced(client: TestClien
     assert 'role="alert"' in html
 
 
+def test_the_verdict_is_the_answers_own_sentence(client: TestClient) -> None:
+    assert 'byId("summary").textContent = answer.summary;' in client.get("/web/page.js").text
+
+
 def test_the_script_speaks_of_elements_that_exist(client: TestClient) -> None:
     html, script = client.get("/").text, client.get("/web/page.js").text
     named = set(re.findall(r'byId\("([\w-]+)"\)', script))

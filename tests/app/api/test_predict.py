@@ -149,7 +149,7 @@ async def test_a_request_that_the_server_itself_ends_is_not_said_to_be_its_clien
 def test_several_faces_and_skipped_frames_are_warned_of(client: TestClient) -> None:
     header = "frame,face_id,timestamp,confidence,success," + ",".join(f"{a}" for a in action_units())
     rows = [
-        f"{frame},{face},{frame / 30:.3f},{confidence},{success}," + ",".join(["0.5"] * 35)
+        f"{frame},{face},{frame / 30:.3f},{confidence},{success}," + ",".join([*["0.5"] * 17, *["1"] * 18])
         for frame, face, confidence, success in [
             (1, 0, 0.98, 1),
             (1, 1, 0.7, 1),
@@ -168,7 +168,13 @@ def test_several_faces_and_skipped_frames_are_warned_of(client: TestClient) -> N
 def test_a_long_text_is_cut_and_that_is_said(client: TestClient) -> None:
     answer = client.post("/predict", data={"text": "word " * 500}).json()
     assert [warning["code"] for warning in answer["warnings"]] == ["text_truncated"]
-    assert answer["modalities"]["text"] == {"status": "present", "reason": None, "tokens": 48, "truncated": True}
+    assert answer["modalities"]["text"] == {
+        "status": "present",
+        "reason": None,
+        "familiarity": None,
+        "tokens": 48,
+        "truncated": True,
+    }
 
 
 def action_units() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from app.inference import digest
 from app.inference.engine import Engine
 from app.inference.errors import NothingUsable
 from app.inference.lifecycle import Phase
-from app.inference.predictor import Heard, Predictor, Seen
+from app.inference.predictor import Heard, Options, Predictor, Seen
 from app.inference.warmup import still_face, tone
 from app.settings import Settings
 from app.uploads.form import RawForm
@@ -42,9 +42,9 @@ async def test_while_a_request_waits_nothing_is_left_of_its_upload(
     decoded: list[weakref.ref[object]] = []
     hear, see = Predictor.hear, Predictor.see
 
-    def watched_hear(self: Predictor, voice: Voice) -> Heard:
+    def watched_hear(self: Predictor, voice: Voice, *, any_sound: bool) -> Heard:
         decoded.append(weakref.ref(voice.features))
-        return hear(self, voice)
+        return hear(self, voice, any_sound=any_sound)
 
     def watched_see(self: Predictor, track: FaceTrack) -> Seen:
         decoded.append(weakref.ref(track.values))
@@ -58,7 +58,7 @@ async def test_while_a_request_waits_nothing_is_left_of_its_upload(
     engine.batcher.delay = 60.0
     sent = form()
     files = [sent.audio, sent.openface]
-    waiting = asyncio.create_task(engine.answer(sent, explain=False))
+    waiting = asyncio.create_task(engine.answer(sent, Options()))
     for _ in range(2000):
         if len(decoded) == 2 and engine.batcher._waiting:
             break
@@ -92,7 +92,7 @@ async def test_only_so_many_requests_hold_decoded_content(tiny_weights: Path, mo
             going -= 1
 
     monkeypatch.setattr(engine._digestion, "_describe", describe)
-    replies = await asyncio.gather(*(engine.answer(form(), explain=False) for _ in range(8)))
+    replies = await asyncio.gather(*(engine.answer(form(), Options()) for _ in range(8)))
     assert len(replies) == 8
     assert most == 2
     assert engine.batcher.depth == 0
@@ -105,8 +105,8 @@ async def test_a_sound_is_described_while_the_face_is_still_being_decoded(
     heard = threading.Event()
     hear = Predictor.hear
 
-    def watched(self: Predictor, voice: Voice) -> Heard:
-        found = hear(self, voice)
+    def watched(self: Predictor, voice: Voice, *, any_sound: bool) -> Heard:
+        found = hear(self, voice, any_sound=any_sound)
         heard.set()
         return found
 
@@ -119,7 +119,7 @@ async def test_a_sound_is_described_while_the_face_is_still_being_decoded(
     await reach(engine, Phase.READY)
     monkeypatch.setattr(Predictor, "hear", watched)
     monkeypatch.setattr(digest, "decode_openface", late)
-    reply = await engine.answer(form(), explain=False)
+    reply = await engine.answer(form(), Options())
     assert len(reply.prepared.presence) == 3
     await engine.stop()
 
@@ -137,6 +137,6 @@ async def test_parts_that_are_all_empty_are_named_together(tiny_weights: Path) -
         file.write(content)
         file.seek(0)
     with pytest.raises(NothingUsable) as refusal:
-        await engine.answer(sent, explain=False)
+        await engine.answer(sent, Options())
     assert {m: e.reason for m, e in refusal.value.empty.items()} == {A: "silent", V: "no_face"}
     await engine.stop()

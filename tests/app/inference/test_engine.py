@@ -6,6 +6,7 @@ import pytest
 from app.inference.engine import Engine
 from app.inference.errors import DeviceLost, NotReady
 from app.inference.lifecycle import Phase
+from app.inference.predictor import Options
 from app.settings import Settings
 from app.uploads.errors import UploadError
 from app.uploads.form import RawForm
@@ -42,7 +43,7 @@ async def test_it_warms_up_with_every_subset_before_it_is_ready(tiny_weights: Pa
     await engine.stop()
     assert engine.lifecycle.phase is Phase.DRAINING
     with pytest.raises(NotReady):
-        await engine.answer(RawForm(text=b"Hello."), explain=False)
+        await engine.answer(RawForm(text=b"Hello."), Options())
 
 
 async def test_stopping_while_it_starts_is_quiet(tiny_weights: Path) -> None:
@@ -61,7 +62,7 @@ async def test_a_device_that_breaks_ends_the_service(tiny_weights: Path) -> None
     assert engine.predictor is not None
     engine.predictor.pipeline.checkpoint.network.to("meta")  # weights without numbers: a device that lost its memory
     with pytest.raises(DeviceLost):
-        await engine.answer(RawForm(text=b"Hello."), explain=False)
+        await engine.answer(RawForm(text=b"Hello."), Options())
     assert engine.lifecycle.phase is Phase.FAILED
     assert failures == ["failed"]
     with pytest.raises(DeviceLost):
@@ -80,6 +81,6 @@ async def test_of_two_bad_parts_one_is_told_and_nothing_is_left_running(tiny_wei
             file.write(b"neither sound nor table")
             file.seek(0)
         with pytest.raises((UploadError, CorruptModality, EMMRError)):
-            await engine.answer(RawForm(audio=audio, openface=openface), explain=False)
+            await engine.answer(RawForm(audio=audio, openface=openface), Options())
     assert engine.batcher.depth == 0
     await engine.stop()

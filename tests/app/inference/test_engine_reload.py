@@ -10,7 +10,7 @@ import pytest
 from app.inference.engine import Engine
 from app.inference.errors import NotReady, ReloadRefused, ReloadUnderway
 from app.inference.lifecycle import Phase
-from app.inference.predictor import Predictor
+from app.inference.predictor import Options, Predictor
 from app.settings import Settings
 from app.uploads.form import RawForm
 from tests.support.checkpoints import altered, like, mismatched, scaled
@@ -39,7 +39,7 @@ async def running(root: Path, **settings: Any) -> AsyncIterator[Engine]:
 
 
 async def version_of_an_answer(engine: Engine) -> str:
-    return (await engine.answer(RawForm(text=b"Hello."), explain=False)).checkpoint.version
+    return (await engine.answer(RawForm(text=b"Hello."), Options())).checkpoint.version
 
 
 async def test_new_weights_are_served_once_they_are_warm(root: Path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from app.inference.errors import NothingUsable
-from app.inference.predictor import Inputs, Predictor, short_of_memory
+from app.inference.predictor import Inputs, Options, Predictor, short_of_memory
 from model.errors import CheckpointError, ConfigError, EmptyModality
 from model.features.openface import FaceTrack
 from model.features.sound import Sound
@@ -35,12 +36,22 @@ def track() -> FaceTrack:
     )
 
 
+@dataclass
+class SpeechWith:
+    """Gives every sound the same probability of being speech."""
+
+    probability: float | None
+
+    def speech_probability(self, voice: object) -> float | None:
+        return self.probability
+
+
 def inputs(subset: Presence, explain: bool = False) -> Inputs:
     return Inputs(
         text="What a lovely surprise!" if T in subset else None,
         sound=sound() if A in subset else None,
         track=track() if V in subset else None,
-        explain=explain,
+        options=Options(explain),
     )
 
 
@@ -50,7 +61,7 @@ def test_a_batch_of_every_subset_explained_or_not_is_answered_in_order_and_as_al
     for prepared, outcome in zip(batch, outcomes, strict=True):
         (alone,) = predictor.decide([prepared])
         assert outcome.decision.probabilities == pytest.approx(alone.decision.probabilities, abs=1e-4)
-        assert (outcome.decision.votes is not None) is prepared.explain
+        assert (outcome.decision.votes is not None) is prepared.options.explain
         assert (outcome.text is not None) is (T in prepared.presence)
 
 
@@ -66,10 +77,77 @@ def test_silence_counts_as_missing_with_its_reason(predictor: Predictor) -> None
     assert prepared.audio is None
 
 
+def test_an_answer_can_say_which_channel_was_heard_and_how_much_of_it(predictor: Predictor) -> None:
+    prepared = predictor.prepare(Inputs(sound=replace(sound(), channel=1)))
+    assert prepared.audio is not None
+    assert (prepared.audio.seconds, prepared.audio.spoken, prepared.audio.channel) == (1.0, 1.0, 1)
+
+
 def test_what_was_empty_before_stays_missing(predictor: Predictor) -> None:
     nobody = EmptyModality(V, "no_face", "nobody in it")
     prepared = predictor.prepare(Inputs(text="Hello.", empty={V: nobody}))
     assert prepared.empty == {V: nobody}
+
+
+@pytest.mark.parametrize(
+    ("text", "doubtful", "language"),
+    [
+        ("What a lovely surprise!", set(), "en"),
+        ("Je ne sais pas pourquoi il est parti si vite hier soir.", {T}, "fr"),
+        ("Я не знаю, почему он ушёл.", {T}, "ru"),
+        (":-) 42 !!", {T}, "und"),
+        ("Xylophone!", set(), None),
+    ],
+)
+def test_a_text_that_is_not_english_or_no_words_is_doubtful(
+    predictor: Predictor, text: str, doubtful: set[Modality], language: str | None
+) -> None:
+    prepared = predictor.prepare(Inputs(text=text, track=track()))
+    assert prepared.doubtful == doubtful
+    assert prepared.check is not None
+    assert language in {None, prepared.check.language}
+
+
+def test_what_is_not_there_is_not_doubtful(predictor: Predictor) -> None:
+    assert predictor.prepare(inputs(V_ONLY)).doubtful == set()
+    assert predictor.prepare(inputs(V_ONLY)).check is None
+
+
+def test_a_face_without_any_action_unit_is_doubtful(predictor: Predictor) -> None:
+    prepared = predictor.prepare(Inputs(track=replace(track(), all_zero=True)))
+    assert prepared.doubtful == {V}
+    (outcome,) = predictor.decide([prepared])
+    assert outcome.decision.probabilities == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize(("probability", "doubtful"), [(None, set()), (0.5, set()), (0.49, {A}), (0.02, {A})])
+def test_a_sound_that_is_likely_no_speech_is_doubtful(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, probability: float | None, doubtful: set[Modality]
+) -> None:
+    monkeypatch.setattr(predictor.pipeline.extractor, "reliability", SpeechWith(probability))
+    prepared = predictor.prepare(Inputs(text="Hello there.", sound=sound()))
+    assert prepared.doubtful == doubtful
+    assert prepared.audio is not None
+    assert prepared.audio.speech == probability
+
+
+def test_a_sound_that_is_surely_no_speech_counts_as_missing_unless_any_sound_will_do(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor.pipeline.extractor, "reliability", SpeechWith(0.019))
+    prepared = predictor.prepare(Inputs(text="Hello there.", sound=sound()))
+    assert (prepared.audio, prepared.empty[A].reason) == (None, "no_speech")
+    taken = predictor.prepare(Inputs(sound=sound(), options=Options(any_sound=True)))
+    assert taken.presence == Presence.of(A)
+
+
+def test_each_request_of_a_batch_has_its_own_doubts_and_threshold(predictor: Predictor) -> None:
+    texts = ("What a lovely surprise!", "Je ne sais pas pourquoi il est parti si vite.")
+    batch = [predictor.prepare(Inputs(text, options=Options(threshold=t))) for text in texts for t in (0.0, 1.0, None)]
+    decisions = [outcome.decision for outcome in predictor.decide(batch)]
+    assert [decision.threshold for decision in decisions] == [0.0, 1.0, 0.5, 0.0, 1.0, 0.5]
+    assert [bool(decision.key_modalities) for decision in decisions[:2]] == [True, False]
+    assert [decision.familiarity[T] for decision in decisions] == [1, 1, 1, 0, 0, 0]
 
 
 def test_nothing_usable_is_an_error_that_names_every_empty_modality(predictor: Predictor) -> None:
@@ -123,7 +201,7 @@ def test_sentences_of_any_length_are_answered_in_order_and_as_alone(predictor: P
 
 def test_a_batch_costs_what_its_sentences_take_when_grouped(predictor: Predictor) -> None:
     short, long, mute = (predictor.prepare(given) for given in (Inputs("Fine."), Inputs("word " * 60), inputs(V_ONLY)))
-    explained = predictor.prepare(Inputs("Fine.", explain=True))
+    explained = predictor.prepare(Inputs("Fine.", options=Options(explain=True)))
     alone, many = predictor.cost([short]), predictor.cost([short] * 20)
     assert many < 20 * alone
     assert predictor.cost([mute]) < alone < predictor.cost([explained]) < predictor.cost([long])

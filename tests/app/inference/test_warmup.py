@@ -74,7 +74,8 @@ def test_the_tone_is_a_sound() -> None:
 
 
 def test_the_face_has_the_columns_asked_for() -> None:
-    header, *rows = still_face(["AU01_r", "AU02_r"]).decode().splitlines()
-    assert header == "frame,face_id,timestamp,confidence,success,AU01_r,AU02_r"
+    header, *rows = still_face(["AU01_r", "AU02_c"]).decode().splitlines()
+    assert header == "frame,face_id,timestamp,confidence,success,AU01_r,AU02_c"
+    assert rows[0].endswith(",0.5,1")
     assert len(rows) == FRAMES
     assert {row.count(",") for row in rows} == {header.count(",")}
