@@ -30,12 +30,6 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
-def few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Experts of few items need few passes over them."""
-    monkeypatch.setattr("model.training.experts.SHOWN", 3_000)
-
-
 @pytest.fixture(scope="session")
 def tiny_config() -> ModelConfig:
     return ModelConfig(

@@ -8,7 +8,7 @@ Shapes: N utterances, d features of a slot, K directions kept, G centres, C clas
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.emmr.decision import Decision, Distribution, argmax
+from model.emmr.reconstruction import BRANCHES
 from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, Presence, Utterance
 
 FloatArray = npt.NDArray[np.float32]
@@ -26,6 +27,8 @@ FAMILIAR: Final = 0.5
 """At this familiarity and above a modality counts in full; 1 % of unseen people's input lies below."""
 DIRECTIONS: Final = 64  # K at most
 HIDDEN: Final = 32
+PLAIN_SIZE: Final = 1 + len(SUBSETS) - 1 + len(MODALITIES)
+"""The verdict's first inputs: log-odds of the answer's doubt, what is present, what is given."""
 _BITS: Final = (1, 2, 4)  # of a subset's number, one a modality
 
 
@@ -76,7 +79,10 @@ class Familiarity(nn.Module):
 
 
 class Verdict(nn.Module):
-    """Probability that giving missing modalities would change the answer: a perceptron on what is known without them.
+    """Probability that giving missing modalities would change the answer.
+
+    The mean of a logistic regression on the answer's doubt, which carries over to other material, and of a perceptron
+    on all that is known, which is better on material like that it was fitted to; scaled once more (Platt 1999).
 
     Args:
         classes: C.
@@ -91,13 +97,22 @@ class Verdict(nn.Module):
             nn.ReLU(),
             nn.Linear(HIDDEN, 1),
         )
+        self.plain = nn.Linear(PLAIN_SIZE, 1)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor([1.0, 0.0]))  # of the mean's log-odds: slope, intercept
         self.fitted: Tensor
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor) -> Tensor:
         """What `verdict_features` gives, `(N, verdict_size)` → `(N,)` in [0, 1]."""
-        probability: Tensor = self.layers(x).squeeze(-1).sigmoid()
+        slope, intercept = self.scale
+        probability: Tensor = (self.log_odds(x) * slope + intercept).sigmoid()
         return probability
+
+    def log_odds(self, x: Tensor) -> Tensor:
+        """The same before `scale`, `(N,)` log-odds."""
+        mean: Tensor = (self.layers(x).sigmoid() + self.plain(x[:, :PLAIN_SIZE]).sigmoid()) / 2
+        return mean.squeeze(-1).logit(eps=1e-6)
 
 
 class Reliability(nn.Module):
@@ -105,9 +120,13 @@ class Reliability(nn.Module):
 
     Attributes:
         temperatures: `(8,)` factor on the answer's log-probabilities, by the number of the subset present.
+        doubts: `(8, C)` the same by the class that is named as well, for the verdict alone: an answer that is seldom
+            right is likely to change.
+        floors: `(3,)` the least weight of an unfamiliar modality, by modality.
         familiarity: by modality.
         verdict: see `Verdict`.
-        threshold: score at and above which a key missing modality is reported.
+        threshold: `(2,)` score at and above which a key missing modality is reported, of one and of two missing.
+        gated: whether the answer follows the paper's gate (Eq. 13); else the transformer path always answers.
         speech: linear map of a normalised voice slot `(d,)` to the log-odds that it is speech.
         speech_fitted: whether it was fitted.
     """
@@ -118,8 +137,14 @@ class Reliability(nn.Module):
         self.temperatures: Tensor
         self.threshold: Tensor
         self.speech_fitted: Tensor
+        self.doubts: Tensor
+        self.floors: Tensor
         self.register_buffer("temperatures", torch.ones(2 ** len(MODALITIES)))
-        self.register_buffer("threshold", torch.tensor(0.5))
+        self.register_buffer("doubts", torch.ones(2 ** len(MODALITIES), len(config.classes)))
+        self.register_buffer("floors", torch.zeros(len(MODALITIES)))
+        self.gated: Tensor
+        self.register_buffer("threshold", torch.full((len(MODALITIES) - 1,), 0.5))
+        self.register_buffer("gated", torch.ones((), dtype=torch.bool))
         self.register_buffer("speech_fitted", torch.zeros((), dtype=torch.bool))
         self.familiarity = nn.ModuleDict(
             {
@@ -152,10 +177,25 @@ class Reliability(nn.Module):
 
     def calibrate(self, probabilities: Distribution, presence: Presence) -> Distribution:
         """An answer's distribution at the temperature of what is present."""
-        factor = float(self.temperatures[subset_number(presence)])
-        powers = [max(p, 1e-12) ** factor for p in probabilities]
-        total = sum(powers)
-        return tuple(p / total for p in powers)
+        return _tempered(probabilities, float(self.temperatures[subset_number(presence)]))
+
+    def doubt(self, answer: Distribution, presence: Presence) -> float:
+        """How likely an answer is wrong, by what is present and by the class it names, in [0, 1]."""
+        return 1.0 - max(_tempered(answer, float(self.doubts[subset_number(presence), argmax(answer)])))
+
+    def weight(self, familiarity: Mapping[Modality, float]) -> float:
+        """How much an answer from modalities of this familiarity counts, in [0, 1]; 0 where one is doubtful."""
+        least = min(familiarity, key=lambda m: familiarity[m], default=None)
+        if least is None or familiarity[least] <= 0:
+            return 1.0 if least is None else 0.0
+        floor = float(self.floors[MODALITIES.index(least)])
+        return floor + (1 - floor) * min(1.0, familiarity[least] / FAMILIAR)
+
+
+def _tempered(distribution: Distribution, factor: float) -> Distribution:
+    powers = [max(p, 1e-12) ** factor for p in distribution]
+    total = sum(powers)
+    return tuple(p / total for p in powers)
 
 
 def subset_number(presence: Presence) -> int:
@@ -198,6 +238,37 @@ def decide_reliably(
             content was found not to be what the weights know: a foreign language, no words, no speech.
         thresholds: as `judge` takes them.
     """
+    seen = observe(decide, reliability, utterances, explain=explain, both_paths=both_paths, doubtful=doubtful)
+    return judge(reliability, seen, thresholds)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What `judge` needs of some utterances.
+
+    Args:
+        decisions: the network's.
+        presences: what each had.
+        familiarities: of each modality that is there; 0 of doubtful ones.
+        familiar: position → the network's decision on `familiar_part`, where there is one.
+    """
+
+    decisions: Sequence[Decision]
+    presences: Sequence[Presence]
+    familiarities: Sequence[Mapping[Modality, float]]
+    familiar: Mapping[int, Decision]
+
+
+def observe(
+    decide: Decide,
+    reliability: Reliability,
+    utterances: Sequence[Utterance],
+    *,
+    explain: bool = False,
+    both_paths: bool = False,
+    doubtful: Sequence[Collection[Modality]] | None = None,
+) -> Observed:
+    """Run the network on utterances and, beside them, on the familiar part of each; see `decide_reliably`."""
     familiarities = reliability.familiarities(utterances)
     for familiarity, modalities in zip(familiarities, doubtful or (), strict=False):
         familiarity.update(dict.fromkeys(modalities, 0.0))
@@ -208,18 +279,10 @@ def decide_reliably(
     }
     decisions = decide([*utterances, *parts.values()], explain=explain, both_paths=both_paths)
     familiar = dict(zip(parts, decisions[len(utterances) :], strict=True))
-    presences = [utterance.presence for utterance in utterances]
-    return judge(reliability, decisions[: len(utterances)], presences, familiarities, familiar, thresholds)
+    return Observed(decisions[: len(utterances)], [u.presence for u in utterances], familiarities, familiar)
 
 
-def judge(
-    reliability: Reliability,
-    decisions: Sequence[Decision],
-    presences: Sequence[Presence],
-    familiarities: Sequence[Mapping[Modality, float]],
-    familiar: Mapping[int, Decision],
-    thresholds: Sequence[float | None] | None = None,
-) -> list[Decision]:
+def judge(reliability: Reliability, seen: Observed, thresholds: Sequence[float | None] | None = None) -> list[Decision]:
     """Calibrate and moderate the network's decisions, and give the verdict on what is missing.
 
     An answer that rests on an unfamiliar modality is mixed, in proportion, with the answer from the familiar ones, or
@@ -227,20 +290,20 @@ def judge(
 
     Args:
         reliability: of the same network.
-        decisions: the network's.
-        presences: what each had.
-        familiarities: of each modality there, from `Reliability.familiarities` or set to 0 by the caller.
-        familiar: position → the network's decision on `familiar_part`, where there is one.
+        seen: what `observe` found.
         thresholds: for each, the score at which a key missing modality is reported; the fitted one where None.
     """
+    presences = seen.presences
     moderated = [
-        _moderate(reliability, decision, presence, familiarity, familiar.get(i))
-        for i, (decision, presence, familiarity) in enumerate(zip(decisions, presences, familiarities, strict=True))
+        moderate(reliability, decision, presence, familiarity, seen.familiar.get(i))
+        for i, (decision, presence, familiarity) in enumerate(
+            zip(seen.decisions, presences, seen.familiarities, strict=True)
+        )
     ]
     rows, places = [], []
     for i, (decision, presence) in enumerate(zip(moderated, presences, strict=True)):
         for given in given_sets(presence):
-            rows.append(verdict_features(decision, presence, given))
+            rows.append(verdict_features(decision, presence, given, reliability.doubt(decision.available, presence)))
             places.append((i, given))
     scores: list[dict[Presence, float]] = [{} for _ in moderated]
     if rows:
@@ -252,10 +315,12 @@ def judge(
             )
         for (i, given), value in zip(places, values, strict=True):
             scores[i][given] = value
-    fitted = float(reliability.threshold)
+    fitted = reliability.threshold.tolist()
     chosen = thresholds or [None] * len(moderated)
     return [
-        _conclude(decision, presence, score, fitted if threshold is None else threshold)
+        _conclude(
+            decision, presence, score, fitted[max(len(presence.missing), 1) - 1] if threshold is None else threshold
+        )
         for decision, presence, score, threshold in zip(moderated, presences, scores, chosen, strict=True)
     ]
 
@@ -269,45 +334,49 @@ def given_sets(presence: Presence) -> list[Presence]:
 
 def verdict_size(classes: int) -> int:
     """How many numbers `verdict_features` gives."""
-    return 4 * classes + 4 + len(MODALITIES) + len(SUBSETS) - 1 + len(MODALITIES)
+    return PLAIN_SIZE + 6 * classes + 5 + len(MODALITIES)
 
 
-def verdict_features(decision: Decision, presence: Presence, given: Presence) -> list[float]:
+def verdict_features(decision: Decision, presence: Presence, given: Presence, doubt: float) -> list[float]:
     """What is known of an incomplete utterance, as `Verdict` takes it.
 
     Args:
         decision: moderated; `available` is the answer from what is present.
         presence: what that is.
         given: what would be given.
+        doubt: of the answer.
     """
     answer = decision.available
     ordered = sorted(answer, reverse=True)
     entropy = -sum(p * math.log(max(p, 1e-12)) for p in answer)
     vote_available, vote_full = decision.vote_available or answer, decision.vote_full or answer
+    doubt = min(max(doubt, 1e-4), 1 - 1e-4)
     return [
+        math.log(doubt / (1 - doubt)),
+        *(float(presence == subset) for subset in SUBSETS[1:]),
+        *(float(m in given) for m in MODALITIES),
         *answer,
         *vote_available,
         *vote_full,
-        *(math.log(max(p, 1e-4)) for p in answer),
+        *(math.log(max(p, 1e-4)) for vote in (answer, vote_available, vote_full) for p in vote),
+        1 - sum(p * q for p, q in zip(vote_available, vote_full, strict=True)),
         ordered[0],
         ordered[0] - ordered[1],
         entropy,
         *(decision.familiarity.get(m, 0.0) for m in MODALITIES),
-        *(float(presence == subset) for subset in SUBSETS[1:]),
         float(argmax(vote_full) != argmax(vote_available)),
-        *(float(m in given) for m in MODALITIES),
     ]
 
 
-def _moderate(
+def moderate(
     reliability: Reliability,
     decision: Decision,
     presence: Presence,
     familiarity: Mapping[Modality, float],
     familiar: Decision | None,
 ) -> Decision:
-    least = min((familiarity.get(m, 1.0) for m in presence), default=1.0)
-    weight = min(1.0, least / FAMILIAR)
+    """Calibrate one decision, and mix in what the familiar part of the utterance says; no verdict yet."""
+    weight = reliability.weight(familiarity)
     rest: Distribution = (1 / len(decision.probabilities),) * len(decision.probabilities)
     if familiar is not None:
         kept = Presence(frozenset(m for m in presence if familiarity.get(m, 1.0) >= FAMILIAR))
@@ -319,9 +388,12 @@ def _moderate(
 
     transformer = settled(decision.transformer or decision.probabilities)
     ensemble = None if decision.ensemble is None else settled(decision.ensemble)
+    gated = decision.ensemble_used and bool(reliability.gated)
     return replace(
         decision,
-        probabilities=ensemble if decision.ensemble_used and ensemble is not None else transformer,
+        probabilities=transformer if ensemble is None or not gated else ensemble,
+        ensemble_used=gated,
+        branch_weights=decision.branch_weights if gated else {b: float(b == BRANCHES[0]) for b in BRANCHES},
         available=transformer,
         vote_full=decision.full,
         vote_available=decision.available,

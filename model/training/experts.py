@@ -164,7 +164,7 @@ class Expert(nn.Module):
         for _, layers in sorted(weights.items()):
             ordered = [weight for _, weight in sorted(layers.items())]
             members.append(Perceptron([ordered[0].shape[1], *(weight.shape[0] for weight in ordered)]))
-        expert = cls(members, state["classes"], state["prior"], state["temperature"])
+        expert = cls(members, *(state[name].clone() for name in ("classes", "prior", "temperature")))
         expert.load_state_dict(dict(state))
         return expert
 
@@ -299,7 +299,7 @@ def corpus_weights(origins: Sequence[str], polarities: IntArray) -> npt.NDArray[
 
 
 def _held_out(items: Items, config: ModelConfig) -> list[str]:
-    """Corpora large enough, in every class, to be held out, where others remain."""
+    """Corpora large enough, in every class, to be held out, where at least `MIN_REMAINING` others remain."""
     origins = sorted(set(items.origins))
     counts = {o: np.bincount(items.polarities[items.of(o) & (items.polarities >= 0) & ~items.varied]) for o in origins}
     fit = [o for o in origins if len(counts[o]) == len(config.classes) and counts[o].min() >= MIN_HELD_OUT]

@@ -33,9 +33,10 @@ class NetworkPredictor:
 
     def decide(self, utterances: Sequence[Utterance], *, both_paths: bool = False) -> list[Decision]:
         """One decision for each utterance."""
-        return decide_reliably(self._decide, self.reliability, utterances, both_paths=both_paths)
+        return decide_reliably(self.network_decide, self.reliability, utterances, both_paths=both_paths)
 
-    def _decide(self, utterances: Sequence[Utterance], *, explain: bool, both_paths: bool) -> list[Decision]:
+    def network_decide(self, utterances: Sequence[Utterance], *, explain: bool, both_paths: bool) -> list[Decision]:
+        """The network's own decisions."""
         batch = collate(utterances, self.network.config).to(self.device)
         return decide(self.network, batch, explain=explain, both_paths=both_paths)
 

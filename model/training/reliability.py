@@ -19,10 +19,15 @@ from model.config import ModelConfig
 from model.emmr.decision import Decision, argmax
 from model.emmr.network import EMMR
 from model.emmr.reliability import (
+    FAMILIAR,
+    PLAIN_SIZE,
     Familiarity,
+    Observed,
     Reliability,
     Verdict,
     given_sets,
+    moderate,
+    observe,
     subset_number,
     verdict_features,
 )
@@ -30,6 +35,7 @@ from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, Presence, Ut
 from model.training.corpora.base import Example, Source
 from model.training.experts import corpus_weights
 from model.training.measure import NetworkPredictor
+from model.training.metrics import paired_bootstrap
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -41,7 +47,11 @@ BATCH: Final = 256
 VERDICT_STEPS: Final = 3000
 VERDICT_BATCH: Final = 512
 VERDICT_RATE: Final = 3e-3
-VERDICT_DECAY: Final = 1e-2
+VERDICT_DECAY: Final = 1.0
+MIN_NAMED: Final = 50  # cases of a class to fit a temperature of its own
+FLOORS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+USUAL_FLOOR: Final = 0.5
+MIN_UNFAMILIAR: Final = 100  # cases to fit a floor
 MIN_ROWS: Final = 200  # below so many incomplete cases no verdict is fitted
 SPEECH_PENALTY: Final = 1e-3
 SPEECH_STEPS: Final = 400
@@ -68,14 +78,15 @@ class Witness:
     features: Mapping[Source, FloatArray]
     weight: float = 1.0
 
-    def utterances(self) -> tuple[list[Utterance], list[int]]:
-        """The complete utterances and their classes' indices."""
-        found, labels = [], []
-        for example in self.complete:
-            if all(m in example.sources and example.sources[m] in self.features for m in MODALITIES):
-                found.append(Utterance({m: self.features[example.sources[m]] for m in MODALITIES}))
-                labels.append(self.network.config.classes.index(example.label))
-        return found, labels
+    def utterances(self) -> tuple[list[Utterance], list[int], dict[Modality, list[int]]]:
+        """The complete utterances, their classes' indices, and those of what each modality carries by itself."""
+        classes = self.network.config.classes
+        held = [e for e in self.complete if all(m in e.sources and e.sources[m] in self.features for m in MODALITIES)]
+        return (
+            [Utterance({m: self.features[e.sources[m]] for m in MODALITIES}) for e in held],
+            [classes.index(e.label) for e in held],
+            {m: [classes.index(e.modality_labels.get(m, e.label)) for e in held] for m in MODALITIES},
+        )
 
 
 def fit_reliability(
@@ -93,16 +104,50 @@ def fit_reliability(
         steps: of the verdict.
     """
     config = witnesses[0].network.config
-    fitted = [Reliability(config).eval() for _ in witnesses]
-    for witness, reliability in zip(witnesses, fitted, strict=True):
+    reliability = Reliability(config).eval()
+    trials: list[Trial] = []
+    for witness in witnesses:
+        own = Reliability(config).eval()
         for modality in MODALITIES:
-            fit_familiarity(reliability, modality, witness)
-    shown = [witness.utterances() for witness in witnesses]
-    _fit_temperatures(witnesses, fitted, shown, device)
-    _fit_verdict(witnesses, fitted, shown, device, steps)
+            fit_familiarity(own, modality, witness)
+        # The gate is chosen for the first network: only there both paths are worth their cost.
+        if (trial := run_trial(witness, own, device, both_paths=not trials)) is not None:
+            trials.append(trial)
+        if witness is witnesses[0]:
+            reliability.load_state_dict(own.state_dict())
+    if trials:
+        _fit_floors(reliability, trials)
+        _fit_temperatures(reliability, trials)
+        reliability.gated.fill_(value=gate_pays(reliability, trials[0]))
+        _fit_verdict(reliability, trials, steps)
     if speech is not None:
-        _fit_speech(fitted[0], *speech)
-    return fitted[0].requires_grad_(requires_grad=False)
+        _fit_speech(reliability, *speech)
+    return reliability.requires_grad_(requires_grad=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one witness's network found, at every subset, on complete utterances it was not trained on.
+
+    Args:
+        seen: subset → the network's findings.
+        labels: class indices.
+        alone: modality → class indices of the polarity it carries by itself; the label where that is not known.
+        weight: of these utterances together.
+    """
+
+    seen: Mapping[Presence, Observed]
+    labels: Sequence[int]
+    alone: Mapping[Modality, Sequence[int]]
+    weight: float
+
+    def moderated(self, reliability: Reliability, subset: Presence) -> list[Decision]:
+        """The answers from what is present, as `judge` has them when it asks for the verdict."""
+        seen = self.seen[subset]
+        return [
+            moderate(reliability, decision, subset, familiarity, seen.familiar.get(i))
+            for i, (decision, familiarity) in enumerate(zip(seen.decisions, seen.familiarities, strict=True))
+        ]
 
 
 def fit_familiarity(reliability: Reliability, modality: Modality, witness: Witness) -> None:
@@ -157,41 +202,118 @@ def _weighted_quantile(values: npt.NDArray[np.floating], weights: npt.NDArray[np
     return float(values[order][min(int(np.searchsorted(reached, quantile)), len(values) - 1)])
 
 
-def _decide(
-    network: EMMR, reliability: Reliability, utterances: Sequence[Utterance], device: torch.device
-) -> list[Decision]:
+def run_trial(witness: Witness, reliability: Reliability, device: torch.device, *, both_paths: bool) -> Trial | None:
+    """Have a witness's network decide on every subset of its complete utterances; None where it has none.
+
+    Args:
+        witness: whose.
+        reliability: with the familiarity of this network.
+        device: of the network.
+        both_paths: also compute the ensemble where the gate does not ask for it.
+    """
+    utterances, labels, alone = witness.utterances()
+    if not utterances:
+        return None
+    seen = {
+        subset: _observe(witness.network, reliability, [u.keep(subset) for u in utterances], device, both_paths)
+        for subset in SUBSETS
+    }
+    return Trial(seen, labels, alone, witness.weight)
+
+
+def _observe(
+    network: EMMR, reliability: Reliability, utterances: Sequence[Utterance], device: torch.device, both_paths: bool
+) -> Observed:
     predictor = NetworkPredictor(network, device, reliability)
-    decisions: list[Decision] = []
-    for start in range(0, len(utterances), BATCH):
-        decisions += predictor.decide(utterances[start : start + BATCH])
-    return decisions
+    chunks = [
+        observe(predictor.network_decide, reliability, utterances[start : start + BATCH], both_paths=both_paths)
+        for start in range(0, len(utterances), BATCH)
+    ]
+    return Observed(
+        [decision for chunk in chunks for decision in chunk.decisions],
+        [presence for chunk in chunks for presence in chunk.presences],
+        [familiarity for chunk in chunks for familiarity in chunk.familiarities],
+        {k * BATCH + i: decision for k, chunk in enumerate(chunks) for i, decision in chunk.familiar.items()},
+    )
 
 
-def _fit_temperatures(
-    witnesses: Sequence[Witness],
-    fitted: Sequence[Reliability],
-    shown: Sequence[tuple[Sequence[Utterance], Sequence[int]]],
-    device: torch.device,
-) -> None:
-    """Of each subset, the factor on log-probabilities with the least log loss over all witnesses."""
+def _fit_temperatures(reliability: Reliability, trials: Sequence[Trial]) -> None:
+    """Of each subset, the factor on log-probabilities with the least log loss over all trials; then of each class.
+
+    A class that is named in few cases gets the factor of the whole subset.
+    """
     for subset in SUBSETS:
-        parts = []
-        for witness, reliability, (utterances, labels) in zip(witnesses, fitted, shown, strict=True):
-            if not utterances:
-                continue
-            decided = _decide(witness.network, reliability, [u.keep(subset) for u in utterances], device)
-            logs = torch.tensor([d.available for d in decided]).clamp(min=1e-9).log()  # (N, C)
-            parts.append((logs, torch.tensor(labels), witness.weight))
-        if not parts:
+        logs, labels, weights = _answers(reliability, trials, subset)
+        reliability.temperatures[subset_number(subset)] = _best_factor(logs, labels, weights)
+    for subset in SUBSETS[1:]:
+        logs, labels, weights = _answers(reliability, trials, subset)
+        named, number = logs.argmax(dim=1), subset_number(subset)
+        for k in range(logs.shape[1]):
+            rows = named == k
+            if int(rows.sum()) >= MIN_NAMED:
+                reliability.doubts[number, k] = _best_factor(logs[rows], labels[rows], weights[rows])
+
+
+def _fit_floors(reliability: Reliability, trials: Sequence[Trial]) -> None:
+    """Of each modality, the least weight with the least log loss where it is alone and unfamiliar.
+
+    What counts is the polarity that it carries by itself, which is what one asks for who gives nothing else.
+    """
+    for column, modality in enumerate(MODALITIES):
+        subset = Presence.of(modality)
+        rows = [
+            torch.tensor([familiarity[modality] < FAMILIAR for familiarity in trial.seen[subset].familiarities])
+            for trial in trials
+        ]
+        if sum(int(here.sum()) for here in rows) < MIN_UNFAMILIAR:
+            reliability.floors[column] = USUAL_FLOOR
             continue
+        losses = {}
+        for floor in FLOORS:
+            reliability.floors[column] = floor
+            logs, _, _ = _answers(reliability, trials, subset)
+            own = torch.cat([torch.tensor(trial.alone[modality]) for trial in trials])
+            losses[floor] = float(F.nll_loss(logs[torch.cat(rows)], own[torch.cat(rows)]))
+        reliability.floors[column] = min(losses, key=losses.__getitem__)
 
-        def loss(factor: float, parts: list[tuple[torch.Tensor, torch.Tensor, float]] = parts) -> float:
-            losses = [weight * float(F.cross_entropy(logs * factor, labels)) for logs, labels, weight in parts]
-            return sum(losses) / sum(weight for _, _, weight in parts)
 
-        best = min(TEMPERATURES, key=loss)
-        for reliability in fitted:
-            reliability.temperatures[subset_number(subset)] = best
+def _answers(
+    reliability: Reliability, trials: Sequence[Trial], subset: Presence
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities `(N, C)` of the answers from a subset, labels `(N,)` and weights `(N,)`, over all trials."""
+    parts = [
+        (
+            torch.tensor([d.available for d in trial.moderated(reliability, subset)]).clamp(min=1e-9).log(),
+            torch.tensor(trial.labels),
+            torch.full((len(trial.labels),), trial.weight / len(trial.labels)),
+        )
+        for trial in trials
+    ]
+    logs, labels, weights = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    return logs, labels, weights
+
+
+def _best_factor(logs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> float:
+    def loss(factor: float) -> float:
+        return float((weights * F.cross_entropy(logs * factor, labels, reduction="none")).sum())
+
+    best: float = min(TEMPERATURES, key=loss)
+    return best
+
+
+def gate_pays(reliability: Reliability, trial: Trial) -> bool:
+    """Whether following the paper's gate is not less accurate than the transformer path alone.
+
+    It is followed unless the paired interval of the accuracies' difference over the incomplete subsets lies below 0.
+    """
+    gated, never = [], []
+    for subset in SUBSETS[1:]:
+        decided = trial.moderated(reliability, subset)
+        never.append([argmax(d.available) for d in decided])
+        gated.append([argmax(d.ensemble if d.rule and d.ensemble else d.available) for d in decided])
+    truth = np.array(trial.labels, dtype=np.int64)
+    interval = paired_bootstrap(truth, np.array(gated), np.array(never), metric="accuracy", runs="pool")
+    return bool(interval.high >= 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,73 +323,52 @@ class VerdictRows:
     Args:
         inputs: `(N, verdict_size)`.
         changed: `(N,)`, whether giving it changed the answer.
-        whole: `(N,)` bool, whether all that was missing is given.
+        missing: `(N,)`, how many modalities were missing where all of them are given, else 0.
         better: `(N,)`, whether the complete answer differs and is right.
         weights: `(N,)`.
     """
 
     inputs: FloatArray
     changed: FloatArray
-    whole: npt.NDArray[np.bool_]
+    missing: IntArray
     better: FloatArray
     weights: FloatArray
 
 
-def verdict_rows(
-    witness: Witness,
-    reliability: Reliability,
-    utterances: Sequence[Utterance],
-    labels: Sequence[int],
-    device: torch.device,
-) -> VerdictRows:
+def verdict_rows(reliability: Reliability, trial: Trial) -> VerdictRows:
     """Every incomplete subset of every utterance, with each set of missing modalities that might be given."""
-    decided: dict[Presence, list[Decision]] = {
-        subset: _decide(witness.network, reliability, [u.keep(subset) for u in utterances], device)
-        for subset in SUBSETS
-    }
+    decided = {subset: trial.moderated(reliability, subset) for subset in SUBSETS}
     answers = {subset: [argmax(d.available) for d in decisions] for subset, decisions in decided.items()}
-    inputs, changed, whole, better = [], [], [], []
+    inputs, changed, missing, better = [], [], [], []
     for subset in SUBSETS[1:]:
         for given in given_sets(subset):
             union = Presence(subset.present | given.present)
             for i, decision in enumerate(decided[subset]):
-                inputs.append(verdict_features(decision, subset, given))
+                doubt = reliability.doubt(decision.available, subset)
+                inputs.append(verdict_features(decision, subset, given, doubt))
                 differs = answers[union][i] != answers[subset][i]
                 changed.append(differs)
-                whole.append(union == COMPLETE)
-                better.append(differs and answers[union][i] == labels[i])
-    weights = np.full(len(inputs), witness.weight / max(len(inputs), 1), dtype=np.float32)
+                missing.append(len(subset.missing) if union == COMPLETE else 0)
+                better.append(differs and answers[union][i] == trial.labels[i])
     return VerdictRows(
         np.array(inputs, dtype=np.float32),
         np.array(changed, dtype=np.float32),
-        np.array(whole, dtype=np.bool_),
+        np.array(missing, dtype=np.int64),
         np.array(better, dtype=np.float32),
-        weights,
+        np.full(len(inputs), trial.weight / max(len(inputs), 1), dtype=np.float32),
     )
 
 
-def _fit_verdict(
-    witnesses: Sequence[Witness],
-    fitted: Sequence[Reliability],
-    shown: Sequence[tuple[Sequence[Utterance], Sequence[int]]],
-    device: torch.device,
-    steps: int,
-) -> None:
-    parts = [
-        verdict_rows(witness, reliability, utterances, labels, device)
-        for witness, reliability, (utterances, labels) in zip(witnesses, fitted, shown, strict=True)
-        if utterances
-    ]
-    if sum(len(part.inputs) for part in parts) < MIN_ROWS:
-        return
+def _fit_verdict(reliability: Reliability, trials: Sequence[Trial], steps: int) -> None:
+    parts = [verdict_rows(reliability, trial) for trial in trials]
     rows = VerdictRows(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in VerdictRows.__dataclass_fields__)
     )
-    verdict = Verdict(len(fitted[0].config.classes))
-    fit_verdict(verdict, rows, steps)
-    reliability = fitted[0]
-    reliability.verdict.load_state_dict(verdict.state_dict())
-    reliability.threshold.fill_(choose_threshold(verdict, rows))
+    if len(rows.inputs) < MIN_ROWS:
+        return
+    fit_verdict(reliability.verdict, rows, steps)
+    for missing in range(1, len(MODALITIES)):
+        reliability.threshold[missing - 1] = choose_threshold(reliability.verdict, rows, missing)
 
 
 def fit_verdict(verdict: Verdict, rows: VerdictRows, steps: int = VERDICT_STEPS) -> None:
@@ -283,8 +384,12 @@ def fit_verdict(verdict: Verdict, rows: VerdictRows, steps: int = VERDICT_STEPS)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, VERDICT_RATE, total_steps=steps)
         for _ in range(steps):
             chosen = torch.multinomial(weights, VERDICT_BATCH, replacement=True, generator=generator)
-            logits = verdict.layers(standardised[chosen]).squeeze(-1)
-            loss = F.binary_cross_entropy_with_logits(logits, y[chosen])
+            shown = standardised[chosen]
+            loss = sum(
+                F.binary_cross_entropy_with_logits(logits.squeeze(-1), y[chosen])
+                for logits in (verdict.layers(shown), verdict.plain(shown[:, :PLAIN_SIZE]))
+            )
+            assert isinstance(loss, torch.Tensor)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -292,32 +397,47 @@ def fit_verdict(verdict: Verdict, rows: VerdictRows, steps: int = VERDICT_STEPS)
     first = verdict.layers[0]
     assert isinstance(first, torch.nn.Linear)
     with torch.no_grad():
-        first.weight.div_(scale)
-        first.bias.sub_(first.weight @ mean)
+        for layer in (first, verdict.plain):
+            width = layer.in_features
+            layer.weight.div_(scale[:width])
+            layer.bias.sub_(layer.weight @ mean[:width])
+    _fit_scale(verdict, x, y, weights)
     verdict.fitted.fill_(value=True)
     verdict.eval().requires_grad_(requires_grad=False)
+
+
+def _fit_scale(verdict: Verdict, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor) -> None:
+    """Slope and intercept of the log-odds with the least cross-entropy."""
+    with torch.no_grad():
+        odds = verdict.log_odds(x)
+    scale = torch.tensor([1.0, 0.0], requires_grad=True)
+    optimiser = torch.optim.LBFGS([scale], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        each = F.binary_cross_entropy_with_logits(odds * scale[0] + scale[1], y, reduction="none")
+        value: torch.Tensor = (weights * each).sum() / weights.sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    verdict.scale.copy_(scale.detach())
 
 
 def len_classes(verdict: Verdict) -> int:
     """C of a verdict's first layer."""
     first = verdict.layers[0]
     assert isinstance(first, torch.nn.Linear)
-    return (first.in_features - 4 - 2 * len(MODALITIES) - len(SUBSETS) + 1) // 4
+    return (first.in_features - PLAIN_SIZE - 5 - len(MODALITIES)) // 6
 
 
-def choose_threshold(verdict: Verdict, rows: VerdictRows) -> float:
-    """The score that reports as many as there are.
-
-    "As many" is the geometric mean of the share whose answer would change and of the share whose answer would change to
-    the right one: the first is what the score says, the second what is worth asking for.
-    """
-    whole = rows.whole
+def choose_threshold(verdict: Verdict, rows: VerdictRows, missing: int) -> float:
+    """The score that, of so many missing, reports as many as there are whose answer would change to the right one."""
+    here = rows.missing == missing
     with torch.inference_mode():
-        scores = verdict(torch.from_numpy(rows.inputs[whole])).numpy()
-    weights = rows.weights[whole].astype(np.float64)
-    shares = [float(np.average(values[whole], weights=weights)) for values in (rows.changed, rows.better)]
-    wanted = float(np.sqrt(shares[0] * shares[1]))
-    return _weighted_quantile(scores, weights, 1 - wanted)
+        scores = verdict(torch.from_numpy(rows.inputs[here])).numpy()
+    weights = rows.weights[here].astype(np.float64)
+    return _weighted_quantile(scores, weights, 1 - float(np.average(rows.better[here], weights=weights)))
 
 
 def _fit_speech(reliability: Reliability, speech: FloatArray, unseen: FloatArray, other: FloatArray) -> None:

@@ -79,7 +79,9 @@ def tables(evaluation: Evaluation) -> Iterable[Table]:
 
 
 def markdown(evaluations: Sequence[Evaluation]) -> str:
-    """Tables by pattern and by rate for a model card: one run's figures, or mean ± standard deviation over several.
+    """Tables for a model card: one run's figures, or mean ± standard deviation over several.
+
+    By corpus where items hold a single modality; else by pattern, by rate, and of the key-missing verdict.
 
     Args:
         evaluations: of the same items, one for each training seed.
@@ -92,6 +94,13 @@ def markdown(evaluations: Sequence[Evaluation]) -> str:
     first = evaluations[0]
     if any(other["classes"] != first["classes"] or other["n"] != first["n"] for other in evaluations):
         raise ValueError("the evaluations are not of the same items")
+    if first["corpora"] is not None:
+        runs = [evaluation["corpora"] for evaluation in evaluations]
+        by_corpus = [
+            (name, [run["by_corpus"][name] for run in runs if run is not None], scores["n"])
+            for name, scores in first["corpora"]["by_corpus"].items()
+        ]
+        return "\n".join((*_markdown_table("Corpus", by_corpus, CORPUS_COLUMNS), ""))
     by_pattern = [
         (name, [evaluation["patterns"][name] for evaluation in evaluations], scores["n"])
         for name, scores in first["patterns"].items()
@@ -100,15 +109,68 @@ def markdown(evaluations: Sequence[Evaluation]) -> str:
         (name, [evaluation["rates"][name] for evaluation in evaluations], scores["n"])
         for name, scores in first["rates"].items()
     ]
-    return "\n".join((*_markdown_table("Present", by_pattern), "", *_markdown_table("Missing rate", by_rate), ""))
+    shown = [*_markdown_table("Present", by_pattern, PATTERN_COLUMNS), ""]
+    shown += [*_markdown_table("Missing rate", by_rate, RATE_COLUMNS), ""]
+    verdicts = [evaluation["key_missing"] for evaluation in evaluations]
+    if all(verdict is not None for verdict in verdicts):
+        rows = [
+            (name, [_verdict_figures(verdict, part) for verdict in verdicts if verdict is not None], None)
+            for name, part in (("one or two", None), ("one", "one_missing"), ("two", "two_missing"))
+        ]
+        shown += [*_markdown_table("Missing", rows, VERDICT_COLUMNS), ""]
+    return "\n".join(shown)
 
 
-def _markdown_table(first: str, rows: Sequence[tuple[str, Sequence[Mapping[str, Any]], int]]) -> Iterable[str]:
-    yield f"| {first} | Macro-F1 | Accuracy | Items |"
-    yield "| --- | ---: | ---: | ---: |"
+Columns = Mapping[str, str]
+"""Key of a figure → heading."""
+
+PATTERN_COLUMNS: Final[Columns] = {
+    "macro_f1": "Macro-F1",
+    "accuracy": "Accuracy",
+    "calibration_error": "Calibration error",
+}
+RATE_COLUMNS: Final[Columns] = {"macro_f1": "Macro-F1", "accuracy": "Accuracy"}
+CORPUS_COLUMNS: Final[Columns] = {
+    "uar": "Unweighted recall",
+    "macro_f1": "Macro-F1",
+    "log_loss": "Log loss",
+    "calibration_error": "Calibration error",
+}
+VERDICT_COLUMNS: Final[Columns] = {
+    "auroc": "AUROC",
+    "one_minus_max auroc": "of 1 − max",
+    "average_precision": "Average precision",
+    "one_minus_max average_precision": "of 1 − max ",
+    "calibration_error": "Calibration error",
+    "detected_share": "Reported",
+    "true_share": "Key in truth",
+    "changes": "Answer changes",
+}
+
+
+def _verdict_figures(verdict: Mapping[str, Any], part: str | None) -> dict[str, float | None]:
+    """Figures of the key-missing verdict in a row; the calibration error is of what the score says: a change."""
+    own = verdict if part is None else verdict[part]
+    other = own["scores"]["one_minus_max"]
+    return {
+        **{name: own[name] for name in ("auroc", "average_precision", "detected_share", "true_share")},
+        "one_minus_max auroc": other["auroc"],
+        "one_minus_max average_precision": other["average_precision"],
+        "calibration_error": own["changes"]["calibration_error"],
+        "changes": own["changes"]["true_share"],
+    }
+
+
+def _markdown_table(
+    first: str, rows: Sequence[tuple[str, Sequence[Mapping[str, Any]], int | None]], columns: Columns
+) -> Iterable[str]:
+    counted = any(count is not None for _, _, count in rows)
+    headings = [first, *columns.values(), *(["Items"] if counted else [])]
+    yield "| " + " | ".join(headings) + " |"
+    yield "| --- |" + " ---: |" * (len(headings) - 1)
     for name, runs, count in rows:
-        shown = (_mean([run[key] for run in runs]) for key in ("macro_f1", "accuracy"))
-        yield f"| {name} | {' | '.join(shown)} | {count} |"
+        shown = [_mean([run[key] for run in runs]) for key in columns]
+        yield f"| {name} | " + " | ".join([*shown, *([str(count)] if counted else [])]) + " |"
 
 
 def _mean(values: Sequence[float | None]) -> str:

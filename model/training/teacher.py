@@ -96,7 +96,9 @@ class Teacher(nn.Module):
             if rest:
                 modality, _, own = rest.partition(".")
                 parts[Modality(modality)][own] = value
-        return cls({m: Expert.of_state(part) for m, part in parts.items()}, state["joint"], state["balance"])
+        return cls(
+            {m: Expert.of_state(part) for m, part in parts.items()}, state["joint"].clone(), state["balance"].clone()
+        )
 
 
 def fit_teacher(
@@ -167,6 +169,8 @@ def _choose_balance(
             own = [e for e in alone if set(e.sources) == {modality} and e.sources[modality] in features]
             origins = sorted({e.origins.get(modality, "") for e in own})
             groups += [[e for e in own if e.origins.get(modality, "") == origin] for origin in origins]
+        if not groups[0]:
+            continue
         groups = [group for group in groups if group]
         batches = [(_batch(group, subset, features, config), _labels(group, config)) for group in groups]
         number = sum(bit for bit, here in zip(_BITS, subset.mask(), strict=True) if here)

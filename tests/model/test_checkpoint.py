@@ -17,13 +17,15 @@ from torch import Tensor
 from model.checkpoint import CARD, CONFIG, HASHED, HASHES, PREPROCESSING, WEIGHTS, load_checkpoint, save_checkpoint
 from model.config import ModelConfig, TextConfig
 from model.emmr.network import EMMR
+from model.emmr.reliability import Reliability
 from model.errors import CheckpointError, ConfigError
 from model.features.preprocessing import Preprocessing, Statistics
 from model.features.text import ADAPTER_SCALE, TextEncoder
-from model.modality import Modality
-from tests.support.network import random_network, tiny_config
+from model.modality import COMPLETE, Modality
+from tests.support.network import random_network, random_utterances, tiny_config
 
 CPU = torch.device("cpu")
+ONE_SLOT = {**tiny_config().network.model_dump(), "imputed_slots": {"text": 4, "audio": 1, "visual": 1}}
 MODULE = "encoder.layer.1.attention.self.value"
 
 
@@ -79,6 +81,55 @@ def test_a_loaded_network_answers_and_does_not_train(tiny_weights: Path) -> None
     network = load_checkpoint(tiny_weights, CPU).network
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
+
+
+def arbitrary(config: ModelConfig) -> Reliability:
+    """Of which every number is another than the unfitted one."""
+    reliability = Reliability(config)
+    torch.manual_seed(3)
+    for name, value in reliability.state_dict().items():
+        value.copy_(torch.ones(()) if name.endswith("fitted") else torch.rand(value.shape))
+    return reliability
+
+
+def test_reliability_comes_back_and_weights_without_it_are_neutral(tmp_path: Path) -> None:
+    network = random_network(tiny_config())
+    reliability = arbitrary(network.config)
+    preprocessing = preprocessing_of(network.config)
+    version = save_checkpoint(tmp_path / "with", network, preprocessing, reliability=reliability)
+    assert version != save(tmp_path / "without", network)
+    loaded = load_checkpoint(tmp_path / "with", CPU).reliability
+    for name, value in reliability.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    unfitted = load_checkpoint(tmp_path / "without", CPU).reliability
+    assert torch.equal(unfitted.temperatures, torch.ones(8))
+    assert not bool(unfitted.verdict.fitted)
+    assert unfitted.speech_probability(np.zeros((1, 33), dtype=np.float32)) is None
+    assert unfitted.familiarities(random_utterances(network.config, [COMPLETE])) == [dict.fromkeys(Modality, 1.0)]
+
+
+def test_weights_with_half_a_reliability_are_refused(tmp_path: Path) -> None:
+    network = random_network(tiny_config())
+    save_checkpoint(tmp_path, network, preprocessing_of(network.config), reliability=Reliability(network.config))
+    tensors = load_file(tmp_path / WEIGHTS)
+    del tensors["reliability.threshold"]
+    save_file(tensors, tmp_path / WEIGHTS)
+    rehash(tmp_path)
+    with pytest.raises(CheckpointError, match=r"does not fit[^$]*threshold"):
+        load_checkpoint(tmp_path, CPU)
+
+
+def test_an_altered_voice_encoder_is_refused_where_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = tiny_config(audio={"encoder": "whisper"}, slots={"text": 12, "audio": 1, "visual": 1}, network=ONE_SLOT)
+    for folder, config in (("heard", heard), ("plain", tiny_config())):
+        save(tmp_path / folder, random_network(config))
+    assert load_checkpoint(tmp_path / "heard", CPU).config.audio.size == 384
+    monkeypatch.setattr("model.features.whisper.PACKAGED_SHA256", "0" * 64)
+    load_checkpoint(tmp_path / "plain", CPU)
+    with pytest.raises(CheckpointError, match="voice encoder"):
+        load_checkpoint(tmp_path / "heard", CPU)
 
 
 def test_the_version_is_that_of_the_content(tmp_path: Path) -> None:

@@ -20,6 +20,12 @@ def network(**changes: Any) -> dict[str, Any]:
     return {**CONFIG.network.model_dump(), **changes}
 
 
+def whole_voice(encoder: str, slots: int = 1) -> ModelConfig:
+    """A config whose voices are described as a whole."""
+    imputed = network(imputed_slots={"text": 4, "audio": 1, "visual": 1})
+    return tiny_config(audio={"encoder": encoder}, slots={"text": 12, "audio": slots, "visual": 1}, network=imputed)
+
+
 def test_a_config_comes_back_from_its_json_as_it_was() -> None:
     for config in (CONFIG, ModelConfig.paper()):
         assert ModelConfig.model_validate_json(config.model_dump_json()) == config
@@ -40,6 +46,8 @@ def test_a_key_nobody_knows_is_refused() -> None:
     [
         (CONFIG, (384, 33, 35)),
         (tiny_config(audio=AudioConfig(dynamics=True)), (384, 66, 35)),
+        (whole_voice("whisper"), (384, 384, 35)),
+        (whole_voice("both"), (384, 483, 35)),
         (tiny_config(text=TextConfig(size=768), visual=VisualConfig(columns="all")), (768, 33, 709)),
         (ModelConfig.paper(), (768, 33, 709)),
     ],
@@ -77,6 +85,15 @@ def test_the_mean_over_frames_fills_one_slot() -> None:
     with pytest.raises(ValidationError, match="exactly one visual slot"):
         ModelConfig.model_validate(changed(slots=slots))
     assert ModelConfig.model_validate(changed(slots=slots, visual={"reduce": "frames"})).slots.visual == 2
+
+
+@pytest.mark.parametrize("encoder", ["whisper", "both"])
+def test_a_voice_described_as_a_whole_fills_one_slot(encoder: str) -> None:
+    with pytest.raises(ValidationError, match="exactly one audio slot"):
+        whole_voice(encoder, slots=2)
+    assert whole_voice("acoustic", slots=2).slots.audio == 2
+    with pytest.raises(ValidationError, match="encoder"):
+        whole_voice("mp3")
 
 
 @pytest.mark.parametrize("hidden", [15, 18])

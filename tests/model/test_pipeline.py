@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from model.emmr.batch import Batch
+from model.emmr.decision import Decision
+from model.emmr.inference import decide
+from model.emmr.prepared import PreparedNetwork
 from model.emmr.replay import Bucket, Replay
-from model.errors import CheckpointError
+from model.errors import CheckpointError, EmptyModality
 from model.modality import SUBSETS, Modality, Utterance
 from model.pipeline import Pipeline, choose_device
 from tests.support.network import random_utterances
@@ -46,16 +50,25 @@ def test_what_is_recorded_is_replayed_and_larger_batches_are_computed(
         np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-5)
         assert ours.key_modalities == theirs.key_modalities
 
-    monkeypatch.setattr("model.pipeline.decide", lambda prepared, batch, **kwargs: computed[:1] * batch.size)
+    sizes: list[int] = []
+
+    def step_by_step(prepared: PreparedNetwork, batch: Batch, **kwargs: bool) -> list[Decision]:
+        sizes.append(batch.size)
+        return decide(prepared, batch, **kwargs)
+
+    monkeypatch.setattr("model.pipeline.decide", step_by_step)
     monkeypatch.setattr(own, "device", torch.device("cpu"))
-    assert own.decide(utterances) == computed[:1] * 7
+    assert len(own.decide(utterances)) == 7
+    assert sizes == [7]
 
 
 def test_explanations_and_both_paths_are_given_where_asked_for(pipeline: Pipeline) -> None:
     (utterance,) = random_utterances(pipeline.config, [SUBSETS[1]], longest=16)
     (plain,) = pipeline.decide([utterance])
     (told,) = pipeline.decide([utterance], explain=True, both_paths=True)
-    assert (plain.votes, plain.transformer, plain.ensemble) == (None, None, None)
+    assert (plain.votes, plain.reconstruction) == (None, None)
+    assert (plain.ensemble is not None) == plain.ensemble_used
+    assert plain.transformer is not None
     assert told.votes is not None
     assert told.ensemble is not None
     assert told.reconstruction is not None
@@ -66,6 +79,37 @@ def test_a_sentence_and_a_voice_go_all_the_way(pipeline: Pipeline) -> None:
     audio = pipeline.extractor.audio(speech_of(1.0))
     (decision,) = pipeline.decide([Utterance({Modality.TEXT: text.array, Modality.AUDIO: audio.array})])
     assert decision.label_index in range(3)
+
+
+def test_decisions_are_judged_by_what_was_fitted(tiny_weights: Path) -> None:
+    own = Pipeline.load(tiny_weights, "cpu")
+    utterances = random_utterances(own.config, SUBSETS, longest=16)
+    before = own.decide(utterances)
+    reliability = own.checkpoint.reliability
+    reliability.temperatures.fill_(0.5)
+    for decision, cooled in zip(before, own.decide(utterances), strict=True):
+        powers = np.sqrt(decision.probabilities)
+        np.testing.assert_allclose(cooled.probabilities, powers / powers.sum(), atol=1e-6)
+    (doubted,) = own.decide(utterances[-1:], doubtful=[tuple(utterances[-1].presence)], thresholds=[0.0])
+    assert doubted.probabilities == pytest.approx([1 / 3] * 3)
+    assert set(doubted.key_modalities) <= set(utterances[-1].presence.missing)
+    assert doubted.key_modalities
+
+
+def test_a_clip_that_surely_holds_no_speech_is_refused(tiny_weights: Path) -> None:
+    own = Pipeline.load(tiny_weights, "cpu")
+    assert own.extractor.audio(speech_of(1.0)).speech is None  # not fitted
+    reliability = own.checkpoint.reliability
+    reliability.speech_fitted.fill_(value=True)
+    torch.nn.init.zeros_(reliability.speech.weight)
+    for bias, likely in ((3.0, True), (-2.0, False)):
+        torch.nn.init.constant_(reliability.speech.bias, bias)
+        heard = own.extractor.audio(speech_of(1.0))
+        assert heard.speech == pytest.approx(1 / (1 + np.exp(-bias)))
+        assert heard.likely_speech is likely
+    torch.nn.init.constant_(reliability.speech.bias, -9.0)
+    with pytest.raises(EmptyModality, match="no speech"):
+        own.extractor.audio(speech_of(1.0))
 
 
 def test_a_device_is_chosen_where_none_is_named() -> None:

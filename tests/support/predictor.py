@@ -4,7 +4,7 @@ For: tests of evaluations and reports.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,6 +53,22 @@ class Strongest:
             branch_weights={"transformer": 1.0},
             transformer=one_hot(vote) if both_paths else None,
             ensemble=one_hot(ensemble) if both_paths and presence.missing else None,
+        )
+
+
+@dataclass
+class Judged(Strongest):
+    """The same decisions as `model.emmr.reliability.judge` gives them, the missing text the likeliest key modality."""
+
+    def _decide(self, utterance: Utterance, both_paths: bool) -> Decision:
+        decision = super()._decide(utterance, both_paths)
+        return replace(
+            decision,
+            transformer=decision.available,
+            vote_full=decision.full,
+            vote_available=decision.available,
+            rule=decision.key_modalities,
+            key_by_modality={m: {T: 0.6, A: 0.1, V: 0.3}[m] for m in utterance.presence.missing},
         )
 
 

@@ -44,6 +44,10 @@ class Toy:
         """Nothing."""
         return ()
 
+    def unimodal(self, split: Split) -> Sequence[Example]:
+        """Nothing."""
+        return ()
+
     def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
         if self.redraws == self.fail_at:
             raise KeyboardInterrupt
@@ -105,6 +109,8 @@ def tiny_training(**changes: Any) -> TrainingSettings:
         "text_exchange": 0.0,
         "audio_exchange": 0.0,
         "visual_exchange": 0.0,
+        "expert_steps": 40,
+        "verdict_steps": 40,
         "teacher": False,
         "adapters": {"epochs": 0},
     }

@@ -127,6 +127,26 @@ def test_the_gate_opens_exactly_where_full_and_available_votes_differ(network: E
         assert sum(decision.branch_weights.values()) == pytest.approx(1)
 
 
+def test_the_transformer_path_is_always_told_and_the_ensemble_where_computed(network: EMMR) -> None:
+    subsets = SUBSETS * 10
+    batch = collate(random_utterances(CONFIG, subsets), CONFIG)
+    told = zip(subsets, decide(network, batch), decide(network, batch, both_paths=True), strict=True)
+    gated = 0
+    for subset, plain, both in told:
+        assert plain.transformer is not None
+        assert (plain.ensemble is not None) == plain.ensemble_used
+        assert (both.ensemble is not None) == (not subset.complete)
+        assert both.transformer == pytest.approx(plain.transformer, abs=1e-6)
+        gated += plain.ensemble_used
+    assert 0 < gated < 60
+
+
+def test_a_networks_own_decision_holds_nothing_that_is_judged_later(network: EMMR) -> None:
+    for decision in decide(network, collate(random_utterances(CONFIG, SUBSETS), CONFIG)):
+        assert (decision.vote_full, decision.vote_available, decision.rule) == (None, None, ())
+        assert (dict(decision.key_by_modality), dict(decision.familiarity)) == ({}, {})
+
+
 def test_only_missing_modalities_are_called_key(network: EMMR) -> None:
     utterances = random_utterances(CONFIG, INCOMPLETE * 20)
     for utterance, decision in zip(utterances, decide(network, collate(utterances, CONFIG)), strict=True):

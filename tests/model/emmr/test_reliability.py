@@ -10,6 +10,7 @@ import torch
 from model.emmr.decision import Decision, Distribution, argmax
 from model.emmr.reliability import (
     FAMILIAR,
+    Observed,
     Reliability,
     decide_reliably,
     familiar_part,
@@ -64,6 +65,9 @@ def random_reliability(rng: np.random.Generator) -> Reliability:
     torch.manual_seed(int(rng.integers(2**31)))
     reliability = Reliability(CONFIG)
     reliability.temperatures.copy_(torch.from_numpy(rng.uniform(0.2, 3.0, 8)))
+    reliability.doubts.copy_(torch.from_numpy(rng.uniform(0.2, 3.0, (8, CLASSES))))
+    reliability.floors.copy_(torch.from_numpy(rng.random(3)))
+    reliability.gated.fill_(bool(rng.random() < 0.5))
     reliability.threshold.fill_(float(rng.random()))
     reliability.verdict.fitted.fill_(bool(rng.random() < 0.8))
     with torch.no_grad():
@@ -91,7 +95,7 @@ def judged(
         if 0 < len(kept := [m for m in presence if familiarity[m] >= FAMILIAR]) < len(presence)
     }
     thresholds = [None if rng.random() < 0.5 else float(rng.choice([0.0, rng.random(), 1.0])) for _ in presences]
-    found = judge(reliability, decisions, presences, familiarities, familiar, thresholds)
+    found = judge(reliability, Observed(decisions, presences, familiarities, familiar), thresholds)
     return iter(list(zip(decisions, found, presences, familiarities, strict=True)))
 
 
@@ -129,7 +133,7 @@ def test_an_answer_from_one_modality_that_is_wholly_unfamiliar_favours_no_class(
     rng = np.random.default_rng(0)
     presence = Presence.of(modality)
     (decision,) = judge(
-        random_reliability(rng), [network_decision(rng, presence)], [presence], [{modality: 0.0}], {}, None
+        random_reliability(rng), Observed([network_decision(rng, presence)], [presence], [{modality: 0.0}], {})
     )
     assert decision.probabilities == pytest.approx([1 / CLASSES] * CLASSES)
 
@@ -140,7 +144,7 @@ def test_an_unfamiliar_modality_gives_way_to_the_familiar_ones_in_proportion() -
     network, rest = (Decision(p, p, p, (), 0.0, False, {}, transformer=p) for p in (said, without))
     for familiarity, weight in ((0.0, 0.0), (FAMILIAR / 2, 0.5), (FAMILIAR, 1.0), (1.0, 1.0)):
         familiar = {0: rest} if familiarity < FAMILIAR else {}
-        (decision,) = judge(Reliability(CONFIG), [network], [presence], [{T: 1.0, A: familiarity}], familiar)
+        (decision,) = judge(Reliability(CONFIG), Observed([network], [presence], [{T: 1.0, A: familiarity}], familiar))
         expected = [weight * p + (1 - weight) * q for p, q in zip(said, without, strict=True)]
         assert decision.probabilities == pytest.approx(expected, abs=1e-6)
 
@@ -150,7 +154,7 @@ def test_what_was_not_fitted_changes_no_probability() -> None:
     rng = np.random.default_rng(1)
     for presence in SUBSETS * 20:
         network = network_decision(rng, presence)
-        (decision,) = judge(reliability, [network], [presence], [dict.fromkeys(presence, 1.0)], {})
+        (decision,) = judge(reliability, Observed([network], [presence], [dict.fromkeys(presence, 1.0)], {}))
         assert decision.probabilities == pytest.approx(network.probabilities, abs=1e-6)
         assert decision.rule == network.key_modalities
         assert (decision.vote_full, decision.vote_available) == (network.full, network.available)
@@ -173,8 +177,8 @@ def test_each_request_has_its_own_threshold() -> None:
     rng = np.random.default_rng(3)
     reliability = random_reliability(rng)
     network, presence = network_decision(rng, Presence.of(T)), Presence.of(T)
-    decisions = judge(reliability, [network] * 3, [presence] * 3, [{T: 1.0}] * 3, {}, [0.0, 1.0, None])
-    assert [d.threshold for d in decisions] == [0.0, 1.0, float(reliability.threshold)]
+    decisions = judge(reliability, Observed([network] * 3, [presence] * 3, [{T: 1.0}] * 3, {}), [0.0, 1.0, None])
+    assert [d.threshold for d in decisions] == [0.0, 1.0, float(reliability.threshold[1])]
     assert decisions[0].key_modalities
     assert not decisions[1].key_modalities
 
@@ -188,7 +192,7 @@ def test_what_might_be_given_is_each_of_the_missing_and_all_of_them() -> None:
     assert given_sets(Presence.of(T, A)) == [Presence.of(V)]
     assert given_sets(Presence.of(T)) == [Presence.of(A), Presence.of(V), Presence.of(A, V)]
     decision = network_decision(np.random.default_rng(0), Presence.of(T))
-    assert len(verdict_features(decision, Presence.of(T), Presence.of(A))) == verdict_size(CLASSES)
+    assert len(verdict_features(decision, Presence.of(T), Presence.of(A), 0.3)) == verdict_size(CLASSES)
 
 
 def test_the_familiar_part_is_a_part() -> None:

@@ -13,10 +13,11 @@ from model.checkpoint import load_checkpoint, verify_hashes
 from model.errors import CheckpointError, ConfigError, CorpusError
 from model.modality import SUBSETS
 from model.pipeline import Pipeline, choose_device
+from model.training import plots
 from model.training.commands import DEFAULT_CACHE, RUNS, evaluate, read_recipe, train
 from model.training.patterns import RATES
 from model.training.settings import Recipe
-from tests.support.corpus import write_manifest, write_openface, write_tone
+from tests.support.corpus import write_composite2, write_manifest, write_openface, write_tone
 from tests.support.training import tiny_recipe
 
 PITCHES = {"negative": 140.0, "neutral": 220.0, "positive": 400.0}
@@ -94,7 +95,49 @@ def test_the_composite_corpus_tells_who_carries_the_label(
     assert train_on(composite_data, tmp_path / "w", recipe, corpus="composite", cache=feature_cache, epochs=1) == 0
     measured = json.loads((tmp_path / "w" / "results.json").read_text(encoding="utf-8"))
     assert measured["decided_by"].keys() == {"congruent", "text", "voice+face", "voice", "face", "native"}
-    assert measured["gate"]["n"] == 3 * measured["n"]
+    assert measured["gate"]["n"] == 6 * measured["n"]
+
+
+@pytest.fixture(scope="module")
+def second_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_composite2(tmp_path_factory.mktemp("second"), rounds=1)
+
+
+def test_the_second_composite_corpus_is_measured_on_unseen_voices_with_a_report(
+    tmp_path: Path, second_data: Path, tiny_weights: Path
+) -> None:
+    json_out, report = tmp_path / "out.json", tmp_path / "out.html"
+    assert evaluate("composite2", second_data, "ood", tiny_weights, json_out, "cpu", report) == 0
+    measured = json.loads(json_out.read_text(encoding="utf-8"))
+    assert {scores["n"] for scores in measured["patterns"].values()} == {measured["n"]}
+    assert len(measured["steps"]) == 9
+    assert measured["key_missing"]["n"] == 6 * measured["n"]
+    assert measured["corpora"] is None
+    assert "composite2, ood: weights" in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "split", "origins"),
+    [("voices", "ood", {"emovo"}), ("faces", "test", {"RAF-DB", "ravdess"})],
+)
+def test_corpora_of_one_modality_are_measured_apart(
+    tmp_path: Path, second_data: Path, tiny_weights: Path, corpus: str, split: str, origins: set[str]
+) -> None:
+    json_out = tmp_path / "out.json"
+    assert evaluate(corpus, second_data, split, tiny_weights, json_out, "cpu") == 0
+    measured = json.loads(json_out.read_text(encoding="utf-8"))
+    assert measured["corpora"]["by_corpus"].keys() == origins
+    assert sum(figures["n"] for figures in measured["corpora"]["by_corpus"].values()) == measured["n"]
+    assert measured["corpora"]["mean"]["uar"] is not None
+    assert (measured["key_missing"], measured["gate"], measured["steps"]) == (None, None, [])
+
+
+def test_a_report_without_its_packages_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs matplotlib"):
+        evaluate("corpse", tmp_path, "test", tmp_path, None, "cpu", tmp_path / "out.html")
 
 
 def test_processes_that_torchrun_starts_train_together_and_one_of_them_writes(tmp_path: Path, recipe: Path) -> None:

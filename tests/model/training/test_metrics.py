@@ -1,8 +1,37 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_recall_curve,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+from sklearn.metrics import (
+    confusion_matrix as sklearn_confusion_matrix,
+)
+from sklearn.metrics import (
+    log_loss as sklearn_log_loss,
+)
 
-from model.training.metrics import Metric, accuracy, auroc, detection, macro_f1, paired_bootstrap
+from model.training import metrics
+from model.training.metrics import (
+    Metric,
+    accuracy,
+    auroc,
+    average_precision,
+    calibration,
+    confusion_matrix,
+    detection,
+    log_loss,
+    macro_f1,
+    paired_bootstrap,
+    precision_recall,
+    ranking_bootstrap,
+    unweighted_average_recall,
+)
 
 
 def test_macro_f1_counted_by_hand() -> None:
@@ -26,9 +55,108 @@ def test_figures_equal_scikit_learns(classes: int, seed: int) -> None:
     assert macro_f1(truth, predicted) == pytest.approx(f1_score(truth, predicted, average="macro"))
     scores = np.round(rng.random(40), 1)  # with ties
     assert auroc(truth == 0, scores) == pytest.approx(roc_auc_score(truth == 0, scores))
+    assert average_precision(truth == 0, scores) == pytest.approx(average_precision_score(truth == 0, scores))
+    assert unweighted_average_recall(truth, predicted) == pytest.approx(balanced_accuracy_score(truth, predicted))
+    labels = range(classes)
+    expected_counts = sklearn_confusion_matrix(truth, predicted, labels=labels)
+    assert confusion_matrix(truth, predicted, classes).tolist() == expected_counts.tolist()
+    probabilities = rng.dirichlet(np.ones(classes), size=40)
+    assert log_loss(truth, probabilities) == pytest.approx(sklearn_log_loss(truth, probabilities, labels=labels))
     found = detection(truth == 0, predicted == 0, scores)
     expected = precision_recall_fscore_support(truth == 0, predicted == 0, average="binary")
     assert (found.precision, found.recall, found.f1) == pytest.approx(expected[:3])
+
+
+@pytest.mark.parametrize("digits", [1, 2, 8])
+def test_the_precision_recall_curve_is_scikit_learns_at_the_scores_of_true_items(digits: int) -> None:
+    rng = np.random.default_rng(digits)
+    truth, scores = rng.random(60) < 0.3, np.round(rng.random(60), digits)
+    precision, recall, levels = precision_recall(truth, scores)
+    expected = {level: (p, r) for p, r, level in zip(*precision_recall_curve(truth, scores), strict=False)}
+    assert levels.tolist() == sorted(set(scores[truth].tolist()), reverse=True)
+    assert list(zip(precision, recall, strict=True)) == [pytest.approx(expected[level]) for level in levels]
+    with pytest.raises(ValueError, match="nothing is true"):
+        precision_recall(np.zeros(3, dtype=np.bool_), np.zeros(3))
+
+
+def test_a_probability_of_zero_has_a_finite_log_loss() -> None:
+    assert log_loss(np.array([0]), np.array([[0.0, 1.0]])) == pytest.approx(-np.log(np.finfo(np.float64).eps))
+    with pytest.raises(ValueError, match="must match"):
+        log_loss(np.array([0, 1]), np.array([[0.5, 0.5]]))
+
+
+def test_calibration_counted_by_hand() -> None:
+    # Bins of a quarter, closed above: 0.25 is in the first, 0.3 and 0.5 in the second, 1 in the last.
+    confidence, right = np.array([0.0, 0.25, 0.3, 0.5, 1.0]), np.array([False, True, True, True, False])
+    bins = calibration(confidence, right, bins=4)
+    assert bins.count.tolist() == [2, 2, 0, 1]
+    assert bins.confidence.tolist() == pytest.approx([0.125, 0.4, 0, 1])
+    assert bins.accuracy.tolist() == pytest.approx([0.5, 1, 0, 0])
+    assert bins.error == pytest.approx((2 * 0.375 + 2 * 0.6 + 1) / 5)
+    assert calibration(np.array([]), np.array([], dtype=np.bool_)).error is None
+
+
+def test_perfect_confidence_has_no_calibration_error() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.random(200_000)
+    error = calibration(confidence, rng.random(200_000) < confidence).error
+    assert error is not None
+    assert error < 0.01
+
+
+def test_rankings_without_both_kinds_are_undefined() -> None:
+    scores = np.array([0.1, 0.2])
+    assert average_precision(np.array([False, False]), scores) is None
+    assert average_precision(np.array([True, True]), scores) == 1.0
+    assert auroc(np.array([True, True]), scores) is None
+    never = ranking_bootstrap(np.array([False, False]), scores, scores, np.array([0, 1]))
+    assert (never.auroc, never.average_precision) == (None, None)
+    with pytest.raises(ValueError, match="two scores and an item"):
+        ranking_bootstrap(np.array([True, False]), scores, scores, np.array([0]))
+
+
+def test_the_ranking_interval_is_that_of_resampling_items_one_by_one() -> None:
+    rng = np.random.default_rng(1)
+    items = np.repeat(np.arange(40), 3)
+    truth = rng.random(120) < 0.3
+    first, second = (np.round(rng.random(120) + shift * truth, 1).astype(np.float64) for shift in (0.4, 0.2))
+    plain = []
+    for _ in range(2000):
+        rows = (3 * rng.integers(40, size=40)[:, None] + np.arange(3)).ravel()
+        figures = [(auroc(truth[rows], s[rows]), average_precision(truth[rows], s[rows])) for s in (first, second)]
+        plain.append([a - b for a, b in zip(*figures, strict=True) if a is not None and b is not None])
+    found = ranking_bootstrap(truth, first, second, items)
+    for at, (interval, measure) in enumerate(
+        ((found.auroc, roc_auc_score), (found.average_precision, average_precision_score))
+    ):
+        assert interval is not None
+        assert interval.difference == pytest.approx(measure(truth, first) - measure(truth, second))
+        low, high = np.quantile([differences[at] for differences in plain], [0.025, 0.975])
+        assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.015)
+
+
+def test_the_ranking_interval_repeats_with_the_seed_whatever_the_names_of_items() -> None:
+    rng = np.random.default_rng(2)
+    truth, first, second = rng.random(60) < 0.5, rng.random(60), rng.random(60)
+    items = np.arange(60) // 2
+    found = ranking_bootstrap(truth, first, second, items, seed=4)
+    assert found == ranking_bootstrap(truth, first, second, 100 + 7 * items, seed=4)
+    assert found != ranking_bootstrap(truth, first, second, items, seed=5)
+
+
+def test_resamples_without_a_true_row_do_not_count() -> None:
+    truth = np.array([True, False, False])
+    found = ranking_bootstrap(truth, np.array([3.0, 2.0, 1.0]), np.array([1.0, 2.0, 3.0]), np.arange(3))
+    assert found.auroc is not None
+    assert (found.auroc.low, found.auroc.high) == (1.0, 1.0)
+
+
+def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    truth, first, second = (rng.integers(3, size=50) for _ in range(3))
+    whole = paired_bootstrap(truth, first, second, resamples=100)
+    monkeypatch.setattr(metrics, "_CELLS_AT_ONCE", 350)
+    assert paired_bootstrap(truth, first, second, resamples=100) == whole
 
 
 def test_figures_of_nothing_are_refused() -> None:

@@ -10,12 +10,15 @@ import torch
 
 from model.config import AudioConfig, TextConfig
 from model.errors import CorpusError
+from model.features.audio import acoustic_features
+from model.features.conditioning import condition
 from model.features.extraction import FeatureExtractor
 from model.features.preprocessing import reduce_to_slots
 from model.features.text import TextEncoder
 from model.features.voice import raw_audio_features
 from model.modality import Modality
 from model.training.augmentation import variant
+from model.training.cache import Features
 from model.training.corpora.base import ActionUnitMeansSource, Example, OpenFaceSource, SoundSource, Source, TextSource
 from model.training.corpora.composite import CompositeCorpus
 from model.training.prepare import RawFeatures, prepare_split, raw_features, slots_of
@@ -66,6 +69,24 @@ def test_statistics_are_those_of_the_training_clips_each_counted_once(
     np.testing.assert_allclose(measured[A].std, np.maximum(frames.std(axis=0), 1e-3), rtol=1e-3)
     faces = np.concatenate([x for s, x in raw.faces.items() if s in training])
     np.testing.assert_allclose(measured[V].mean, faces.mean(axis=0), atol=1e-4)
+
+
+def test_statistics_count_corpora_equally() -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"large": 30, "small": 3}
+    examples = [
+        Example(f"{origin}-{n}", "neutral", {A: SoundSource(Path(f"{origin}-{n}"))}, origins={A: origin})
+        for origin, size in sizes.items()
+        for n in range(size)
+    ]
+    sounds = {
+        e.sources[A]: (rng.standard_normal((13, 33)) + 10 * (e.origins[A] == "small")).astype(np.float32)
+        for e in examples
+    }
+    raw = RawFeatures(Features(sounds), Features({}))
+    measured = raw.measure(examples, CONFIG).statistics[A]
+    np.testing.assert_allclose(measured.mean, 5, atol=0.5)
+    np.testing.assert_allclose(measured.std, np.sqrt(26), atol=0.3)
 
 
 def test_a_modality_nobody_has_is_left_as_it_is(raw: RawFeatures) -> None:
@@ -121,6 +142,17 @@ def test_variants_of_each_clip_are_computed_when_asked_for(tmp_path: Path) -> No
     waveform, _ = soundfile.read(path, dtype="float32")
     expected = raw_audio_features(variant(waveform, 2), dynamics=False, silence_dbfs=-60.0)
     np.testing.assert_allclose(sounds[SoundSource(path, 2)], expected, atol=1e-4)
+
+
+def test_variants_are_conditioned_as_a_served_clip_is(tmp_path: Path) -> None:
+    path = write_tone(tmp_path / "a.wav")
+    examples = [Example("x", "neutral", {A: SoundSource(path)})]
+    config = tiny_config(audio=AudioConfig(conditioned=True))
+    sounds = raw_features(examples, config, tmp_path / "cache", 1, varied=examples, variants=1).sounds
+    waveform, _ = soundfile.read(path, dtype="float32")
+    for index in range(2):
+        expected = acoustic_features(condition(variant(waveform, index)).waveform)
+        np.testing.assert_allclose(sounds[SoundSource(path, index)], expected, atol=1e-4)
 
 
 def test_an_openface_file_becomes_the_mean_of_its_frames(tmp_path: Path) -> None:

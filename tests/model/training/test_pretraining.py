@@ -1,5 +1,7 @@
 """Encoders meet each voice and face once, alone, with what it carries itself."""
 
+from collections import Counter
+
 import numpy as np
 import torch
 
@@ -8,7 +10,7 @@ from model.emmr.network import EMMR
 from model.modality import MODALITIES, Modality
 from model.training.batches import BatchSource
 from model.training.corpora.base import ActionUnitMeansSource, Example, SoundSource, TextSource
-from model.training.pretraining import PRETRAINED, PretrainingTask, single_modality_examples
+from model.training.pretraining import PRETRAINED, PretrainingTask, draw_clips, single_modality_examples
 from tests.support.training import CONFIG, source_of, tiny_training, toy
 
 
@@ -49,6 +51,28 @@ def test_the_polarity_is_the_clips_own_where_known_and_else_the_label() -> None:
     assert (dict(voice.emotions), dict(face.emotions)) == ({Modality.AUDIO: "4"}, {})
 
 
+def test_no_corpus_gives_more_clips_of_a_modality_than_asked_for() -> None:
+    sizes = {(Modality.AUDIO, "large"): 20, (Modality.AUDIO, "small"): 3, (Modality.VISUAL, "large"): 9}
+    clips = [
+        Example(
+            f"{origin} {modality} {n}",
+            "neutral",
+            {modality: source_of(modality, f"{origin}{n}")},
+            origins={modality: origin},
+        )
+        for (modality, origin), size in sizes.items()
+        for n in range(size)
+    ]
+    drawn = draw_clips(clips, 5, np.random.default_rng(0))
+    assert len({clip.id for clip in drawn}) == len(drawn)
+    assert Counter((modality, clip.origins[modality]) for clip in drawn for modality in clip.sources) == {
+        key: min(size, 5) for key, size in sizes.items()
+    }
+    again = [draw_clips(clips, 5, np.random.default_rng(seed)) for seed in (0, 1)]
+    assert drawn == again[0]
+    assert {clip.id for clip in drawn} != {clip.id for clip in again[1]}
+
+
 def test_it_lowers_its_loss_and_moves_the_encoders_alone() -> None:
     corpus, features = toy()
     clips = single_modality_examples(corpus.examples("train"), features)
@@ -75,7 +99,7 @@ def test_it_lowers_its_loss_and_moves_the_encoders_alone() -> None:
     assert all(any(name.startswith(prefix) for name in moved) for prefix in PRETRAINED)
 
 
-def test_a_lesson_takes_the_place_of_labels_and_counts_only_what_is_held() -> None:
+def test_a_lesson_replaces_labels_and_counts_only_what_is_held() -> None:
     corpus, features = toy()
     clips = single_modality_examples(corpus.examples("train"), features)
     torch.manual_seed(0)

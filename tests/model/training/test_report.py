@@ -1,20 +1,21 @@
 import copy
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from model.modality import Modality
-from model.training.evaluation import Evaluation, evaluate
+from model.training.evaluation import Evaluation, Item, evaluate
 from model.training.report import markdown, tables, write_json
-from tests.support.predictor import CLASSES, ITEMS, Strongest, item
+from tests.support.predictor import CLASSES, ITEMS, Judged, Strongest, item
 
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    return evaluate(Strongest(), ITEMS, CLASSES)
+    return evaluate(Judged(), ITEMS, CLASSES)
 
 
 def shown(evaluation: Evaluation) -> str:
@@ -33,11 +34,32 @@ def test_json_holds_the_whole_evaluation(evaluation: Evaluation, tmp_path: Path)
 
 def test_tables_show_every_protocol(evaluation: Evaluation) -> None:
     text = shown(evaluation)
-    for title in ("By what is present", "By missing rate", "what carries the label", "Key missing modality"):
+    for title in (
+        "By what is present", "By missing rate", "what carries the label", "of 9 steps", "Key missing modality",
+        "The decision changes", "Scores for a key missing", "Score minus 1", "Named first", "Score of each missing",
+        "Gate, over", "Gate, differences",
+    ):  # fmt: skip
         assert title in text
-    assert "ensemble used for 4 of 12 (33.3%)" in text
-    (row,) = [line for line in text.splitlines() if "text+audio+visual" in line and "0.5556" in line]
+    row = next(line for line in text.splitlines() if "text+audio+visual" in line and "0.5556" in line)
     assert "0.7500" in row
+    assert re.search(r"by the paper.s rule │ +16.7% │", text)
+
+
+def test_json_has_a_line_for_each_list_of_figures(evaluation: Evaluation, tmp_path: Path) -> None:
+    write_json(evaluation, tmp_path / "out.json")
+    lines = (tmp_path / "out.json").read_text(encoding="utf-8").splitlines()
+    assert '      "confusion": [[1, 0, 0], [0, 1, 0], [0, 1, 1]],' in lines
+    assert max(map(len, lines)) < 1000
+
+
+def test_corpora_of_one_modality_have_a_table_each_and_their_names_are_no_markup() -> None:
+    voice = item("a", 0, {Modality.AUDIO: 0})
+    items = [Item("a", 0, voice.utterance, origins={Modality.AUDIO: "[red]odd[/red]"})]
+    text = shown(evaluate(Judged(), items, CLASSES))
+    assert "By corpus, a single modality" in text
+    assert "Decisions by corpus and true class" in text
+    assert "[red]odd[/red]" in text
+    assert "By missing rate" not in text
 
 
 def test_tables_leave_out_what_was_not_measured() -> None:

@@ -11,11 +11,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from model.config import TextConfig
+from model.emmr.reliability import Reliability
 from model.modality import SUBSETS, Modality
+from model.training.corpora.base import Example, SoundSource
 from model.training.corpora.composite import CompositeCorpus
 from model.training.measure import evaluate_split
 from model.training.run import Workplace, adapted_config, fit, prepare
 from model.training.settings import Recipe
+from tests.support.corpus import write_tone
 from tests.support.network import tiny_config
 from tests.support.training import tiny_recipe, tiny_training
 
@@ -67,9 +70,7 @@ def test_other_emotions_of_the_same_sentences_are_other_adapters(corpus: Composi
     assert len(adapter_files(place)) == len(before) + 1
 
 
-def test_a_teacher_is_fitted_once_and_then_read_and_only_where_asked_for(
-    corpus: CompositeCorpus, place: Workplace, few_passes: None
-) -> None:
+def test_a_teacher_is_fitted_once_then_read_and_only_where_asked_for(corpus: CompositeCorpus, place: Workplace) -> None:
     first = prepare(corpus, tiny_recipe(teacher=True), place)
     written = {p.name: p.stat().st_mtime_ns for p in place.folder.glob("*teacher.safetensors")}
     assert len(written) == 1
@@ -88,6 +89,37 @@ def test_a_teacher_is_fitted_once_and_then_read_and_only_where_asked_for(
     assert len(other.experts["visual"].state_dict()["classes"]) + 1 == len(
         first.teacher.experts["visual"].state_dict()["classes"]
     )
+
+
+def test_another_network_size_shares_a_teacher_and_other_steps_do_not(
+    corpus: CompositeCorpus, place: Workplace
+) -> None:
+    def files() -> int:
+        return len(list(place.folder.glob("*teacher.safetensors")))
+
+    recipe = tiny_recipe(teacher=True, expert_steps=3)
+    prepare(corpus, recipe, place)
+    network = recipe.model.network.model_copy(update={"feedforward": 64})
+    prepare(corpus, recipe.model_copy(update={"model": recipe.model.model_copy(update={"network": network})}), place)
+    assert files() == 1
+    prepare(corpus, tiny_recipe(teacher=True, expert_steps=4), place)
+    assert files() == 2
+
+
+def test_what_is_beside_the_examples_is_prepared_and_measured_too(
+    corpus: CompositeCorpus, tmp_path: Path, place: Workplace
+) -> None:
+    tones = [SoundSource(write_tone(tmp_path / f"{number}.wav", 900.0, seed=number)) for number in range(2)]
+    audio = Modality.AUDIO
+    beside = [Example(s.path.name, "neutral", {audio: s}, {audio: "neutral"}, origins={audio: "tones"}) for s in tones]
+    richer = copy.copy(corpus)
+    richer.unimodal = lambda split: beside if split == "train" else []  # type: ignore[method-assign]
+    plain, prepared = prepare(corpus, tiny_recipe(), place), prepare(richer, tiny_recipe(audio_variants=1), place)
+    for tone in tones:
+        assert {tone, SoundSource(tone.path, 1)} <= prepared.features.keys()
+    before, after = (p.preprocessing.statistics[audio].mean for p in (plain, prepared))
+    assert not np.allclose(before, after, rtol=1e-2)
+    assert prepared.encoder_id == plain.encoder_id != ""
 
 
 def test_texts_are_encoded_with_the_adapters(corpus: CompositeCorpus, place: Workplace) -> None:
@@ -115,7 +147,10 @@ def test_a_seed_is_fitted_evaluated_and_found_done_by_a_second_call(corpus: Comp
     assert (place.folder / "seed-3" / "state.json").is_file()
     again, same = fit(corpus, prepared, recipe, 3, place, resume=True, console=quiet)
     assert report == same
-    evaluations = [evaluate_split(n, corpus, "test", prepared.features, place.device) for n in (network, again)]
+    evaluations = [
+        evaluate_split(n, Reliability(n.config), corpus, "test", prepared.features, place.device)
+        for n in (network, again)
+    ]
     assert evaluations[0] == evaluations[1]
     assert evaluations[0]["patterns"].keys() == {s.name for s in SUBSETS}
     assert evaluations[0]["n"] == len(corpus.examples("test"))
@@ -128,7 +163,7 @@ def test_an_empty_part_cannot_be_evaluated(corpus: CompositeCorpus, place: Workp
         console=Console(quiet=True),
     )  # fmt: skip
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate_split(network, corpus, "test", {}, place.device)
+        evaluate_split(network, Reliability(network.config), corpus, "test", {}, place.device)
 
 
 def test_a_config_takes_a_corpuss_classes_and_a_name() -> None:

@@ -11,10 +11,11 @@ def test_the_default_recipe_comes_back_from_its_json() -> None:
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
-def test_the_default_recipe_serves_any_openface_file_and_adapts_its_text_encoder() -> None:
+def test_the_default_recipe_serves_any_openface_file_and_hears_with_whisper() -> None:
     config = Recipe.default().model
     assert (config.visual.columns, config.visual.reduce, config.slots.visual) == ("action_units", "mean", 1)
     assert config.text.adapter_rank > 0
+    assert (config.audio.encoder, config.audio.conditioned, config.slots.audio) == ("whisper", True, 1)
     assert config.classes == ("negative", "neutral", "positive")
 
 
@@ -27,6 +28,10 @@ def test_the_default_recipe_serves_any_openface_file_and_adapts_its_text_encoder
         {"average_decay": 1.0},
         {"complete_share": 0.7, "one_missing_share": 0.7},
         {"epoch": 3},
+        {"pretraining_clips": 0},
+        {"expert_steps": 0},
+        {"verdict_steps": 0},
+        {"taught_pretraining_epochs": -1},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )

@@ -207,7 +207,7 @@ def test_a_corpus_whose_examples_lack_modalities_trains(tmp_path: Path) -> None:
     assert report.best_macro_f1 > 0.7
 
 
-def test_a_pattern_that_no_validation_item_has_is_not_scored_and_nothing_complete_means_no_guidance(
+def test_a_pattern_nobody_has_is_not_scored_and_nothing_complete_not_guided(
     tmp_path: Path,
 ) -> None:
     faces = {s for e in (*CORPUS.parts["train"], *CORPUS.parts["val"]) for m, s in e.sources.items() if m == "visual"}
@@ -249,7 +249,7 @@ def test_progress_is_told_epoch_by_epoch(tmp_path: Path) -> None:
 
 def test_with_a_teacher_its_word_counts_and_the_labels_do_not(tmp_path: Path) -> None:
     known = [replace(e, modality_labels=dict.fromkeys(e.sources, e.label)) for e in CORPUS.examples("train")]
-    teacher = fit_teacher(known, known, FEATURES, CONFIG, variants=0)
+    teacher = fit_teacher(known, known, FEATURES, CONFIG, variants=0, steps=200)
     assert teacher is not None
     wrong = {"negative": "positive", "neutral": "negative", "positive": "neutral"}
     mislabelled = Toy({"train": [replace(e, label=wrong[e.label]) for e in known], "val": CORPUS.examples("val")})

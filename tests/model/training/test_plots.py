@@ -1,0 +1,89 @@
+"""The HTML report: one file, everything in it, nothing in it taken for markup."""
+
+import base64
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from model.errors import ConfigError
+from model.modality import Modality
+from model.training import plots
+from model.training.evaluation import Evaluation, Item, evaluate
+from model.training.plots import check_packages, write_report
+from model.training.report import tables
+from tests.support.predictor import CLASSES, ITEMS, Judged, item
+
+NASTY = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    return evaluate(Judged(), ITEMS, CLASSES, resamples=20)
+
+
+def page(evaluation: Evaluation, folder: Path, title: str = "title") -> str:
+    write_report(evaluation, folder / "reports" / "out.html", title)
+    assert [child.name for child in (folder / "reports").iterdir()] == ["out.html"]
+    return (folder / "reports" / "out.html").read_text(encoding="utf-8")
+
+
+def test_the_report_is_one_file_that_loads_nothing(evaluation: Evaluation, tmp_path: Path) -> None:
+    html = page(evaluation, tmp_path)
+    sources = re.findall(r"(?:src|href)=\"([^\"]{1,30})", html)
+    assert len(sources) == 3
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert "<script" not in html
+    assert "default-src 'none'" in html
+    assert not re.search(r"url\(|@import", html)
+
+
+def test_the_report_shows_diagrams_confusion_and_every_table(evaluation: Evaluation, tmp_path: Path) -> None:
+    html = page(evaluation, tmp_path)
+    for heading in ("Reliability by what is present", "precision and recall", "reliability of the score", "Confusion"):
+        assert heading in html
+    assert html.count("<caption>") == 7
+    for table in tables(evaluation):
+        assert f"<h2>{table.title}</h2>".replace("'", "&#39;") in html
+    for figure in re.findall(r"base64,([^\"]+)", html):
+        assert b"<svg" in base64.b64decode(figure)
+
+
+def test_equal_evaluations_give_equal_reports(evaluation: Evaluation, tmp_path: Path) -> None:
+    assert page(evaluation, tmp_path / "a") == page(evaluation, tmp_path / "b")
+
+
+def test_names_of_corpora_classes_and_kinds_are_escaped(tmp_path: Path) -> None:
+    items = [
+        Item(name, 0, item(name, 0, {Modality.AUDIO: 0}).utterance, origins={Modality.AUDIO: origin})
+        for name, origin in (("a", NASTY), ("b", "$x_$"))
+    ]
+    html = page(evaluate(Judged(), items, (NASTY, "{{ classes }}", "$y$")), tmp_path, NASTY)
+    assert "<script" not in html
+    assert "{{ classes }}" in html
+    assert "Reliability by corpus" in html
+    assert "1 &lt;script&gt;alert(1)&lt;/script&gt;, 2 $x_$" in html or "1 $x_$, 2 &lt;script&gt;" in html
+
+
+def test_a_part_without_complete_items_is_reported_without_verdict(tmp_path: Path) -> None:
+    html = page(evaluate(Judged(), [item("a", 0, {Modality.TEXT: 0})], CLASSES), tmp_path)
+    assert "Reliability by what is present" in html
+    assert "Key missing" not in html
+
+
+def test_where_nothing_is_key_there_is_no_curve(tmp_path: Path) -> None:
+    html = page(evaluate(Judged(), [ITEMS[1]], CLASSES, resamples=20), tmp_path)
+    assert "precision and recall" in html
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_a_package_that_is_not_there_is_named_with_its_extra(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setattr(plots, "find_spec", lambda name: None if name == package else find_spec(name))
+    with pytest.raises(ConfigError, match=rf"needs {package}: pip install 'emmr\[train\]'"):
+        check_packages()
+    with pytest.raises(ConfigError, match=package):
+        write_report(evaluation, tmp_path / "out.html", "title")
+    assert not (tmp_path / "out.html").exists()
