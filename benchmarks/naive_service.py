@@ -1,8 +1,9 @@
 """The service as one writes it in an afternoon: the peer of `benchmarks.service`.
 
 For: `python -m benchmarks.naive_service --port N`. A plain FastAPI handler: librosa's functions as its documentation
-shows them, pandas for the CSV, the text encoder through transformers, and `benchmarks.naive` as the network; one
-process, a `def` handler that FastAPI runs on its threads, the shipped weights, the same answer.
+shows them (where the weights take acoustic features), pandas for the CSV, the text encoder through transformers, and
+`benchmarks.naive` as the network; one process, a `def` handler that FastAPI runs on its threads, the shipped weights,
+the same answer.
 Does not know: limits, batching, what may be wrong with an upload.
 """
 
@@ -26,6 +27,7 @@ from model.checkpoint import load_checkpoint
 from model.features.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
 from model.features.preprocessing import reduce_to_slots
 from model.features.text import packaged_folder
+from model.features.voice import raw_audio_features
 from model.modality import Modality, Utterance
 
 FloatArray = npt.NDArray[np.float32]
@@ -53,12 +55,23 @@ class Naive:
     def audio(self, file: Any) -> FloatArray:
         """`(T, d)`."""
         y, rate = librosa.load(file, sr=16_000, mono=True)
+        audio = self.config.audio
+        if (
+            audio.encoder != "acoustic"
+        ):  # no library at hand runs the packaged voice encoder without an engine of its own
+            return raw_audio_features(
+                np.asarray(y, dtype=np.float32),
+                dynamics=audio.dynamics,
+                silence_dbfs=audio.silence_dbfs,
+                conditioned=audio.conditioned,
+                encoder=audio.encoder,
+            )
         zcr = librosa.feature.zero_crossing_rate(y, frame_length=512, hop_length=512)
         mfcc = librosa.feature.mfcc(y=y, sr=rate, n_mfcc=20, hop_length=512)
         chroma = librosa.feature.chroma_cqt(y=librosa.effects.harmonic(y), sr=rate, hop_length=512, bins_per_octave=12)
         frames = min(zcr.shape[1], mfcc.shape[1], chroma.shape[1])
         features = np.concatenate([zcr[:, :frames], mfcc[:, :frames], chroma[:, :frames]]).T  # (T, 33)
-        if self.config.audio.dynamics:
+        if audio.dynamics:
             change = np.abs(np.diff(features, axis=0, prepend=features[:1]))
             features = np.concatenate([features, change], axis=1)
         return np.asarray(features, dtype=np.float32)

@@ -146,7 +146,8 @@ def summary() -> str:
     verdict = test["key_missing"]
     return (
         "Macro-F1 of three classes:\n\n" + "\n".join(rows) + "\n\n"
-        f"Unweighted recall (chance is .33) of a voice alone from unseen corpora, and of a face alone: {', '.join(told)}. "
+        "Unweighted recall (chance is .33) of a voice alone from unseen corpora, and of a face alone: "
+        f"{', '.join(told)}. "
         f"The verdict on what is missing ranks with an AUROC of {verdict['one_missing']['auroc']:.2f} where one is "
         f"missing and {verdict['two_missing']['auroc']:.2f} where two are (composite 2, test).\n"
     )

@@ -83,7 +83,7 @@ class EmptyModality(ModalityError):
     """Well-formed, with nothing in it.
 
     Args:
-        reason: a short code for the answer: `silent`, `too_short`, `no_face`.
+        reason: a short code for the answer: `silent`, `too_short`, `no_speech`, `no_face`.
     """
 
     def __init__(self, modality: Modality, reason: str, detail: str) -> None:
