@@ -1,0 +1,56 @@
+"""Silence around a real clip is no cue: the shipped weights answer a voice alone alike with and without it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from app.settings import DEFAULT_WEIGHTS
+from model.features.conditioning import condition
+from model.features.sound import SAMPLE_RATE, FloatArray, read_sound
+from model.modality import Modality, Utterance
+from model.pipeline import Pipeline
+from model.training.corpora import ravdess
+from model.training.corpora.base import Example, SoundSource
+from model.training.corpora.voices import VoicesCorpus
+from model.training.metrics import macro_f1
+from tests.support.corpus import real_data
+
+TOLERANCE = 0.02  # of macro-F1
+
+
+def padded(seconds: float) -> Callable[[FloatArray], FloatArray]:
+    return lambda waveform: np.pad(waveform, round(seconds * SAMPLE_RATE))
+
+
+def trimmed(waveform: FloatArray) -> FloatArray:
+    """Without what surrounds the speech, at the clip's own level."""
+    seen = condition(waveform)
+    return waveform[seen.start : seen.start + seen.waveform.size]
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[tuple[Example, FloatArray]]:
+    examples = [e for e in VoicesCorpus(real_data()).examples("test") if e.origins[Modality.AUDIO] == ravdess.ORIGIN]
+    sources = [example.sources[Modality.AUDIO] for example in examples]
+    return [
+        (example, read_sound(source.path).waveform)
+        for example, source in zip(examples, sources, strict=True)
+        if isinstance(source, SoundSource)
+    ]
+
+
+def test_padding_and_trimming_change_a_voices_macro_f1_little(clips: list[tuple[Example, FloatArray]]) -> None:
+    pipeline = Pipeline.load(DEFAULT_WEIGHTS, "cpu")
+    classes = pipeline.config.classes
+    truth = np.array([classes.index(example.label) for example, _ in clips])
+
+    def score(change: Callable[[FloatArray], FloatArray]) -> float:
+        features = [pipeline.extractor.audio(change(waveform)).array for _, waveform in clips]
+        decided = pipeline.decide([Utterance({Modality.AUDIO: x}) for x in features])
+        return macro_f1(truth, np.array([d.label_index for d in decided]))
+
+    as_recorded = score(lambda waveform: waveform)
+    assert as_recorded > 0.6
+    for change in (padded(2.0), trimmed):
+        assert score(change) == pytest.approx(as_recorded, abs=TOLERANCE)
