@@ -105,7 +105,9 @@ def furthest(decisions: Sequence[Decision], answer: NaiveAnswer) -> float:
 
 def inconsistent_share(results: Path = RESULTS) -> float:
     """The share of incomplete test items whose missing modality the shipped weights find to be key."""
-    return float(json.loads(results.read_text(encoding="utf-8"))["test"]["gate"]["share"])
+    return float(
+        json.loads(results.read_text(encoding="utf-8"))["test"]["composite2 test"]["gate"]["gates"]["rule"]["share"]
+    )
 
 
 def measure(

@@ -152,8 +152,11 @@ class Reliability(nn.Module):
                 for m in MODALITIES
             }
         )
-        self.verdict = Verdict(len(config.classes))
-        self.speech = nn.Linear(config.feature_size(Modality.AUDIO), 1)
+        # What is not fitted is the same every time: equal checkpoints have equal hashes.
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            self.verdict = Verdict(len(config.classes))
+            self.speech = nn.Linear(config.feature_size(Modality.AUDIO), 1)
 
     def speech_probability(self, voice: FloatArray) -> float | None:
         """Probability that normalised voice slots `(T, d)` hold speech; None where that was not fitted."""

@@ -144,7 +144,10 @@ def _language_of_script(text: str, scripts: Counter[str]) -> str:
 
 
 def _probabilities(text: str, languages: Iterable[str]) -> dict[str, float]:
-    ranked: dict[str, float] = dict(_identifier().rank(text))
+    try:
+        ranked: dict[str, float] = dict(_identifier().rank(text))
+    except OSError:  # the library unpacks its model into a temporary file: without room for it nothing is known
+        return dict.fromkeys(languages, 0.0)
     return {language: ranked[language] for language in languages}
 
 

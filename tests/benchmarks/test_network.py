@@ -41,6 +41,8 @@ def test_lengths_are_full_unless_they_are_to_be_drawn() -> None:
 
 def test_the_share_is_that_of_the_results(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    file.write_text(json.dumps({"test": {"gate": {"share": 0.25}}}), encoding="utf-8")
+    file.write_text(
+        json.dumps({"test": {"composite2 test": {"gate": {"gates": {"rule": {"share": 0.25}}}}}}), encoding="utf-8"
+    )
     assert inconsistent_share(file) == 0.25
     assert 0 <= inconsistent_share() <= 1

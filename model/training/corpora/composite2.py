@@ -39,8 +39,6 @@ FACE_SPLITS: Final[Mapping[Split, Split]] = MappingProxyType(
 )
 """Part → the split its faces must be of; there are no faces of unseen corpora. Voices are of the part's own split."""
 
-NOTHING: Final[Mapping[Modality, str]] = MappingProxyType({})
-
 
 class Composite2Corpus:
     """Sentences with voices and faces of several corpora, in three polarities.
@@ -78,7 +76,7 @@ class Composite2Corpus:
         """Every voice, then every face of a part that has a polarity, each by itself, whether in a pair or not."""
         return (*self._voices.examples(split), *self._faces.examples(split))
 
-    def redraw(self, rng: np.random.Generator, without: Mapping[Modality, str] = NOTHING) -> Sequence[Example]:
+    def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
         """Pair every training sentence anew, by the training file's rule.
 
         For each sentence, who carries the label and the label itself are drawn with the training file's frequencies
@@ -88,20 +86,11 @@ class Composite2Corpus:
 
         Args:
             rng: the generator to draw from.
-            without: modality → an origin to exclude: no voice or face of it is drawn; sentences of it are left out.
 
         Returns:
             One example for each training sentence, in file order, with the same ids.
-
-        Raises:
-            ConfigError: no training content has the origin to exclude, or without it a polarity has no content left.
         """
-        training = self._splits["train"]
-        if Modality.TEXT in without:
-            training = _without_sentences(training, without[Modality.TEXT])
-        voices = _Pool(self._voices.recordings.values(), Modality.AUDIO, without.get(Modality.AUDIO))
-        faces = _Pool(self._faces.recordings.values(), Modality.VISUAL, without.get(Modality.VISUAL))
-        return tuple(self._pair(example, voices, faces, rng) for example in training)
+        return self.draw(self._splits["train"], lambda _: True, "train", rng)
 
     def draw(
         self, sentences: Sequence[Example], keep: Callable[[Recording], bool], split: Split, rng: np.random.Generator
@@ -117,8 +106,8 @@ class Composite2Corpus:
         Raises:
             ConfigError: a polarity has no recording to draw.
         """
-        voices = _Pool(filter(keep, self._voices.recordings.values()), Modality.AUDIO, None, split)
-        faces = _Pool(filter(keep, self._faces.recordings.values()), Modality.VISUAL, None, split)
+        voices = _Pool(filter(keep, self._voices.recordings.values()), Modality.AUDIO, split)
+        faces = _Pool(filter(keep, self._faces.recordings.values()), Modality.VISUAL, split)
         return tuple(self._pair(example, voices, faces, rng) for example in sentences)
 
     def recordings(self) -> Iterator[Recording]:
@@ -143,33 +132,21 @@ class Composite2Corpus:
 
 
 class _Pool:
-    """The training content of one modality to draw from.
+    """The content of one modality to draw from.
 
     Args:
         recordings: of all splits; those of other splits and those without polarity are left out.
         modality: named in errors.
-        without: an origin to leave out.
         split: of the recordings to draw from.
-
-    Raises:
-        ConfigError: no training content has the origin to leave out, or without it nothing is left.
     """
 
-    def __init__(
-        self, recordings: Iterable[Recording], modality: Modality, without: str | None, split: Split = "train"
-    ) -> None:
-        self._modality, self._without = modality, without
-        origins: set[str] = set()
+    def __init__(self, recordings: Iterable[Recording], modality: Modality, split: Split) -> None:
+        self._modality, self._split = modality, split
         signals: dict[str, dict[str, list[Signal]]] = defaultdict(dict)  # polarity → origin → signals
         for recording in recordings:
             signal = recording.signal
-            if recording.split != split or signal.polarity is None:
-                continue
-            origins.add(signal.origin)
-            if signal.origin != without:
+            if recording.split == split and signal.polarity is not None:
                 signals[signal.polarity].setdefault(signal.origin, []).append(signal)
-        if without is not None:
-            _check_origin(modality, without, origins)
         self._signals = {polarity: list(by_origin.values()) for polarity, by_origin in signals.items()}
 
     def draw(self, polarity: str, rng: np.random.Generator) -> Signal:
@@ -179,21 +156,10 @@ class _Pool:
             ConfigError: there is no signal of this polarity.
         """
         if polarity not in self._signals:
-            rest = "" if self._without is None else f" without {self._without}"
-            raise ConfigError(f"no {polarity} training {self._modality}{rest}")
+            raise ConfigError(f"no {polarity} {self._modality} in the {self._split} split to draw from")
         origins = self._signals[polarity]
         signals = origins[int(rng.integers(len(origins)))]
         return signals[int(rng.integers(len(signals)))]
-
-
-def _without_sentences(examples: Sequence[Example], origin: str) -> tuple[Example, ...]:
-    _check_origin(Modality.TEXT, origin, {example.origins[Modality.TEXT] for example in examples})
-    return tuple(example for example in examples if example.origins[Modality.TEXT] != origin)
-
-
-def _check_origin(modality: Modality, origin: str, known: set[str]) -> None:
-    if origin not in known:
-        raise ConfigError(f"no training {modality} is of {origin!r}; known are {', '.join(sorted(known))}")
 
 
 def _recording(row: Row, column: str, recordings: Mapping[str, Recording], split: Split) -> Signal:

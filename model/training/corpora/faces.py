@@ -43,6 +43,7 @@ def read_stills(path: Path) -> Mapping[str, Recording]:
         id_ = f"stills/{read_name(row, 'id')}"
         if id_ in stills:
             raise row.fault(f"id {row['id']!r} is there twice")
+        read_name(row, "source")  # must be told, though all sources count as one corpus
         units = tuple(row.number(column) for column in ravdess.ACTION_UNITS)
         signal = Signal(
             Modality.VISUAL,

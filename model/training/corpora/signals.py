@@ -62,10 +62,10 @@ class Signal:
         )
 
 
-def example_of(id: str, label: str, signals: Sequence[Signal], decided_by: str | None = None) -> Example:  # noqa: A002
+def example_of(example_id: str, label: str, signals: Sequence[Signal], decided_by: str | None = None) -> Example:
     """Combine signals of different modalities into an example."""
     return Example(
-        id=id,
+        id=example_id,
         label=label,
         sources={signal.modality: signal.source for signal in signals},
         modality_labels={signal.modality: signal.polarity for signal in signals if signal.polarity is not None},

@@ -72,7 +72,7 @@ def random_reliability(rng: np.random.Generator) -> Reliability:
     reliability.verdict.fitted.fill_(bool(rng.random() < 0.8))
     with torch.no_grad():
         for parameter in reliability.verdict.parameters():
-            parameter.mul_(float(rng.choice([0.1, 1.0, 10.0])))
+            parameter.copy_(torch.randn_like(parameter) * float(rng.choice([0.02, 0.2, 2.0])))
     return reliability.eval()
 
 

@@ -72,21 +72,21 @@ def test_tables_leave_out_what_was_not_measured() -> None:
 
 def test_markdown_of_one_run_shows_its_figures(evaluation: Evaluation) -> None:
     lines = markdown([evaluation]).splitlines()
-    assert lines[0] == "| Present | Macro-F1 | Accuracy | Items |"
-    assert lines[2] == "| text+audio+visual | 0.556 | 0.750 | 4 |"
+    assert lines[0] == "| Present | Macro-F1 | Accuracy | Calibration error | Items |"
+    assert lines[2].startswith("| text+audio+visual | 0.556 | 0.750 | ")
     assert "| 0.0 | 0.556 | 0.750 | 4 |" in lines
-    assert len(lines) == 2 + 7 + 1 + 2 + 6
+    assert len(lines) == 2 + 7 + 1 + 2 + 6 + 1 + 2 + 3
 
 
 def test_markdown_of_several_runs_shows_mean_and_deviation(evaluation: Evaluation) -> None:
     other = copy.deepcopy(evaluation)
     other["patterns"]["text+audio+visual"]["accuracy"] = 0.65
-    assert "| text+audio+visual | 0.556 ± 0.000 | 0.700 ± 0.071 | 4 |" in markdown([evaluation, other])
+    assert "| text+audio+visual | 0.556 ± 0.000 | 0.700 ± 0.071 | " in markdown([evaluation, other])
 
 
 def test_markdown_marks_patterns_without_items() -> None:
     text = markdown([evaluate(Strongest(), [item("a", 0, {Modality.TEXT: 0})], CLASSES)])
-    assert "| visual | – | – | 0 |" in text
+    assert "| visual | – | – | – | 0 |" in text
 
 
 def test_runs_of_other_items_are_not_averaged(evaluation: Evaluation) -> None:

@@ -75,7 +75,7 @@ def test_the_shipped_weights_answer_every_subset_with_a_verdict(built: Path, res
     for subset, decision in zip(SUBSETS, decisions, strict=True):
         assert sum(decision.probabilities) == pytest.approx(1)
         assert tuple(decision.key_by_modality) == subset.missing
-        assert decision.threshold == float(reliability.threshold)
+        assert decision.threshold in reliability.threshold.tolist()
 
 
 def test_the_card_tells_of_every_part_and_both_seeds(built: Path) -> None:

@@ -27,9 +27,9 @@ def corpus(data: Path) -> FacesCorpus:
 
 def test_every_part_has_the_faces_of_its_corpora(corpus: FacesCorpus) -> None:
     assert {split: Counter(e.origins[V] for e in corpus.examples(split)) for split in SPLITS} == {
-        "train": {"ravdess": 28, "ExpW": 6, "RAF-DB": 12},
-        "val": {"ravdess": 14, "RAF-DB": 9},
-        "test": {"ravdess": 14, "RAF-DB": 9},
+        "train": {"ravdess": 28, "stills": 18},
+        "val": {"ravdess": 14, "stills": 9},
+        "test": {"ravdess": 14, "stills": 9},
         "ood": {},
     }
 
@@ -42,7 +42,7 @@ def test_an_example_is_a_face_alone_labelled_with_its_polarity(corpus: FacesCorp
     assert isinstance(source, ActionUnitMeansSource)
     assert source.clip == "stills/expw/train_fear_0.jpg"
     assert (example.label, example.modality_labels, example.emotions) == ("negative", {V: "negative"}, {V: "fearful"})
-    assert (example.origins, example.decided_by) == ({V: "ExpW"}, None)
+    assert (example.origins, example.decided_by) == ({V: "stills"}, None)
 
 
 def test_action_units_are_in_the_order_of_ravdess_whatever_that_of_the_file(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_an_emotion_has_one_name_in_all_corpora(corpus: FacesCorpus) -> None:
 
 
 def test_surprised_training_faces_are_beside_the_examples(corpus: FacesCorpus) -> None:
-    assert Counter(other.origins[V] for other in corpus.unclassed()) == {"ravdess": 4, "RAF-DB": 3}
+    assert Counter(other.origins[V] for other in corpus.unclassed()) == {"ravdess": 4, "stills": 3}
     assert all(other.emotions == {V: "surprised"} for other in corpus.unclassed())
 
 
@@ -115,11 +115,11 @@ def test_the_real_faces_have_their_published_counts() -> None:
     corpus = FacesCorpus(folder)
     assert len([id_ for id_ in corpus.recordings if id_.startswith("stills/")]) == 13_507
     assert [len(corpus.examples(split)) for split in SPLITS] == [11_843, 835, 906, 0]
-    expw = [recording for recording in corpus.recordings.values() if recording.signal.origin == "ExpW"]
+    expw = [recording for recording in corpus.recordings.values() if recording.id.startswith("stills/expw/")]
     assert {(recording.split, recording.signal.polarity) for recording in expw} == {("train", "negative")}
 
     def smile(emotion: str) -> float:
-        faces = [r.signal for r in corpus.recordings.values() if r.signal.origin == "RAF-DB"]
+        faces = [r.signal for r in corpus.recordings.values() if r.id.startswith("stills/rafdb/")]
         shown = [s.source.values for s in faces if s.emotion == emotion and isinstance(s.source, ActionUnitMeansSource)]
         return float(np.mean([values[ACTION_UNITS.index("AU12_r")] for values in shown]))
 
