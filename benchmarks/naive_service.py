@@ -56,9 +56,7 @@ class Naive:
         """`(T, d)`."""
         y, rate = librosa.load(file, sr=16_000, mono=True)
         audio = self.config.audio
-        if (
-            audio.encoder != "acoustic"
-        ):  # no library at hand runs the packaged voice encoder without an engine of its own
+        if audio.encoder != "acoustic":  # the packaged weights are in no format that transformers reads
             return raw_audio_features(
                 np.asarray(y, dtype=np.float32),
                 dynamics=audio.dynamics,

@@ -1,6 +1,6 @@
 """Whether a sentence is written in English, and whether it holds any word at all.
 
-For: the warnings `language` and `low_information`. Does not know: polarity, tokens, or what a warning does.
+The warnings `language` and `low_information` are given by it.
 """
 
 import unicodedata

@@ -1,5 +1,6 @@
 """The voice encoder: equal to a PyTorch implementation, deterministic, and strict about its weights file."""
 
+import hashlib
 import math
 import struct
 import subprocess
@@ -181,8 +182,10 @@ def test_the_same_clip_gives_the_same_bits_whatever_came_before(encoder: Whisper
 
 def test_the_clip_is_not_written_to(encoder: WhisperEncoder) -> None:
     speech = speech_of(1.0)
+    before = speech.copy()
     speech.flags.writeable = False
-    encoder(speech)
+    assert encoder(speech).shape == (384,)
+    np.testing.assert_array_equal(speech, before)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +230,7 @@ def test_neither_the_package_nor_torch_is_imported() -> None:
 
 
 def test_the_packaged_file_is_the_published_one() -> None:
+    assert hashlib.sha256(whisper._packaged_weights().read_bytes()).hexdigest() == whisper.PACKAGED_SHA256
     WhisperEncoder.verify()
 
 
