@@ -83,6 +83,11 @@ limits: $(DEV_STAMP)  ## Write docs/limits.md again, from what a running service
 bench: $(BENCH_STAMP)  ## Run every benchmark beside its peers; figures and a plot go to benchmarks/results/
 	$(BIN)/python -m benchmarks
 
+.PHONY: device-report
+device-report: $(BENCH_STAMP)  ## Test and measure a CUDA device (DEVICE=cuda:1 …); the table goes to docs/performance.md
+	$(BIN)/python -m benchmarks.device --device '$(if $(filter auto,$(DEVICE)),cuda,$(DEVICE))' \
+		--json benchmarks/results/device.json --document docs/performance.md
+
 .PHONY: fuzz
 fuzz: $(FUZZ_STAMP)  ## Fuzz the service by its OpenAPI document (CASES each), then its readers (MINUTES=10 each)
 	@status=0; \

@@ -71,9 +71,15 @@ def serve(
     What is given here goes before the environment.
     """
     settings = _settings(host=host, port=port, weights=weights, device=device, log_level=log_level)
+    from app.server import EXIT_FAILED
     from app.server import serve as run
 
-    raise typer.Exit(run(settings))
+    status = run(settings)
+    if status == EXIT_FAILED:
+        # Without destructors: those of a lost CUDA context abort the process, which would then end by SIGABRT.
+        sys.stderr.flush()
+        os._exit(status)
+    raise typer.Exit(status)
 
 
 @cli.command(rich_help_panel="Use")

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
     from tests.support.service import Part
 
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 CARD = "# A tiny model\n\nRandom, for tests.\n"
 
 

@@ -13,6 +13,8 @@ import pytest
 from tests.support import faulty
 from tests.support.process import FAULTY, Launch, Process, launching
 
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.cuda))
+
 
 @pytest.fixture
 def launch() -> Iterator[Launch]:
@@ -20,11 +22,11 @@ def launch() -> Iterator[Launch]:
         yield start
 
 
-@pytest.fixture(scope="module")
-def process(tiny_weights: Path) -> Iterator[Process]:
+@pytest.fixture(scope="module", params=DEVICES)
+def process(tiny_weights: Path, request: pytest.FixtureRequest) -> Iterator[Process]:
     """One that survives what the tests do to it; what comes within half a second runs together."""
     with launching() as start:
-        process = start(tiny_weights, FAULTY, EMMR_BATCH_DELAY_MS="500", EMMR_BODY_TIMEOUT="0.5")
+        process = start(tiny_weights, FAULTY, request.param, EMMR_BATCH_DELAY_MS="500", EMMR_BODY_TIMEOUT="0.5")
         process.ready()
         yield process
 
@@ -98,8 +100,11 @@ def test_a_body_that_drips_in_is_not_waited_for_either(process: Process) -> None
     assert answer.status_code == 408
 
 
-def test_a_device_that_is_lost_ends_the_process_and_everyone_is_told(launch: Launch, tiny_weights: Path) -> None:
-    process = launch(tiny_weights, FAULTY, EMMR_BATCH_DELAY_MS="300")
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_device_that_is_lost_ends_the_process_and_everyone_is_told(
+    launch: Launch, tiny_weights: Path, device: str
+) -> None:
+    process = launch(tiny_weights, FAULTY, device, EMMR_BATCH_DELAY_MS="300")
     answers = ask_together(process.ready(), ["Hello.", faulty.BREAKS])
     assert kinds(answers) == ["503 /problems/device-lost"] * 2
     assert process.exit_status(30) == 1

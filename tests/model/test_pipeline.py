@@ -17,6 +17,8 @@ from model.pipeline import Pipeline, choose_device
 from tests.support.network import random_utterances
 from tests.support.speech import speech_of
 
+SHIPPED = Path(__file__).parents[2] / "weights" / "default"
+
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_weights: Path) -> Pipeline:
@@ -127,3 +129,19 @@ def test_the_pipeline_works_on_the_chosen_device(pipeline: Pipeline) -> None:
 def test_a_folder_that_holds_no_weights_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a weights folder"):
         Pipeline.load(tmp_path, "cpu")
+
+
+@pytest.mark.cuda
+def test_shipped_weights_answer_on_cuda_as_on_the_cpu() -> None:
+    here, there = Pipeline.load(SHIPPED, "cpu"), Pipeline.load(SHIPPED, "cuda")
+    there.record()
+    sentences = ["Thank you, this is wonderful.", "No.", "I have no idea what went wrong with my order this time."]
+    for ours, theirs in zip(there.extractor.text(sentences), here.extractor.text(sentences), strict=True):
+        np.testing.assert_allclose(ours.array, theirs.array, atol=1e-3)
+    utterances = random_utterances(here.config, SUBSETS * 3)
+    expected = here.decide(utterances, both_paths=True)
+    for batches in ([utterances], [[utterance] for utterance in utterances]):
+        found = [decision for batch in batches for decision in there.decide(batch, both_paths=True)]
+        for decision, reference in zip(found, expected, strict=True):
+            np.testing.assert_allclose(decision.probabilities, reference.probabilities, atol=1e-4)
+            assert decision.key_score == pytest.approx(reference.key_score, abs=1e-3)

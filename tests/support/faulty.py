@@ -1,8 +1,7 @@
 """`emmr`, with faults on request: a sentence in a request has the forward pass fail.
 
-For: tests of a whole process, as `python -m tests.support.faulty serve …`. The product has no such switch: what is
-wrapped here is the one call that runs a batch on the device.
-Does not know: what becomes of the failure.
+For tests of a whole process, as `python -m tests.support.faulty serve …`: the call that runs a batch on the device is
+wrapped. On a CUDA device memory really runs out and the context is really lost; on a CPU the exceptions are raised.
 """
 
 import time
@@ -29,18 +28,34 @@ def faulty(decide: Callable[..., list[Outcome]]) -> Callable[..., list[Outcome]]
         sentences = {prepared.text for prepared in batch}
         broken = broken or BREAKS in sentences
         if broken:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            lose_device(predictor.device)
         if HANGS in sentences:
             time.sleep(3600)
         if FAILS in sentences:
             raise RuntimeError("a fault of the forward pass")
         if NO_ROOM in sentences or (NO_ROOM_FOR_TWO in sentences and len(batch) > 1):
-            import torch
-
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            exhaust_memory(predictor.device)
         return decide(predictor, batch)
 
     return wrapped
+
+
+def lose_device(device: str) -> None:
+    """Fail a device-side assertion, after which a process's CUDA context is of no more use."""
+    import torch
+
+    if device == "cpu":
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    torch.zeros(1, device=device)[torch.tensor([7], device=device)].tolist()
+
+
+def exhaust_memory(device: str) -> None:
+    """Ask a device for more memory than any has."""
+    import torch
+
+    if device == "cpu":
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    torch.empty(2**50, dtype=torch.uint8, device=device)
 
 
 if __name__ == "__main__":

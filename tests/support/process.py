@@ -24,9 +24,11 @@ ROOT = Path(__file__).parents[2]
 class Process:
     """`emmr serve` on a free port, and what it logs."""
 
-    def __init__(self, weights: Path, environment: Mapping[str, str], program: Sequence[str] = EMMR) -> None:
+    def __init__(
+        self, weights: Path, environment: Mapping[str, str], program: Sequence[str] = EMMR, device: str = "cpu"
+    ) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, *program, "serve", "--port", "0", "--device", "cpu", "--weights", str(weights)],
+            [sys.executable, *program, "serve", "--port", "0", "--device", device, "--weights", str(weights)],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             stderr=subprocess.PIPE,
@@ -84,8 +86,8 @@ Launch = Callable[..., Process]
 def launching() -> Iterator[Launch]:
     running: list[Process] = []
 
-    def start(weights: Path, program: Sequence[str] = EMMR, **environment: str) -> Process:
-        running.append(Process(weights, environment, program))
+    def start(weights: Path, program: Sequence[str] = EMMR, device: str = "cpu", **environment: str) -> Process:
+        running.append(Process(weights, environment, program, device))
         return running[-1]
 
     try:

@@ -94,7 +94,7 @@ def test_a_network_in_training_mode_is_not_prepared(network: EMMR) -> None:
         PreparedNetwork(copy.deepcopy(network).train())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_a_cuda_device_gives_the_answers_of_the_cpu(network: EMMR) -> None:
     device = torch.device("cuda")
     batch = collate(random_utterances(CONFIG, SUBSETS * 3), CONFIG)

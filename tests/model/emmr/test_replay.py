@@ -173,7 +173,7 @@ def test_what_cannot_be_recorded_is_computed_step_by_step(
     assert caplog.text.count("computed step by step: CUDA out of memory") == 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_a_recording_gives_the_answers_of_the_cpu(network: EMMR) -> None:
     device = torch.device("cuda")
     there = random_network(CONFIG).to(device)

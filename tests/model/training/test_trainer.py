@@ -23,14 +23,14 @@ from tests.support.training import CONFIG, Toy, tiny_training, toy
 CORPUS, FEATURES = toy()
 
 
-def trainer(folder: Path, corpus: Toy = CORPUS, *, seed: int = 0, **settings: Any) -> Trainer:
+def trainer(folder: Path, corpus: Toy = CORPUS, *, seed: int = 0, device: str = "cpu", **settings: Any) -> Trainer:
     return Trainer(
         corpus,
         FEATURES,
         CONFIG,
         tiny_training(**settings),
         seed=seed,
-        device=torch.device("cpu"),
+        device=torch.device(device),
         folder=folder,
         console=Console(quiet=True),
     )
@@ -53,8 +53,9 @@ def assert_same(one: EMMR, other: EMMR) -> None:
         assert torch.equal(value, states[1][name]), name
 
 
-def test_a_separable_toy_is_learnt_from_every_subset_and_the_losses_fall(tmp_path: Path) -> None:
-    network, report = fit(tmp_path, epochs=12, learning_rate=3e-3)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_a_separable_toy_is_learnt_from_every_subset_and_the_losses_fall(tmp_path: Path, device: str) -> None:
+    network, report = fit(tmp_path, epochs=12, learning_rate=3e-3, device=device)
     assert report.by_pattern.keys() == {s.name for s in SUBSETS}
     assert min(report.by_pattern.values()) > 0.9
     assert not network.training

@@ -1,0 +1,329 @@
+"""Report on one device: tests, latency and throughput beside counted floors, a served load, memory, equal answers.
+
+`make device-report` writes `benchmarks/results/device.json` and a table in `docs/performance.md`. Sections run in
+processes of their own, each with a limit of time, so that one that fails costs no other.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import uvloop
+
+from benchmarks.accelerator import measure as measure_network
+from benchmarks.accelerator import seconds_of
+from benchmarks.bodies import Bodies
+from benchmarks.harness import Report, machine_line
+from benchmarks.load import Client, parsed
+from benchmarks.processes import OURS, ROOT, Service, service
+from benchmarks.service import COMPARED, difference, measure
+from model.checkpoint import load_checkpoint
+from model.config import ModelConfig, NetworkConfig, Slots
+from model.modality import SUBSETS
+
+Figures = dict[str, Any]
+
+WEIGHTS: Final = ROOT / "weights" / "default"
+LIMITS: Final = {"tests": 90, "network": 60, "compiled": 60, "served": 150, "memory": 120}
+"""Sections in their order, and the seconds each may take: 8 minutes together."""
+TOLERANCE: Final = 1e-4
+GOALS: Final = {"latency_ms": 1.5, "utterances_per_s": 30_000.0}
+ADMIN_KEY: Final = "device-report"
+BEGIN, END = "<!-- device -->", "<!-- /device -->"
+
+
+def tests(_: argparse.Namespace) -> Figures:
+    """Run every test marked `cuda`."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "-W", "default"]
+    command += ["--continue-on-collection-errors"]  # of tests that need packages which are not there
+    said = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    outcomes = {name: int(count) for count, name in re.findall(r"(\d+) (passed|failed|error|skipped)", said.stdout)}
+    if said.returncode:
+        print(said.stdout[-6000:], file=sys.stderr)
+    return {"status": said.returncode, **outcomes}
+
+
+def network(options: argparse.Namespace) -> Figures:
+    """Training step, batches and single utterances of the shipped and the paper's sizes, beside counted floors."""
+    logging.basicConfig(level=logging.INFO)  # why a batch size is not replayed
+    device, found = torch.device(options.device), Figures()
+    for name, config in _configs(options).items():
+        report = Report(name, "")
+        batch, large, product, rounds = (2, 7, 64, 1) if options.quick else (32, 256, 8192, 5)
+        measure_network(report, config, device, batch=batch, large=large, product=product, rounds=rounds)
+        found[name] = {**report.medians, **report.ratios, **report.facts}
+    return found
+
+
+def compiled(options: argparse.Namespace) -> Figures:
+    """One utterance and a batch through `torch.compile` of the full graph, and what a replay launches."""
+    import numpy as np
+
+    from benchmarks.network import utterances
+    from model.emmr.batch import collate
+    from model.emmr.network import EMMR
+    from model.emmr.whole import whole_graph
+    from model.modality import COMPLETE
+
+    device, found = torch.device(options.device), Figures()
+    torch.set_float32_matmul_precision("highest")
+    for name, config in _configs(options).items():
+        torch.manual_seed(0)
+        ours = EMMR(config).to(device).eval()
+        figures = found[name] = Figures()
+        for size in (1, 2 if options.quick else 256):
+            batch = collate(utterances(config, [COMPLETE] * size, np.random.default_rng(0)), config).to(device)
+
+            def graph(batch: Any = batch, ours: Any = ours) -> torch.Tensor:
+                with torch.no_grad():  # what compiles does not take tensors of inference mode
+                    return whole_graph(ours, batch).matrix
+
+            began = time.perf_counter()
+            figures[f"eager_{size}_ms"] = 1e3 * seconds_of(graph, device, rounds=5)
+            figures[f"kernels_{size}"], figures[f"kernels_{size}_ms"] = _kernels(graph, device)
+            print(json.dumps(found), flush=True)  # kept where what follows fails or runs out of time
+            if options.quick:
+                continue
+            faster = torch.compile(graph, mode="reduce-overhead" if size == 1 else None)
+            figures[f"compiled_{size}_ms"] = 1e3 * seconds_of(faster, device, rounds=20)
+            figures[f"compiled_{size}_differs_by"] = float((faster() - graph()).abs().max())
+            figures[f"compile_{size}_s"] = time.perf_counter() - began
+    return found
+
+
+def served(options: argparse.Namespace) -> Figures:
+    """Goodput and latency of `emmr serve` on the device and on the CPU, and how far their answers are apart."""
+    found, answers = Figures(), dict[str, list[dict[str, float]]]()
+    for device in dict.fromkeys((options.device, "cpu")):
+        with service((*OURS, "--device", device), "/health/ready") as running:
+            seconds, steps = (0.3, 1) if options.quick else (2.0, 4)
+            measured = uvloop.run(measure(running.port, COMPARED, seconds, steps))
+            answers[device] = uvloop.run(_answers(running.port, 14 if options.quick else 70))
+            figures = found[device] = {"ready_s": running.seconds_to_ready, "batched_differs_by": measured.apart}
+        for subset in COMPARED:
+            best = max((t for t in measured.trials[subset] if t.sustained), key=lambda t: t.rate, default=None)
+            figures[f"{subset.name}_most_per_s"] = measured.most[subset]
+            if best is not None:
+                figures |= {f"{subset.name}_goodput_per_s": best.rate, f"{subset.name}_p99_ms": best.p99}
+            lowest = min(measured.trials[subset], key=lambda t: t.rate)
+            figures |= {
+                f"{subset.name}_at_a_quarter_p50_ms": lowest.p50,
+                f"{subset.name}_at_a_quarter_p99_ms": lowest.p99,
+            }
+        print(json.dumps(found), flush=True)
+    first, *others = answers.values()
+    found["answers_differ_by"] = max(
+        (difference(*pair) for other in others for pair in zip(first, other, strict=True)), default=0.0
+    )
+    return found
+
+
+def memory(options: argparse.Namespace) -> Figures:
+    """Memory of the device and of the processes before and after many requests and reloads."""
+    requests, reloads = (50, 1) if options.quick else (10_000, 10)
+    found = Figures(requests=requests, reloads=reloads)
+    environment = {"EMMR_ADMIN_KEYS": json.dumps([ADMIN_KEY])}
+    with ExitStack() as stack:
+        for name, value in environment.items():
+            os.environ[name] = value
+            stack.callback(os.environ.pop, name)
+        running = stack.enter_context(service((*OURS, "--device", options.device), "/health/ready"))
+        uvloop.run(_ask(running.port, requests // 10))
+        found["warm"] = _weigh(running)
+        began = time.perf_counter()
+        uvloop.run(_ask(running.port, requests))
+        found["requests_per_s"] = requests / (time.perf_counter() - began)
+        found["after_requests"] = _weigh(running)
+        for number in range(reloads):
+            _reload(running.port)
+            if number == 0:
+                found["after_one_reload"] = _weigh(running)
+        uvloop.run(_ask(running.port, requests // 10))
+        found["after_reloads"] = _weigh(running)
+    return found
+
+
+SECTIONS: Final[Mapping[str, Callable[[argparse.Namespace], Figures]]] = {
+    "tests": tests,
+    "network": network,
+    "compiled": compiled,
+    "served": served,
+    "memory": memory,
+}
+
+
+def _configs(options: argparse.Namespace) -> dict[str, ModelConfig]:
+    if options.quick:
+        slots, widths = Slots(text=4, audio=4, visual=1), (16, 12, 10, 8, 10, 12, 16)
+        sizes = NetworkConfig(hidden=16, heads=4, feedforward=32, autoencoder=widths, imputed_slots=slots)
+        return {"shipped": ModelConfig(slots=slots, network=sizes)}
+    return {"shipped": load_checkpoint(WEIGHTS, torch.device("cpu")).config, "paper": ModelConfig.paper()}
+
+
+def _kernels(function: Callable[[], object], device: torch.device) -> tuple[int, float]:
+    """Kernels that a call launches, and the milliseconds they take together."""
+    if device.type != "cuda":
+        return 0, 0.0
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activity.CUDA, activity.CPU]) as profile:
+        function()
+        torch.cuda.synchronize(device)
+    kernels = [event for event in profile.events() if event.device_type.name == "CUDA"]
+    return len(kernels), 1e-3 * sum(event.device_time for event in kernels)
+
+
+async def _answers(port: int, count: int) -> list[dict[str, float]]:
+    client, bodies = Client(port), Bodies()
+    try:
+        return [parsed(await client.ask(bodies.request(SUBSETS[i % 7])))["probabilities"] for i in range(count)]
+    finally:
+        client.close()
+
+
+async def _ask(port: int, count: int, concurrency: int = 16) -> None:
+    """Ask `count` requests, one in ten of them complete and the others of text."""
+    client, bodies, left = Client(port), Bodies(), iter(range(count))
+
+    async def some() -> None:
+        for number in left:
+            parsed(await client.ask(bodies.request(COMPARED[0] if number % 10 == 0 else COMPARED[1])))
+
+    try:
+        await asyncio.gather(*(some() for _ in range(concurrency)))
+    finally:
+        client.close()
+
+
+def _reload(port: int) -> None:
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/model/reload", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    if answer.status != 200:
+        raise RuntimeError(f"reload: {answer.status} {body[:300]!r}")
+
+
+def _weigh(running: Service) -> dict[str, float]:
+    connection = HTTPConnection("127.0.0.1", running.port, timeout=30)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    on_device = re.search(r"^emmr_device_memory_bytes ([\d.e+]+)", text, re.MULTILINE)
+    return {"device_mib": float(on_device[1]) / 2**20 if on_device else 0.0, "host_mib": running.memory_mib()}
+
+
+def report(options: argparse.Namespace) -> Figures:
+    """Run the sections, each in a process of its own."""
+    found: Figures = {"machine": machine_line(), "device": _device_name(options.device)}
+    for name in options.sections:
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "benchmarks.device", "--device", options.device, "--section", name]
+        with subprocess.Popen(
+            [*command, *(["--quick"] if options.quick else [])], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                said, _ = process.communicate(timeout=LIMITS[name])
+            except subprocess.TimeoutExpired:
+                process.kill()
+                said, _ = process.communicate()
+        lines = [line for line in said.splitlines() if line.startswith("{")]
+        found[name] = json.loads(lines[-1]) if lines else {}
+        found[name] |= {"status": process.returncode, "seconds": round(time.perf_counter() - began, 1)}
+        print(name, json.dumps(found[name], indent=1), flush=True)
+        if options.json is not None:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+
+
+def table(found: Figures) -> str:
+    """The report as Markdown."""
+    network, served, memory = (found.get(name, {}) for name in ("network", "served", "memory"))
+    lines = [
+        f"{found['device']}; {found['machine']}.",
+        "",
+        "| Network | Shipped weights | Floor | Published size | Floor |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    sizes = [network.get(name, {}) for name in ("shipped", "paper")]
+    rows = {
+        "one utterance, step by step": "one_step_by_step",
+        "one utterance, replayed": "one_replayed",
+        "256 complete utterances": "complete_256",
+        "256 of all subsets": "mixed_256",
+        "training step of 32": "training_step_32",
+    }
+    for label, key in rows.items():
+        cells = [
+            f"{size[name]:.2f} ms" if name in size else ""
+            for size in sizes
+            for name in (f"{key}_ms", f"{key}_floor_ms")
+        ]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    devices = [name for name in served if isinstance(served[name], dict)]
+    lines += ["", f"| `emmr serve` | {' | '.join(devices)} |", f"| --- |{' ---: |' * len(devices)}"]
+    for subset in COMPARED:
+        for label, key, unit in (
+            ("goodput", "goodput_per_s", "/s"),
+            ("p99 at that rate", "p99_ms", " ms"),
+            ("p50 at a quarter of the throughput", "at_a_quarter_p50_ms", " ms"),
+        ):
+            figures = [served[d].get(f"{subset.name}_{key}") for d in devices]
+            shown = " | ".join("" if figure is None else f"{figure:.1f}{unit}" for figure in figures)
+            lines.append(f"| {subset.name}: {label} | {shown} |")
+    if "answers_differ_by" in served:
+        lines += ["", f"Probabilities differ between the two by at most {served['answers_differ_by']:.1e}."]
+    if "after_reloads" in memory:
+        moments = {
+            "warm": "warm",
+            f"after {memory['requests']:,} requests": "after_requests",
+            "after one reload": "after_one_reload",
+            f"after {memory['reloads']}": "after_reloads",
+        }
+        shares = [f"{memory[key]['device_mib']:.0f} / {memory[key]['host_mib']:.0f} {m}" for m, key in moments.items()]
+        lines += ["", f"Memory of the device / of the processes in MiB: {', '.join(shares)}."]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1, …, cpu")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE")
+    parser.add_argument("--document", type=Path, default=None, help="write the table between its markers there")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--section", choices=SECTIONS, help="run this one here and print its figures")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: says that it runs")
+    options = parser.parse_args(arguments)
+    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device; --device cpu shows that it runs")
+    if options.section:
+        print(json.dumps(SECTIONS[options.section](options)), flush=True)
+        return
+    found = report(options)
+    if options.document is not None:
+        text = options.document.read_text(encoding="utf-8")
+        before, _, rest = text.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        options.document.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
