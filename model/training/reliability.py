@@ -6,6 +6,7 @@ and the test parts of cross-fitting folds (`model.training.crossfit`), each answ
 Shapes: N utterances, d features of a slot, K directions, C classes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -49,9 +50,9 @@ VERDICT_BATCH: Final = 512
 VERDICT_RATE: Final = 3e-3
 VERDICT_DECAY: Final = 1.0
 MIN_NAMED: Final = 50  # cases of a class to fit a temperature of its own
-FLOORS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+FLOORS: Final = tuple(k / 10 for k in range(11))
 USUAL_FLOOR: Final = 0.5
-MIN_UNFAMILIAR: Final = 100  # cases to fit a floor
+MIN_UNFAMILIAR: Final = 100  # cases that a trial needs to count for a floor
 MIN_ROWS: Final = 200  # below so many incomplete cases no verdict is fitted
 SPEECH_PENALTY: Final = 1e-3
 SPEECH_STEPS: Final = 400
@@ -78,14 +79,13 @@ class Witness:
     features: Mapping[Source, FloatArray]
     weight: float = 1.0
 
-    def utterances(self) -> tuple[list[Utterance], list[int], dict[Modality, list[int]]]:
-        """The complete utterances, their classes' indices, and those of what each modality carries by itself."""
+    def utterances(self) -> tuple[list[Utterance], list[int]]:
+        """The complete utterances and their classes' indices."""
         classes = self.network.config.classes
         held = [e for e in self.complete if all(m in e.sources and e.sources[m] in self.features for m in MODALITIES)]
         return (
             [Utterance({m: self.features[e.sources[m]] for m in MODALITIES}) for e in held],
             [classes.index(e.label) for e in held],
-            {m: [classes.index(e.modality_labels.get(m, e.label)) for e in held] for m in MODALITIES},
         )
 
 
@@ -132,13 +132,11 @@ class Trial:
     Args:
         seen: subset → the network's findings.
         labels: class indices.
-        alone: modality → class indices of the polarity it carries by itself; the label where that is not known.
         weight: of these utterances together.
     """
 
     seen: Mapping[Presence, Observed]
     labels: Sequence[int]
-    alone: Mapping[Modality, Sequence[int]]
     weight: float
 
     def moderated(self, reliability: Reliability, subset: Presence) -> list[Decision]:
@@ -211,14 +209,14 @@ def run_trial(witness: Witness, reliability: Reliability, device: torch.device, 
         device: of the network.
         both_paths: also compute the ensemble where the gate does not ask for it.
     """
-    utterances, labels, alone = witness.utterances()
+    utterances, labels = witness.utterances()
     if not utterances:
         return None
     seen = {
         subset: _observe(witness.network, reliability, [u.keep(subset) for u in utterances], device, both_paths)
         for subset in SUBSETS
     }
-    return Trial(seen, labels, alone, witness.weight)
+    return Trial(seen, labels, witness.weight)
 
 
 def _observe(
@@ -255,9 +253,10 @@ def _fit_temperatures(reliability: Reliability, trials: Sequence[Trial]) -> None
 
 
 def _fit_floors(reliability: Reliability, trials: Sequence[Trial]) -> None:
-    """Of each modality, the least weight with the least log loss where it is alone and unfamiliar.
+    """Of each modality, the greatest weight that unfamiliar content of it is worth.
 
-    What counts is the polarity that it carries by itself, which is what one asks for who gives nothing else.
+    Where it is alone and unfamiliar, the greatest weight whose log loss is not above the least by more than that
+    figure's standard error; each trial, which lacks another corpus, counts equally.
     """
     for column, modality in enumerate(MODALITIES):
         subset = Presence.of(modality)
@@ -265,16 +264,21 @@ def _fit_floors(reliability: Reliability, trials: Sequence[Trial]) -> None:
             torch.tensor([familiarity[modality] < FAMILIAR for familiarity in trial.seen[subset].familiarities])
             for trial in trials
         ]
-        if sum(int(here.sum()) for here in rows) < MIN_UNFAMILIAR:
+        counted = [i for i, here in enumerate(rows) if int(here.sum()) >= MIN_UNFAMILIAR]
+        if not counted:
             reliability.floors[column] = USUAL_FLOOR
             continue
-        losses = {}
+        means, errors = {}, {}
         for floor in FLOORS:
             reliability.floors[column] = floor
-            logs, _, _ = _answers(reliability, trials, subset)
-            own = torch.cat([torch.tensor(trial.alone[modality]) for trial in trials])
-            losses[floor] = float(F.nll_loss(logs[torch.cat(rows)], own[torch.cat(rows)]))
-        reliability.floors[column] = min(losses, key=losses.__getitem__)
+            losses = []
+            for i in counted:
+                logs, labels, _ = _answers(reliability, [trials[i]], subset)
+                losses.append(F.nll_loss(logs[rows[i]], labels[rows[i]], reduction="none"))
+            means[floor] = float(np.mean([float(loss.mean()) for loss in losses]))
+            errors[floor] = math.sqrt(sum(float(loss.var()) / len(loss) for loss in losses)) / len(losses)
+        best = min(means, key=means.__getitem__)
+        reliability.floors[column] = max(f for f in FLOORS if means[f] <= means[best] + errors[best])
 
 
 def _answers(

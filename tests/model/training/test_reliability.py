@@ -82,7 +82,7 @@ def path(decision: Decision) -> Distribution:
 def log_losses(witness: Witness, reliability: Reliability) -> list[float]:
     """By subset."""
     predictor = NetworkPredictor(witness.network, CPU, reliability)
-    utterances, labels, _ = witness.utterances()
+    utterances, labels = witness.utterances()
     return [
         -float(
             np.mean(
@@ -288,7 +288,7 @@ def test_the_threshold_reports_as_many_as_are_wanted(verdict: Verdict) -> None:
 
 def test_rows_tell_what_each_gift_does_to_the_answer(witness: Witness) -> None:
     reliability = Reliability(CONFIG)
-    utterances, _, _ = witness.utterances()
+    utterances, _ = witness.utterances()
     trial = run_trial(witness, reliability, CPU, both_paths=False)
     assert trial is not None
     rows = verdict_rows(reliability, trial)
@@ -312,7 +312,7 @@ def test_the_verdict_is_fitted_to_the_numbers_it_is_served_with(witness: Witness
     untold = copy.deepcopy(fitted)
     untold.verdict.fitted.fill_(value=False)
     untold.threshold.fill_(0.5)
-    utterances, _, _ = witness.utterances()
+    utterances, _ = witness.utterances()
     trial = run_trial(witness, untold, CPU, both_paths=False)
     assert trial is not None
     rows = verdict_rows(untold, trial)
