@@ -19,7 +19,7 @@ RECORD ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := app model tests docker/healthcheck.py $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py docs/*.py examples/*.py))))
+SOURCES := app model tests tools docker/healthcheck.py $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py docs/*.py examples/*.py))))
 # The first interpreter that is new enough; PYTHON=… on the command line overrides the search.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -91,21 +91,21 @@ device-report: $(BENCH_STAMP)  ## Test and measure a CUDA device (DEVICE=cuda:1 
 .PHONY: fuzz
 fuzz: $(FUZZ_STAMP)  ## Fuzz the service by its OpenAPI document (CASES each), then its readers (MINUTES=10 each)
 	@status=0; \
-	$(BIN)/python -m tests.fuzz.schema --cases $(CASES) --seed $(SEED) $(FINDINGS)/schemathesis.json || status=1; \
-	$(BIN)/python -m tests.fuzz.guide --minutes $(or $(MINUTES),10) --seed $(SEED) $(FINDINGS)/atheris.json || status=1; \
+	$(BIN)/python -m tools.fuzz.schema --cases $(CASES) --seed $(SEED) $(FINDINGS)/schemathesis.json || status=1; \
+	$(BIN)/python -m tools.fuzz.guide --minutes $(or $(MINUTES),10) --seed $(SEED) $(FINDINGS)/atheris.json || status=1; \
 	exit $$status
 
 .PHONY: chaos
 chaos: $(DEV_STAMP)  ## Break one part of a running service after the other, and see who is affected
-	$(BIN)/python -m tests.load.chaos $(CASE) $(FINDINGS)/chaos.json
+	$(BIN)/python -m tools.load.chaos $(CASE) $(FINDINGS)/chaos.json
 
 .PHONY: soak
 soak: $(DEV_STAMP)  ## Load the service at 70 % of its capacity for MINUTES=20 and see what grows
-	$(BIN)/python -m tests.load.soak --minutes $(or $(MINUTES),20) $(FINDINGS)/soak.json
+	$(BIN)/python -m tools.load.soak --minutes $(or $(MINUTES),20) $(FINDINGS)/soak.json
 
 .PHONY: overload
 overload: $(DEV_STAMP)  ## Ask for four times what the service can do for SECONDS, and see what it says
-	$(BIN)/python -m tests.load.overload --seconds $(SECONDS) $(FINDINGS)/overload.json
+	$(BIN)/python -m tools.load.overload --seconds $(SECONDS) $(FINDINGS)/overload.json
 
 .PHONY: constraints
 constraints:  ## Write constraints.txt again, from the newest allowed versions

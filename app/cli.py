@@ -117,7 +117,7 @@ def predict(
     if text is None and audio is None and openface is None:
         _refuse("Nothing to answer: give at least one of --text, --audio and --openface.")
     settings = _settings(weights=weights, device=device, key_threshold=threshold)
-    from app.once import predict_once
+    from app.offline import predict_once
 
     with _readable_errors():
         answer = predict_once(
@@ -238,7 +238,7 @@ def _settings(**given: object) -> "Settings":
 @contextmanager
 def _readable_errors() -> Iterator[None]:
     """Say what the service would say, instead of a traceback, where input or weights are at fault."""
-    from app.inference.errors import ServiceError
+    from app.engine.errors import ServiceError
     from app.uploads.errors import UploadError
     from model.errors import EMMRError, ModalityError
 

@@ -10,11 +10,12 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from app.api import metrics, middleware, problems, routes
-from app.api.document import DocumentedApp
-from app.api.head import HeadAsGet
-from app.inference.engine import Engine
+from app.api import metrics, problems, routes
+from app.api.openapi import DocumentedApp
+from app.engine.engine import Engine
 from app.logging import configure_logging
+from app.middleware.head import HeadAsGet
+from app.middleware.request import install_middleware
 from app.settings import Settings
 
 
@@ -52,7 +53,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     )
     app.state.settings, app.state.metrics, app.state.engine = settings, measured, engine
     app.add_middleware(HeadAsGet)
-    middleware.install_middleware(app, settings, measured)
+    install_middleware(app, settings, measured)
     problems.install_problem_handlers(app)
     routes.install_routes(app, settings)
     return app

@@ -17,10 +17,10 @@ from typing import Final
 
 import uvicorn
 
-from app.inference.lifecycle import Lifecycle, Phase
+from app.engine.lifecycle import Lifecycle, Phase
+from app.http.protocol import protocol_within
 from app.logging import get_logger
 from app.main import create_app
-from app.protocol import protocol_within
 from app.settings import Settings
 
 EXIT_FAILED: Final = 1

@@ -27,12 +27,12 @@ from benchmarks.harness import Report, arguments, finish, machine_line
 from benchmarks.network import utterances
 from benchmarks.training import Training
 from model.config import ModelConfig
-from model.emmr.batch import Batch, collate
-from model.emmr.inference import decide
-from model.emmr.network import EMMR
-from model.emmr.prepared import PreparedNetwork
-from model.emmr.replay import record
 from model.modality import COMPLETE, SUBSETS, Utterance
+from model.network.batch import Batch, collate
+from model.network.emmr import EMMR
+from model.network.inference.cuda_graphs import record
+from model.network.inference.fused import FusedNetwork
+from model.network.inference.sparse import decide
 from model.training.settings import TrainingSettings
 
 GOALS: Final = {"utterances_per_s": 30_000.0, "latency_p50_ms": 1.5}
@@ -142,7 +142,7 @@ def training_step(
 def answers(report: Report, config: ModelConfig, rates: Rates, size: int, device: torch.device, rounds: int) -> None:
     """Batches of `size`, complete and mixed, and one utterance of each subset, step by step and replayed."""
     torch.manual_seed(0)
-    prepared = PreparedNetwork(EMMR(config).to(device).eval())
+    prepared = FusedNetwork(EMMR(config).to(device).eval())
     rng = np.random.default_rng(0)
     for case, presences in (("complete", [COMPLETE] * size), ("mixed", list(islice(cycle(SUBSETS), size)))):
         batch = collate(utterances(config, presences, rng), config).to(device)

@@ -24,13 +24,19 @@ import librosa
 import numpy as np
 
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, ratio_of, time_rounds
-from model.features.audio import SAMPLE_RATE, FloatArray, acoustic_features, harmonic_component, zero_crossing_rate
-from model.features.constant_q import TUNINGS, chroma, plan
-from model.features.mel import cepstrum, mel_power
-from model.features.openface import ACTION_UNIT_COLUMNS, ColumnSet, read_openface
-from model.features.sound import read_sound
-from model.features.stft import HOP_LENGTH, N_FFT, centred_frames, spectrum
-from model.features.tuning import estimate_tuning
+from model.features.audio.acoustic import (
+    SAMPLE_RATE,
+    FloatArray,
+    acoustic_features,
+    harmonic_component,
+    zero_crossing_rate,
+)
+from model.features.audio.dsp.cqt import TUNINGS, chroma, plan
+from model.features.audio.dsp.mel import cepstrum, mel_power
+from model.features.audio.dsp.stft import HOP_LENGTH, N_FFT, centred_frames, spectrum
+from model.features.audio.dsp.tuning import estimate_tuning
+from model.features.audio.loading import read_sound
+from model.features.visual.openface import ACTION_UNIT_COLUMNS, ColumnSet, read_openface
 from tests.support.openface import simulate_openface_csv
 from tests.support.speech import speech_of
 

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from model.modality import Modality, Presence
+from model.modality import Modality, ModalitySet
 
 EXAMPLES: Final = Path(__file__).resolve().parent.parent / "examples"
 SECONDS: Final = 6
@@ -71,16 +71,16 @@ class Bodies:
         header, first, rest = self._csv
         return b"%s\n1,0,0.%06d,%s\n%s\n" % (header, next(self._numbers) % _STAMP, first, rest)
 
-    def parts(self, subset: Presence) -> dict[Modality, bytes]:
+    def parts(self, subset: ModalitySet) -> dict[Modality, bytes]:
         """The parts of one request."""
         makers = {Modality.TEXT: self.text, Modality.AUDIO: self.audio, Modality.VISUAL: self.openface}
         return {modality: makers[modality]() for modality in subset}
 
-    def request(self, subset: Presence) -> bytes:
+    def request(self, subset: ModalitySet) -> bytes:
         """A whole HTTP request."""
         return whole_request(self.parts(subset))
 
-    def requests(self, subset: Presence, amount: int) -> Iterator[bytes]:
+    def requests(self, subset: ModalitySet, amount: int) -> Iterator[bytes]:
         """So many of them."""
         return (self.request(subset) for _ in range(amount))
 

@@ -72,10 +72,10 @@ def compiled(options: argparse.Namespace) -> Figures:
     import numpy as np
 
     from benchmarks.network import utterances
-    from model.emmr.batch import collate
-    from model.emmr.network import EMMR
-    from model.emmr.whole import whole_graph
     from model.modality import COMPLETE
+    from model.network.batch import collate
+    from model.network.emmr import EMMR
+    from model.network.inference.static_graph import whole_graph
 
     device, found = torch.device(options.device), Figures()
     torch.set_float32_matmul_precision("highest")

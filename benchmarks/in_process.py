@@ -15,21 +15,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from app.inference.predictor import Inputs, Predictor, Prepared
+from app.engine.predictor import Inputs, Predictor, PreparedRequest
 from app.settings import DEFAULT_WEIGHTS
 from benchmarks.bodies import Bodies
-from model.features.openface import read_openface
-from model.features.sound import read_sound
-from model.modality import Modality, Presence
+from model.features.audio.loading import read_sound
+from model.features.visual.openface import read_openface
+from model.modality import Modality, ModalitySet
 
 BATCH: Final = 32
 
 
-def answers_per_second(predictor: Predictor, subset: Presence, seconds: float) -> float:
+def answers_per_second(predictor: Predictor, subset: ModalitySet, seconds: float) -> float:
     """Utterances decided a second."""
     bodies = Bodies()
 
-    def prepare(parts: Mapping[Modality, bytes]) -> Prepared:
+    def prepare(parts: Mapping[Modality, bytes]) -> PreparedRequest:
         config = predictor.pipeline.config.visual
         text, audio, face = (parts.get(m) for m in (Modality.TEXT, Modality.AUDIO, Modality.VISUAL))
         return predictor.prepare(
@@ -42,7 +42,7 @@ def answers_per_second(predictor: Predictor, subset: Presence, seconds: float) -
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
 
-        def begin() -> list[Future[Prepared]]:
+        def begin() -> list[Future[PreparedRequest]]:
             return [threads.submit(prepare, bodies.parts(subset)) for _ in range(BATCH)]
 
         predictor.decide([job.result() for job in begin()])  # warms up whatever is compiled or planned once
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("subsets", nargs="+", help="text+audio+visual, text, …")
     options = parser.parse_args()
     predictor = Predictor.load(options.weights, "cpu")
-    found = {name: answers_per_second(predictor, Presence.parse(name), options.seconds) for name in options.subsets}
+    found = {name: answers_per_second(predictor, ModalitySet.parse(name), options.seconds) for name in options.subsets}
     print(json.dumps(found))
 
 

@@ -11,14 +11,14 @@ import io
 import tempfile
 from collections.abc import Callable
 
+from app.decoding.audio import decode_audio
+from app.decoding.openface import decode_openface
+from app.decoding.pool import DecodePool
 from app.settings import Settings
-from app.uploads.audio import decode_audio
-from app.uploads.decode_pool import DecodePool
-from app.uploads.openface import decode_openface
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, time_rounds
-from model.features.openface import OpenFaceLimits, read_openface
-from model.features.sound import SoundLimits, read_sound
-from model.features.voice import listen
+from model.features.audio.loading import SoundLimits, read_sound
+from model.features.audio.raw_features import listen
+from model.features.visual.openface import OpenFaceLimits, read_openface
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import encode, voice_like
 

@@ -16,10 +16,10 @@ import litserve
 import torch
 from fastapi import Request
 
-from app.inference.predictor import Inputs, Outcome, Predictor, Prepared
+from app.engine.predictor import Inputs, Outcome, Predictor, PreparedRequest
 from app.settings import DEFAULT_WEIGHTS
-from model.features.openface import read_openface
-from model.features.sound import read_sound
+from model.features.audio.loading import read_sound
+from model.features.visual.openface import read_openface
 
 MAX_BATCH: Final = 32
 BATCH_TIMEOUT: Final = 0.001  # seconds
@@ -37,7 +37,7 @@ class PredictorAPI(litserve.LitAPI):
         torch.set_num_threads(1)
         self._predictor = Predictor.load(self._weights, device)
 
-    def decode_request(self, request: Request) -> Prepared:
+    def decode_request(self, request: Request) -> PreparedRequest:
         """A form → what the network needs."""
         config = self._predictor.pipeline.config.visual
         audio, openface = request.get("audio"), request.get("openface")
@@ -51,11 +51,11 @@ class PredictorAPI(litserve.LitAPI):
             )
         )
 
-    def batch(self, inputs: Sequence[Prepared]) -> Sequence[Prepared]:
+    def batch(self, inputs: Sequence[PreparedRequest]) -> Sequence[PreparedRequest]:
         """Ours takes them as they are."""
         return inputs
 
-    def predict(self, x: Sequence[Prepared]) -> list[Outcome]:
+    def predict(self, x: Sequence[PreparedRequest]) -> list[Outcome]:
         """Run the network."""
         return self._predictor.decide(x)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig, NetworkConfig
-from model.modality import MODALITIES, SUBSETS, Modality, Presence, Utterance
+from model.modality import MODALITIES, SUBSETS, Modality, ModalitySet, Utterance
 
 BRANCHES = ("transformer", "autoencoder", "cascade")
 PAIRS = [s for s in SUBSETS if len(s) == 2]
@@ -214,7 +214,9 @@ class NaivePort(nn.Module):
             for i, (m, part) in enumerate(zip(MODALITIES, parts, strict=True))
         }
 
-    def _pool(self, subset: Presence, sequences: Mapping[Modality, Tensor], slots: Mapping[Modality, Tensor]) -> Tensor:
+    def _pool(
+        self, subset: ModalitySet, sequences: Mapping[Modality, Tensor], slots: Mapping[Modality, Tensor]
+    ) -> Tensor:
         x = torch.cat([sequences[m] for m in subset], dim=1)
         valid = torch.cat([slots[m] for m in subset], dim=1)
         pooled: Tensor = self.pools[subset.name](self.blocks[subset.name](x, src_key_padding_mask=~valid), valid)

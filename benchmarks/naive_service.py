@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import librosa
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 import uvicorn
@@ -24,13 +23,12 @@ from app.settings import DEFAULT_WEIGHTS
 from benchmarks.naive import pad
 from benchmarks.naive_weights import naive_port
 from model.checkpoint import load_checkpoint
-from model.features.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
-from model.features.preprocessing import reduce_to_slots
-from model.features.text import packaged_folder
-from model.features.voice import raw_audio_features
+from model.features.audio.raw_features import raw_audio_features
+from model.features.normalization import reduce_to_slots
+from model.features.text.encoder import packaged_folder
+from model.features.visual.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
 from model.modality import Modality, Utterance
-
-FloatArray = npt.NDArray[np.float32]
+from model.types import FloatArray
 
 
 class Naive:

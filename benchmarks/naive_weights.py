@@ -10,7 +10,7 @@ from typing import Final
 from torch import Tensor
 
 from benchmarks.naive import NaivePort
-from model.emmr.network import EMMR
+from model.network.emmr import EMMR
 
 _MODULES: Final = {
     "branches.transformer.encoder": "encoder",

@@ -1,7 +1,7 @@
 """EMMR's network at the published size: what an answer needs, beside the whole graph for everyone.
 
 For: `python -m benchmarks.network --json FILE`. Batches of 1 and 32, complete, one and two modalities missing, from
-feature arrays to decisions, collation included; ours (`model.emmr.inference`) beside `benchmarks.naive` on the same
+feature arrays to decisions, collation included; ours (`model.network.inference.sparse`) beside `benchmarks.naive` on the same
 weights, in the same rounds, and how far their answers lie apart.
 Does not know: how features are made, the service.
 
@@ -28,12 +28,12 @@ from benchmarks.harness import Report, arguments, finish, machine_line, medians_
 from benchmarks.naive import NaiveAnswer, NaivePort, pad
 from benchmarks.naive_weights import naive_port
 from model.config import ModelConfig
-from model.emmr.batch import collate
-from model.emmr.decision import Decision
-from model.emmr.inference import decide
-from model.emmr.network import EMMR
-from model.emmr.prepared import PreparedNetwork
-from model.modality import MODALITIES, SUBSETS, Presence, Utterance
+from model.modality import MODALITIES, SUBSETS, ModalitySet, Utterance
+from model.network.batch import collate
+from model.network.decision import Decision
+from model.network.emmr import EMMR
+from model.network.inference.fused import FusedNetwork
+from model.network.inference.sparse import decide
 
 RESULTS: Final = Path(__file__).resolve().parent.parent / "weights" / "default" / "results.json"
 CASES: Final = {0: "complete", 1: "one_missing", 2: "two_missing"}
@@ -47,13 +47,13 @@ OPINION: Final = 2.0  # logits added to what the heads are to agree or to disagr
 class Contestants:
     """The same weights twice."""
 
-    ours: PreparedNetwork
+    ours: FusedNetwork
     naive: NaivePort
 
     @classmethod
     def build(cls, network: EMMR) -> "Contestants":
         """Prepare both."""
-        return cls(PreparedNetwork(network), naive_port(network))
+        return cls(FusedNetwork(network), naive_port(network))
 
     def decide(self, utterances: Sequence[Utterance]) -> list[Decision]:
         """Ours."""
@@ -76,7 +76,7 @@ def opinionated(network: EMMR, *, agreeing: bool) -> EMMR:
 
 
 def utterances(
-    config: ModelConfig, presences: Sequence[Presence], rng: np.random.Generator, shortest: float = 1.0
+    config: ModelConfig, presences: Sequence[ModalitySet], rng: np.random.Generator, shortest: float = 1.0
 ) -> list[Utterance]:
     """Random features of each presence; lengths from `shortest` of the slots up to all of them."""
 

@@ -26,9 +26,9 @@ from benchmarks.bodies import Bodies
 from benchmarks.harness import Report, arguments, finish, machine_line
 from benchmarks.load import LIMIT_MS, Client, Trial, offer, parsed, saturate
 from benchmarks.processes import OURS, ROOT, service
-from model.modality import COMPLETE, SUBSETS, Modality, Presence
+from model.modality import COMPLETE, SUBSETS, Modality, ModalitySet
 
-TEXT: Final = Presence.of(Modality.TEXT)
+TEXT: Final = ModalitySet.of(Modality.TEXT)
 COMPARED: Final = (COMPLETE, TEXT)
 CONCURRENCY: Final = 8  # of the clients whose throughput says where to look for the limit
 LOWEST: Final = 0.25  # of that throughput: the first rate offered
@@ -49,7 +49,7 @@ class Peer:
 
     command: tuple[str, ...]
     ready: str
-    subsets: tuple[Presence, ...] = COMPARED
+    subsets: tuple[ModalitySet, ...] = COMPARED
 
 
 PEERS: Final = {
@@ -70,17 +70,17 @@ class Measured:
         apart: how far batched answers are from unbatched ones.
     """
 
-    trials: dict[Presence, list[Trial]] = field(default_factory=dict)
-    most: dict[Presence, float] = field(default_factory=dict)
+    trials: dict[ModalitySet, list[Trial]] = field(default_factory=dict)
+    most: dict[ModalitySet, float] = field(default_factory=dict)
     answers: list[dict[str, float]] = field(default_factory=list)
     apart: float = 0.0
 
-    def goodput(self, subset: Presence) -> float:
+    def goodput(self, subset: ModalitySet) -> float:
         """The highest sustained rate; 0 where none was."""
         return max((t.rate for t in self.trials[subset] if t.sustained), default=0.0)
 
 
-async def measure(port: int, subsets: Sequence[Presence], seconds: float, steps: int) -> Measured:
+async def measure(port: int, subsets: Sequence[ModalitySet], seconds: float, steps: int) -> Measured:
     """Load one service."""
     client, bodies, measured = Client(port), Bodies(), Measured()
     try:
@@ -118,7 +118,7 @@ def difference(one: Mapping[str, float], other: Mapping[str, float]) -> float:
     return max(abs(one[name] - other[name]) for name in one)
 
 
-def in_process(subsets: Sequence[Presence], seconds: float) -> dict[str, float]:
+def in_process(subsets: Sequence[ModalitySet], seconds: float) -> dict[str, float]:
     """Answers a second of our predictor without a service."""
     command = [sys.executable, "-m", "benchmarks.in_process", "--seconds", str(seconds), *(s.name for s in subsets)]
     said = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)

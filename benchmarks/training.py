@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, ratio_of, time_rounds
 from model.checkpoint import load_checkpoint
 from model.config import ModelConfig
-from model.emmr.guidance import GuidanceNetwork
-from model.emmr.losses import Lesson, total_loss
-from model.emmr.network import EMMR
-from model.features.audio import SAMPLE_RATE, acoustic_features
+from model.features.audio.acoustic import SAMPLE_RATE, acoustic_features
 from model.modality import MODALITIES, Modality
+from model.network.emmr import EMMR
+from model.network.guidance import GuidanceNetwork
+from model.network.losses import SoftTargets, total_loss
 from model.training.batches import BatchSource, TrainingBatch, to_device
-from model.training.corpora.base import ActionUnitMeansSource, Example, SoundSource, Source, TextSource
+from model.training.datasets.base import ActionUnitMeansSource, Example, SoundSource, Source, TextSource
 from model.training.optimisation import build_optimiser
 from model.training.pretraining import PretrainingTask, single_modality_examples
 from model.training.settings import Recipe, TrainingSettings
@@ -108,7 +108,7 @@ class Training:
             loss = self.pretraining(item, lesson)
         self._update(self.optimiser, loss)
 
-    def _lesson(self, item: TrainingBatch) -> Lesson | None:
+    def _lesson(self, item: TrainingBatch) -> SoftTargets | None:
         return None if self.teacher is None else self.teacher(item.batch)
 
     def _precision(self) -> torch.autocast:

@@ -13,14 +13,14 @@ from typing import Final
 import httpx2
 from starlette.testclient import TestClient
 
-from app.linger import LINGER_BYTES, LINGER_SECONDS
+from app.http.lingering_close import LINGER_BYTES, LINGER_SECONDS
+from app.http.protocol import HEAD_BYTES
 from app.main import create_app
-from app.protocol import HEAD_BYTES
 from app.settings import KIB, MIB, Settings
-from tests.load.service import WEIGHTS, serving
 from tests.support.forms import MULTIPART, body, part
 from tests.support.limit_rows import NOT_COUNTED, Asked, rows
 from tests.support.sound import encode, voice_like
+from tools.load.service import WEIGHTS, serving
 
 PAGE: Final = Path(__file__).with_name("limits.md")
 TIMEOUT: Final = 60.0  # seconds for one answer

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
-from model.features.openface import ALL_COLUMNS
+from model.features.visual.openface import ALL_COLUMNS
+from model.types import DoubleArray
 from tests.support.speech import SAMPLE_RATE, speak
 
-Array = npt.NDArray[np.float64]
+Array = DoubleArray
 
 FOLDER: Final = Path(__file__).parent
 SENTENCE: Final = "I did not expect to like this film, and yet I did!"

@@ -21,13 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.emmr.network import EMMR
-from model.emmr.reliability import Reliability
 from model.errors import CheckpointError
-from model.features.preprocessing import Preprocessing
-from model.features.text import TextEncoder
-from model.features.whisper import WhisperEncoder
+from model.features.audio.whisper import WhisperEncoder
+from model.features.normalization import Preprocessing
+from model.features.text.encoder import TextEncoder
 from model.modality import Modality
+from model.network.emmr import EMMR
+from model.network.reliability import Reliability
 
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"

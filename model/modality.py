@@ -14,8 +14,7 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Final, Self
 
-import numpy as np
-import numpy.typing as npt
+from model.types import FloatArray
 
 
 class Modality(StrEnum):
@@ -30,7 +29,7 @@ MODALITIES: Final = tuple(Modality)
 
 
 @dataclass(frozen=True, slots=True)
-class Presence:
+class ModalitySet:
     """A non-empty set of modalities, in the order of `Modality`.
 
     Raises:
@@ -86,9 +85,11 @@ class Presence:
         return len(self.present)
 
 
-COMPLETE: Final = Presence(frozenset(MODALITIES))
+COMPLETE: Final = ModalitySet(frozenset(MODALITIES))
 
-SUBSETS: Final = tuple(Presence(frozenset(subset)) for size in (3, 2, 1) for subset in combinations(MODALITIES, size))
+SUBSETS: Final = tuple(
+    ModalitySet(frozenset(subset)) for size in (3, 2, 1) for subset in combinations(MODALITIES, size)
+)
 """The seven non-empty subsets, largest first."""
 
 
@@ -103,7 +104,7 @@ class Utterance:
         ValueError: no modality, or an array that is not `(T ≥ 1, d)`.
     """
 
-    features: Mapping[Modality, npt.NDArray[np.float32]]
+    features: Mapping[Modality, FloatArray]
 
     def __post_init__(self) -> None:
         for modality, array in self.features.items():
@@ -114,9 +115,9 @@ class Utterance:
         object.__setattr__(self, "features", MappingProxyType(dict(self.features)))
 
     @property
-    def presence(self) -> Presence:
+    def presence(self) -> ModalitySet:
         """Which modalities are there."""
-        return Presence(frozenset(self.features))
+        return ModalitySet(frozenset(self.features))
 
     def keep(self, modalities: Iterable[Modality]) -> "Utterance":
         """The same utterance with only `modalities`.

@@ -12,14 +12,14 @@ import torch
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import ModelConfig
-from model.emmr.batch import collate
-from model.emmr.decision import Decision
-from model.emmr.inference import decide
-from model.emmr.prepared import PreparedNetwork
-from model.emmr.reliability import decide_reliably
-from model.emmr.replay import Replay, record
-from model.features.extraction import FeatureExtractor
+from model.features.extractor import FeatureExtractor
 from model.modality import Modality, Utterance
+from model.network.batch import collate
+from model.network.decision import Decision
+from model.network.inference.cuda_graphs import CudaGraphs, record
+from model.network.inference.fused import FusedNetwork
+from model.network.inference.sparse import decide
+from model.network.reliability import decide_reliably
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
@@ -35,8 +35,8 @@ class Pipeline:
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.checkpoint = checkpoint
         self.device = device
-        self._prepared = PreparedNetwork(checkpoint.network)
-        self._replay = Replay([])
+        self._prepared = FusedNetwork(checkpoint.network)
+        self._replay = CudaGraphs([])
         self.extractor = FeatureExtractor(
             checkpoint.config, checkpoint.preprocessing, checkpoint.text_encoder, reliability=checkpoint.reliability
         )
@@ -79,7 +79,7 @@ class Pipeline:
     ) -> list[Decision]:
         """Decide on utterances of any mixture of subsets, side by side; from one thread at a time.
 
-        Arguments are `model.emmr.reliability.decide_reliably`'s.
+        Arguments are `model.network.reliability.decide_reliably`'s.
         """
         return decide_reliably(
             self._decide,

@@ -59,8 +59,8 @@ def tiny_weights(tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFact
     import torch
 
     from model.checkpoint import save_checkpoint
-    from model.emmr.network import EMMR
-    from model.features.preprocessing import Preprocessing, Statistics
+    from model.features.normalization import Preprocessing, Statistics
+    from model.network.emmr import EMMR
 
     folder = tmp_path_factory.mktemp("weights") / "tiny"
     with torch.random.fork_rng():
@@ -88,8 +88,8 @@ def canary() -> str:
 @pytest.fixture(scope="session")
 def parts(canary: str) -> dict[str, Part]:
     """One good part of each kind."""
-    from app.inference.warmup import still_face, tone
-    from model.features.openface import ACTION_UNIT_COLUMNS
+    from app.engine.warmup import still_face, tone
+    from model.features.visual.openface import ACTION_UNIT_COLUMNS
 
     return {
         "text": (None, f"What a lovely {canary}!".encode(), "text/plain"),

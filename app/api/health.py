@@ -11,9 +11,9 @@ from starlette.responses import JSONResponse
 
 from app.api.problems import MEDIA_TYPE, problem_body, trouble
 from app.api.schemas import Component, Health, Unhealthy
-from app.inference.engine import Engine
-from app.inference.errors import NotReady
-from app.inference.lifecycle import Phase
+from app.engine.engine import Engine
+from app.engine.errors import NotReady
+from app.engine.lifecycle import Phase
 
 router = APIRouter(tags=["health"])
 

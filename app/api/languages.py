@@ -1,4 +1,4 @@
-"""English names of the languages that `model.features.language` tells apart.
+"""English names of the languages that `model.features.text.language` tells apart.
 
 For: the warning `language`, which a person reads. Codes are ISO 639-1.
 """

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
-from app.inference.engine import Engine
-from app.inference.predictor import Prepared
+from app.engine.engine import Engine
+from app.engine.predictor import PreparedRequest
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
@@ -59,7 +59,7 @@ class Metrics:
         for stage in STAGES:
             self.stage.labels(stage=stage)
 
-    def observe_batch(self, batch: Sequence[Prepared]) -> None:
+    def observe_batch(self, batch: Sequence[PreparedRequest]) -> None:
         """Count a batch, and how much of its audio and visual slots is there only to make them equally many."""
         self.batch_size.observe(len(batch))
         used = [sum(slots) for slots in zip(*(prepared.slots for prepared in batch), strict=True)]

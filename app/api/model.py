@@ -9,17 +9,17 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from app.api.answer import model_name
 from app.api.auth import require_admin
 from app.api.predict import PROBLEM_RESPONSES
 from app.api.problems import problem_response_of
+from app.api.response import model_name
 from app.api.schemas import Limits, ModelCard, Reloaded
-from app.inference.engine import Engine
-from app.inference.folders import NAME
-from app.inference.limits import openface_limits, sound_limits, upload_limits
+from app.engine.engine import Engine
+from app.engine.limits import openface_limits, sound_limits, upload_limits
+from app.engine.weights_dir import NAME
 from app.settings import Settings
-from model.features.openface import OpenFaceLimits
-from model.features.sound import SoundLimits
+from model.features.audio.loading import SoundLimits
+from model.features.visual.openface import OpenFaceLimits
 
 AUDIO_FORMATS = ("WAV", "FLAC", "OGG Vorbis", "OGG Opus", "MP3", "WebM Opus", "M4A AAC")
 _REFUSALS: Final = {

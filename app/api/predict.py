@@ -13,17 +13,17 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import WithJsonSchema
 
-from app.api.answer import compose
 from app.api.metrics import Metrics
 from app.api.problems import problem_response_of
+from app.api.response import compose
 from app.api.schemas import ExplainedPrediction, Prediction
-from app.inference.engine import Engine, Reply
-from app.inference.limits import upload_limits
-from app.inference.predictor import Options
+from app.decoding.text import VISIBLE
+from app.engine.engine import Engine, Reply
+from app.engine.limits import upload_limits
+from app.engine.predictor import Options
 from app.settings import Settings
 from app.uploads.errors import ClientGone
 from app.uploads.form import read_form
-from app.uploads.text import VISIBLE
 
 V = TypeVar("V")
 

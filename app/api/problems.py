@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from app.api.metrics import Metrics
 from app.api.rate_limit import RateLimited
 from app.api.schemas import Fault, Problem, ProblemType
-from app.inference.errors import (
+from app.engine.errors import (
     DeadlinePassed,
     DeviceLost,
     NothingUsable,
@@ -123,7 +123,7 @@ TABLE: Final[Mapping[str, ProblemType]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ErrorResponse:
     """An exception, said as a problem that does not yet know its request.
 
     Args:
@@ -146,7 +146,7 @@ class Trouble:
         return self.code or f"http-{self.status}"
 
 
-def trouble(error: BaseException) -> Trouble:
+def trouble(error: BaseException) -> ErrorResponse:
     """Say what an exception means to a client. Anything unknown is an internal error, and says nothing more."""
     if isinstance(error, ModalityError) and not isinstance(error, EmptyModality):
         error = from_modality(error)
@@ -167,15 +167,17 @@ def trouble(error: BaseException) -> Trouble:
         return _of("invalid-query", "A query option is not understood.", tuple(map(_query_fault, error.errors())))
     if isinstance(error, StarletteHTTPException):
         title = _HTTP.get(error.status_code) or HTTPStatus(error.status_code).phrase
-        return Trouble(
+        return ErrorResponse(
             None, error.status_code, title, error.detail or title, headers=tuple((error.headers or {}).items())
         )
     return _of("internal", "The service failed to answer. The request id finds the cause in its logs.")
 
 
-def _of(code: str, detail: str, faults: tuple[Fault, ...] = (), headers: tuple[tuple[str, str], ...] = ()) -> Trouble:
+def _of(
+    code: str, detail: str, faults: tuple[Fault, ...] = (), headers: tuple[tuple[str, str], ...] = ()
+) -> ErrorResponse:
     entry = TABLE[code]
-    return Trouble(code, entry.status, entry.title, detail, faults, headers)
+    return ErrorResponse(code, entry.status, entry.title, detail, faults, headers)
 
 
 def _query_fault(error: Mapping[str, object]) -> Fault:
@@ -184,7 +186,7 @@ def _query_fault(error: Mapping[str, object]) -> Fault:
     return Fault(part=None, place=where, detail=str(error.get("msg", "not understood")))
 
 
-def problem_body(request: Request, said: Trouble) -> Problem:
+def problem_body(request: Request, said: ErrorResponse) -> Problem:
     """The body of a problem about `request`."""
     return Problem(
         type=TYPE_PREFIX + said.code if said.code else "about:blank",
@@ -198,7 +200,7 @@ def problem_body(request: Request, said: Trouble) -> Problem:
 
 
 def problem_response_of(description: str) -> dict[str, Any]:
-    """How a route declares an error it may give; `app.api.document` gives it the media type."""
+    """How a route declares an error it may give; `app.api.openapi` gives it the media type."""
     return {"description": description, "model": Problem}
 
 

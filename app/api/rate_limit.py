@@ -2,7 +2,7 @@
 
 For: refusing, before a body is read, a client that asks more often than `Settings.rate_limit` says. A client is who
 brings a valid key, and without one the address it calls from.
-Does not know: what is asked; the queue, which bounds all clients together (`app.inference.batcher`).
+Does not know: what is asked; the queue, which bounds all clients together (`app.engine.batcher`).
 Source: `limits`' sliding window counter; the fields of draft-ietf-httpapi-ratelimit-headers.
 
 Memory is bounded whoever calls: addresses share a fixed number of counters, told apart by a hash that nobody outside
@@ -22,7 +22,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from app.api.auth import find_key, offered_key
-from app.inference.errors import Unavailable
+from app.engine.errors import Unavailable
 from app.settings import Settings
 
 COUNTERS: Final = 4096  # for addresses; two that share one are two in 4096

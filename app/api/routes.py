@@ -7,9 +7,10 @@ Does not know: what the routes do.
 
 from fastapi import Depends, FastAPI
 
-from app.api import auth, health, metrics, model, page, predict, problems
+from app.api import auth, health, metrics, model, predict, problems
 from app.api.rate_limit import RateLimit
 from app.settings import Settings
+from app.web import page
 
 
 def install_routes(app: FastAPI, settings: Settings) -> None:

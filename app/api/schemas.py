@@ -123,7 +123,7 @@ class Ensemble(_Answer):
     weights: BranchWeights
 
 
-class Caution(_Answer):
+class InputWarning(_Answer):
     """Something a person should know before trusting the answer."""
 
     code: str
@@ -152,7 +152,7 @@ class Prediction(_Answer):
     key_missing: KeyMissing
     summary: str = Field(description="The verdict in one plain sentence.")
     ensemble: Ensemble
-    warnings: list[Caution]
+    warnings: list[InputWarning]
     timings_ms: Timings
 
 

@@ -2,7 +2,7 @@
 
 For: reading `multipart/form-data` (and `application/x-www-form-urlencoded` with `text` alone) so that nothing a client
 sent is lost without an error: no part beyond the three names, none twice, no body cut before its closing boundary.
-Does not know: what the parts hold (see `app.uploads.text`, `audio` and `openface`).
+Does not know: what the parts hold (see `app.decoding.text`, `audio` and `openface`).
 Source: RFC 7578 (multipart/form-data) and RFC 2046, section 5.1. The byte-level parser (`app.uploads.boundary`) ignores
 what precedes the first boundary and what follows the last, and a missing last one, hence the checks here.
 

@@ -1,7 +1,7 @@
 """Low-rank adaptation of the text encoder to the corpus's polarity.
 
 For: adapters small enough to ship, trained before the network on the training texts alone.
-Does not know: sound, faces, the network. Serving merges what this returns (`model.features.text`) and needs no peft.
+Does not know: sound, faces, the network. Serving merges what this returns (`model.features.text.encoder`) and needs no peft.
 Source: Hu et al. 2021 (LoRA), as peft implements it.
 """
 
@@ -16,10 +16,10 @@ from peft import LoraConfig, get_peft_model
 from rich.progress import track
 from torch import Tensor, nn
 
-from model.emmr.losses import IGNORED
-from model.features.text import ADAPTER_SCALE, TextEncoder
+from model.features.text.encoder import ADAPTER_SCALE, TextEncoder
 from model.modality import Modality
-from model.training.corpora.base import Example, TextSource
+from model.network.losses import IGNORED
+from model.training.datasets.base import Example, TextSource
 from model.training.settings import AdapterSettings
 
 TARGETS: Final = ["query", "key", "value", "dense"]  # every linear of a BERT layer

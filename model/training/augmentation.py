@@ -20,11 +20,9 @@ import soxr
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import fftconvolve
 
-from model.features.audio import SAMPLE_RATE
-from model.features.conditioning import FRAME, condition
-
-FloatArray = npt.NDArray[np.float32]
-DoubleArray = npt.NDArray[np.float64]
+from model.features.audio.acoustic import SAMPLE_RATE
+from model.features.audio.conditioning import FRAME, condition
+from model.types import DoubleArray, FloatArray
 
 # Where nothing else is said, ranges are uniform and were chosen by hand to cover what phones and laptops record.
 CROP_SHARE: Final = 0.5  # of variants: the emotion of an utterance shows in its parts, and clips are cut anywhere

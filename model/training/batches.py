@@ -10,19 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.emmr.batch import Batch, collate
-from model.emmr.losses import IGNORED, Targets
 from model.modality import MODALITIES, Modality, Utterance
-from model.training.corpora.base import Example, SoundSource, Source
-from model.training.patterns import TrainingMix, draw_training_patterns
+from model.network.batch import Batch, collate
+from model.network.losses import IGNORED, Targets
+from model.training.datasets.base import Example, SoundSource, Source
+from model.training.missing_patterns import TrainingMix, draw_training_patterns
 from model.training.settings import TrainingSettings
-
-FloatArray = npt.NDArray[np.float32]
+from model.types import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class BatchSource:
                 batch, targets = self._exchange(batch, targets, rng)
             yield TrainingBatch(batch, targets, [e for e, _ in chosen])
 
-    def _batches(self, utterances: Sequence[Utterance], rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
+    def _batches(self, utterances: Sequence[Utterance], rng: np.random.Generator) -> Iterator[IntArray]:
         """Rows of each batch: a random order in which, where asked for, utterances of like length share a batch."""
         size, window = self.settings.batch_size, self.settings.batch_size * self.settings.length_bucket
         order = rng.permutation(len(utterances))
@@ -186,7 +184,7 @@ class BatchSource:
         return torch.from_numpy((weights / weights.mean()).astype(np.float32))
 
 
-def _blend(x: Tensor, valid: Tensor, labels: npt.NDArray[np.int64], most: float, rng: np.random.Generator) -> Tensor:
+def _blend(x: Tensor, valid: Tensor, labels: IntArray, most: float, rng: np.random.Generator) -> Tensor:
     """Mix into each row `(B, T, d)` up to a share `most` of a random row of the same known label and length.
 
     Between two speakers of one polarity lies a third: the nearest to new speakers that few speakers allow. (Mixup,

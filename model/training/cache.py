@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.errors import CorpusError, EmptyModality, ModalityError
-from model.training.corpora.base import ActionUnitMeansSource, OpenFaceSource, SoundSource, Source, TextSource
+from model.training.datasets.base import ActionUnitMeansSource, OpenFaceSource, SoundSource, Source, TextSource
+from model.types import FloatArray
 
-FloatArray = npt.NDArray[np.float32]
 AnySource = TypeVar("AnySource", bound=Source)
 
 _FORMAT: Final = b"emmr-feature-1"  # part of every key: raise it when the entry layout changes

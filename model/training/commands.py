@@ -15,16 +15,16 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from model.checkpoint import save_checkpoint
-from model.emmr.network import EMMR
-from model.emmr.reliability import Reliability
 from model.errors import ConfigError
+from model.network.emmr import EMMR
+from model.network.reliability import Reliability
 from model.pipeline import Pipeline, choose_device
-from model.training.corpora.base import Corpus, Split
-from model.training.corpora.registry import open_corpus
+from model.training.datasets.base import Corpus, Split
+from model.training.datasets.registry import open_corpus
+from model.training.evaluate_split import evaluate_split
 from model.training.evaluation import Evaluation
-from model.training.measure import evaluate_split
 from model.training.plots import check_packages, write_report
-from model.training.prepare import Prepared, prepare_split
+from model.training.prepare import PreparedCorpus, prepare_split
 from model.training.report import tables, write_json
 from model.training.settings import Recipe
 
@@ -68,18 +68,18 @@ def train(
         ConfigError: a recipe that cannot be used.
     """
     # Here and not above: they need the packages of the `train` extra, and `evaluate` shall not.
-    from model.training.card import model_card
-    from model.training.distributed import World
+    from model.training.distributed import DistributedContext
+    from model.training.experiment import RunPaths, adapted_config, fit, prepare
+    from model.training.model_card import model_card
     from model.training.reliability import Witness, fit_reliability
-    from model.training.run import Workplace, adapted_config, fit, prepare
 
     source = open_corpus(corpus, data)
     recipe = read_recipe(config)
     settings = recipe.training if epochs is None else recipe.training.model_copy(update={"epochs": epochs})
     recipe = Recipe(model=adapted_config(recipe.model, source.classes, out.name), training=settings)
     chosen = choose_device(device)
-    with World.join(chosen) as world:
-        place = Workplace(out.parent / RUNS / out.name, cache, workers, world.device(chosen), world)
+    with DistributedContext.join(chosen) as world:
+        place = RunPaths(out.parent / RUNS / out.name, cache, workers, world.device(chosen), world)
         console = Console(quiet=not world.leads)
         prepared = prepare(source, recipe, place)
         network, report = fit(source, prepared, recipe, seed, place, resume=resume, console=console)
@@ -185,7 +185,7 @@ def read_recipe(path: Path | None) -> Recipe:
 
 
 def test_figures(
-    network: EMMR, reliability: Reliability, corpus: Corpus, prepared: Prepared, device: torch.device
+    network: EMMR, reliability: Reliability, corpus: Corpus, prepared: PreparedCorpus, device: torch.device
 ) -> Evaluation | None:
     """The test part's evaluation, or None where the corpus has no test part.
 

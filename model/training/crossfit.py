@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 
 from model.modality import Modality
-from model.training.corpora import ravdess
-from model.training.corpora.base import Example, Split, TextSource, Unclassed
-from model.training.corpora.composite2 import Composite2Corpus
-from model.training.corpora.signals import Recording, example_of, unclassed_of
+from model.training.datasets import ravdess
+from model.training.datasets.base import Example, Split, TextSource, Unclassed
+from model.training.datasets.composite2 import Composite2Corpus
+from model.training.datasets.signals import Recording, example_of, unclassed_of
 
 HELD_OUT_VOICES: Final = (ravdess.ORIGIN, "nemo", "emotiontts_kr")
 """The corpus of voices that each fold leaves out."""

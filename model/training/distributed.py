@@ -23,7 +23,7 @@ V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class DistributedContext:
     """This process's place among those that train together; alone by default."""
 
     rank: int = 0
@@ -108,4 +108,4 @@ class World:
                 dist.barrier()
 
 
-ALONE = World()
+ALONE = DistributedContext()

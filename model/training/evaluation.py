@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
-from model.modality import COMPLETE, SUBSETS, Modality, Presence, Utterance
-from model.training.corpora.base import Example, Source
+from model.modality import COMPLETE, SUBSETS, Modality, ModalitySet, Utterance
+from model.training.datasets.base import Example, Source
 from model.training.metrics import (
     RESAMPLES,
     Bins,
@@ -32,7 +31,8 @@ from model.training.metrics import (
     ranking_bootstrap,
     unweighted_average_recall,
 )
-from model.training.patterns import RatePatterns
+from model.training.missing_patterns import RatePatterns
+from model.types import BoolArray, DoubleArray, FloatArray, IntArray
 
 INCOMPLETE: Final = SUBSETS[1:]
 ONE_MISSING: Final = tuple(subset for subset in INCOMPLETE if len(subset.missing) == 1)
@@ -42,9 +42,6 @@ PATTERN_SEED: Final = 2022
 CURVE_POINTS: Final = 101
 """At most so many points of a precision–recall curve are kept, evenly spaced in recall."""
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 Distribution = Sequence[float]
 
@@ -195,9 +192,7 @@ class Evaluation(TypedDict):
     diagrams: dict[str, Any]
 
 
-def items_of(
-    examples: Iterable[Example], features: Mapping[Source, npt.NDArray[np.float32]], classes: Sequence[str]
-) -> list[Item]:
+def items_of(examples: Iterable[Example], features: Mapping[Source, FloatArray], classes: Sequence[str]) -> list[Item]:
     """Put examples and their features together; an example without any features left is left out.
 
     Args:
@@ -273,7 +268,7 @@ def evaluate(
     )
 
 
-Case = tuple[int, Presence]
+Case = tuple[int, ModalitySet]
 """Position of an item, and what it keeps."""
 
 
@@ -319,7 +314,7 @@ class DecisionTable:
     def __getitem__(self, case: Case) -> DecisionLike:
         return self._decisions[case]
 
-    def having(self, subset: Presence) -> Sequence[int]:
+    def having(self, subset: ModalitySet) -> Sequence[int]:
         """Positions of the items that have all of a subset's modalities."""
         return self._having[subset]
 
@@ -331,7 +326,7 @@ class DecisionTable:
         """The classes decided for."""
         return np.array([self[case].label_index for case in cases], dtype=np.int64)
 
-    def probabilities(self, cases: Iterable[Case]) -> FloatArray:
+    def probabilities(self, cases: Iterable[Case]) -> DoubleArray:
         """The answers' distributions, `(cases, C)`."""
         return np.array([self[case].probabilities for case in cases], dtype=np.float64).reshape(-1, self.classes)
 
@@ -424,7 +419,7 @@ class Verdicts:
     changes: BoolArray
     key: BoolArray
     detected: BoolArray
-    scores: Mapping[str, FloatArray]
+    scores: Mapping[str, DoubleArray]
 
     @classmethod
     def of(cls, table: DecisionTable) -> "Verdicts | None":
@@ -535,7 +530,7 @@ def gate(table: DecisionTable, resamples: int = RESAMPLES) -> dict[str, Any] | N
     truth = table.labels((index, COMPLETE) for index in complete)  # (N,)
     truths = np.broadcast_to(truth, transformer.shape)
 
-    def over(subsets: Sequence[Presence]) -> dict[str, Any]:
+    def over(subsets: Sequence[ModalitySet]) -> dict[str, Any]:
         at = [INCOMPLETE.index(subset) for subset in subsets]
         return {
             name: {"share": float(used[name][at].mean()), **_scores(truths[at].ravel(), answers[at].ravel())}
@@ -620,8 +615,8 @@ def _first(pair: tuple[str, object]) -> str:
     return pair[0]
 
 
-def _step(table: DecisionTable, subset: Presence, added: Modality, resamples: int) -> Step:
-    items, rest = table.having(subset), Presence(subset.present - {added})
+def _step(table: DecisionTable, subset: ModalitySet, added: Modality, resamples: int) -> Step:
+    items, rest = table.having(subset), ModalitySet(subset.present - {added})
     truth = table.labels((i, subset) for i in items)
     without, with_it = (table.answers((i, kept) for i in items) for kept in (rest, subset))
     interval = paired_bootstrap(truth, with_it, without, resamples=resamples)
@@ -699,7 +694,9 @@ def _first_named(verdicts: Verdicts) -> dict[str, Any]:
         index, kept = verdicts.cases[at]
         decision, whole = table[index, kept], table[index, COMPLETE].label_index
         right = {
-            m for m in kept.missing if _argmax(_available_answer(table[index, Presence(kept.present | {m})])) == whole
+            m
+            for m in kept.missing
+            if _argmax(_available_answer(table[index, ModalitySet(kept.present | {m})])) == whole
         }
         by_modality = decision.key_by_modality
         likeliest = max(kept.missing, key=lambda m: by_modality.get(m, 0.0)) if by_modality else None
@@ -738,7 +735,7 @@ def _by_modality(verdicts: Verdicts) -> dict[str, Any]:
         for index, kept in verdicts.cases:
             decision = table[index, kept]
             if modality in decision.key_by_modality:
-                given = table[index, Presence(kept.present | {modality})]
+                given = table[index, ModalitySet(kept.present | {modality})]
                 scores.append(decision.key_by_modality[modality])
                 truths.append(_argmax(_available_answer(given)) != _argmax(_available_answer(decision)))
         if scores:
@@ -765,7 +762,7 @@ def _points(bins: Bins) -> dict[str, Any]:
     }
 
 
-def _curve(truth: BoolArray, scores: FloatArray) -> dict[str, Any]:
+def _curve(truth: BoolArray, scores: DoubleArray) -> dict[str, Any]:
     """At most `CURVE_POINTS` points of the precision–recall curve, from the highest threshold down."""
     precision, recall, threshold = precision_recall(truth, scores)
     at = np.unique(np.searchsorted(recall, np.linspace(0, 1, CURVE_POINTS)).clip(max=len(recall) - 1))

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import rankdata
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from model.types import BoolArray, DoubleArray, IntArray
+
 Metric = Literal["accuracy", "macro_f1"]
 
 RESAMPLES: Final = 2000
@@ -75,7 +73,7 @@ def confusion_matrix(truth: IntArray, predicted: IntArray, classes: int) -> IntA
     return counts
 
 
-def log_loss(truth: IntArray, probabilities: FloatArray) -> float:
+def log_loss(truth: IntArray, probabilities: DoubleArray) -> float:
     """Mean of −log of the true class's probability, which is taken to be at least the float's epsilon.
 
     Args:
@@ -102,8 +100,8 @@ class Bins:
     """
 
     count: IntArray
-    confidence: FloatArray
-    accuracy: FloatArray
+    confidence: DoubleArray
+    accuracy: DoubleArray
 
     @property
     def error(self) -> float | None:
@@ -116,7 +114,7 @@ class Bins:
         return float(np.average(np.abs(self.accuracy - self.confidence), weights=self.count))
 
 
-def calibration(confidence: FloatArray, right: BoolArray, bins: int = CALIBRATION_BINS) -> Bins:
+def calibration(confidence: DoubleArray, right: BoolArray, bins: int = CALIBRATION_BINS) -> Bins:
     """Sort items into bins of confidence.
 
     Args:
@@ -134,7 +132,7 @@ def calibration(confidence: FloatArray, right: BoolArray, bins: int = CALIBRATIO
     )
 
 
-def average_precision(truth: BoolArray, scores: FloatArray) -> float | None:
+def average_precision(truth: BoolArray, scores: DoubleArray) -> float | None:
     """Mean precision over recall, stepwise as scikit-learn's; None where nothing is true.
 
     Args:
@@ -146,7 +144,7 @@ def average_precision(truth: BoolArray, scores: FloatArray) -> float | None:
     return float(_Ranking(truth, scores).figures(np.ones((1, truth.size)))[1][0])
 
 
-def precision_recall(truth: BoolArray, scores: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def precision_recall(truth: BoolArray, scores: DoubleArray) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
     """Precision and recall of detecting what scores at least as high as each true item does, from the highest down.
 
     Args:
@@ -166,7 +164,7 @@ def precision_recall(truth: BoolArray, scores: FloatArray) -> tuple[FloatArray, 
     return hits / detected, hits / hits[-1], ranking.levels
 
 
-def auroc(truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> float | None:
+def auroc(truth: BoolArray, scores: DoubleArray) -> float | None:
     """Probability that a true item scores above a false one, ties counting half; None where either kind is absent."""
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
@@ -198,9 +196,7 @@ class Detection:
     auroc: float | None
 
 
-def detection(
-    truth: npt.NDArray[np.bool_], detected: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]
-) -> Detection:
+def detection(truth: BoolArray, detected: BoolArray, scores: DoubleArray) -> Detection:
     """Score a check over `(N,)` items."""
     hits, positives, alarms = int((truth & detected).sum()), int(truth.sum()), int(detected.sum())
     return Detection(
@@ -257,7 +253,7 @@ def paired_bootstrap(
     if truth.size == 0 or runs_first.shape[1] != truth.size or runs_second.shape[1] != truth.size:
         raise ValueError("every run needs one decision for each item, and there must be items")
 
-    def difference(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def difference(weights: DoubleArray) -> DoubleArray:
         better, worse = (_over_runs(truth, each, weights, metric, runs) for each in (runs_first, runs_second))
         return better - worse
 
@@ -275,8 +271,8 @@ class RankingIntervals:
 
 def ranking_bootstrap(
     truth: BoolArray,
-    first: FloatArray,
-    second: FloatArray,
+    first: DoubleArray,
+    second: DoubleArray,
     items: IntArray,
     *,
     resamples: int = RESAMPLES,
@@ -307,7 +303,7 @@ def ranking_bootstrap(
     unique, item = np.unique(items, return_inverse=True)
     rankings = [_Ranking(truth, scores, item) for scores in (first, second)]
 
-    def difference(weights: FloatArray) -> FloatArray:
+    def difference(weights: DoubleArray) -> DoubleArray:
         """`(R, N)` → `(2, R)`."""
         better, worse = (np.stack(ranking.figures(weights)) for ranking in rankings)
         return better - worse
@@ -330,25 +326,25 @@ class _Ranking:
         items: `(M,)` position of each row's item among N; by default each row is an item.
     """
 
-    def __init__(self, truth: BoolArray, scores: FloatArray, items: IntArray | None = None) -> None:
+    def __init__(self, truth: BoolArray, scores: DoubleArray, items: IntArray | None = None) -> None:
         order = np.argsort(-scores, kind="stable")
         ranked, true = scores[order], truth[order]
         self._items = order if items is None else items[order]
         self._true_items = self._items[true]
-        self.levels: FloatArray = ranked[true][np.append(np.flatnonzero(np.diff(ranked[true])), -1)]
+        self.levels: DoubleArray = ranked[true][np.append(np.flatnonzero(np.diff(ranked[true])), -1)]
         # How many rows, and true rows, come before each score and up to it.
         self._first = np.searchsorted(-ranked, -self.levels, side="left")
         self._last = np.searchsorted(-ranked, -self.levels, side="right")
         self._last_true = np.searchsorted(-ranked[true], -self.levels, side="right")
 
-    def counts(self, weights: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    def counts(self, weights: DoubleArray) -> tuple[DoubleArray, DoubleArray, DoubleArray, DoubleArray]:
         """`(R, N)` → true and all rows of at least each score, all rows above it, `(R, K)` each, and all, `(R,)`."""
         hits = np.cumsum(weights[:, self._true_items], axis=1)[:, self._last_true - 1]
         sums = np.zeros((len(weights), len(self._items) + 1))
         np.cumsum(weights[:, self._items], axis=1, out=sums[:, 1:])
         return hits, sums[:, self._last], sums[:, self._first], sums[:, -1]
 
-    def figures(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def figures(self, weights: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
         """`(R, N)` → AUROC and average precision, `(R,)` each; not finite where a kind is absent."""
         hits, rows, above, total = self.counts(weights)
         new_hits = np.diff(hits, axis=1, prepend=0)
@@ -362,7 +358,7 @@ class _Ranking:
             return pairs / (positives * negatives), precision / positives
 
 
-def _resamples(count: int, rows: int, resamples: int, seed: int) -> Iterator[FloatArray]:
+def _resamples(count: int, rows: int, resamples: int, seed: int) -> Iterator[DoubleArray]:
     """Draw `count` items with replacement, `resamples` times: how often each is drawn, `(R, count)`, R a few at a time.
 
     Args:
@@ -379,59 +375,57 @@ def _resamples(count: int, rows: int, resamples: int, seed: int) -> Iterator[Flo
         yield np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
 
 
-def _interval(difference: float, resampled: FloatArray, confidence: float) -> Interval:
+def _interval(difference: float, resampled: DoubleArray, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(difference, float(low), float(high))
 
 
-def _ones(truth: IntArray) -> npt.NDArray[np.float64]:
+def _ones(truth: IntArray) -> DoubleArray:
     return np.ones((1, truth.size))
 
 
 def _over_runs(
     truth: IntArray,
     decisions: IntArray,
-    weights: npt.NDArray[np.float64],
+    weights: DoubleArray,
     metric: Metric,
     runs: Literal["mean", "pool"],
-) -> npt.NDArray[np.float64]:
+) -> DoubleArray:
     """`(R,)`: the metric of each weighting over the `(S, N)` decisions."""
     measure = _accuracies if metric == "accuracy" else _macro_f1s
     classes = int(max(truth.max(), decisions.max())) + 1
     by_run = [_confusions(truth, run, weights, classes) for run in decisions]
     if runs == "pool":
         return measure(np.sum(by_run, axis=0, dtype=np.float64))
-    means: npt.NDArray[np.float64] = np.stack([measure(confusions) for confusions in by_run]).mean(axis=0)
+    means: DoubleArray = np.stack([measure(confusions) for confusions in by_run]).mean(axis=0)
     return means
 
 
-def _confusions(
-    truth: IntArray, predicted: IntArray, weights: npt.NDArray[np.float64], classes: int
-) -> npt.NDArray[np.float64]:
+def _confusions(truth: IntArray, predicted: IntArray, weights: DoubleArray, classes: int) -> DoubleArray:
     """`(R, C, C)` counts, truth by decision, of each of the `(R, N)` weightings."""
     cells = np.zeros((truth.size, classes * classes))
     cells[np.arange(truth.size), truth * classes + predicted] = 1
-    counts: npt.NDArray[np.float64] = (weights @ cells).reshape(-1, classes, classes)
+    counts: DoubleArray = (weights @ cells).reshape(-1, classes, classes)
     return counts
 
 
-def _confusion(truth: IntArray, predicted: IntArray) -> npt.NDArray[np.float64]:
+def _confusion(truth: IntArray, predicted: IntArray) -> DoubleArray:
     """`(1, C, C)` counts of one run, each item once."""
     if truth.size == 0 or truth.shape != predicted.shape:
         raise ValueError(f"truth {truth.shape} and decisions {predicted.shape} must be the same and not empty")
     return _confusions(truth, predicted, _ones(truth), int(max(truth.max(), predicted.max())) + 1)
 
 
-def _accuracies(confusions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    right: npt.NDArray[np.float64] = np.trace(confusions, axis1=1, axis2=2)
-    shares: npt.NDArray[np.float64] = right / confusions.sum(axis=(1, 2))
+def _accuracies(confusions: DoubleArray) -> DoubleArray:
+    right: DoubleArray = np.trace(confusions, axis1=1, axis2=2)
+    shares: DoubleArray = right / confusions.sum(axis=(1, 2))
     return shares
 
 
-def _macro_f1s(confusions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _macro_f1s(confusions: DoubleArray) -> DoubleArray:
     hits = np.diagonal(confusions, axis1=1, axis2=2)  # (R, C)
     occurrences = confusions.sum(axis=1) + confusions.sum(axis=2)  # (R, C): in truth plus in decisions
     f1 = 2 * hits / np.maximum(occurrences, 1)  # a class that occurs at all occurs at least once
-    scores: npt.NDArray[np.float64] = f1.sum(axis=1) / (occurrences > 0).sum(axis=1)
+    scores: DoubleArray = f1.sum(axis=1) / (occurrences > 0).sum(axis=1)
     return scores

@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from scipy.signal import fftconvolve, lfilter
 
-from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import SAMPLE_RATE
 from model.training.augmentation import augment
+from model.types import DoubleArray, FloatArray
 
-FloatArray = npt.NDArray[np.float32]
-DoubleArray = npt.NDArray[np.float64]
 Generator: TypeAlias = Callable[[np.random.Generator, int], DoubleArray]
 
 # Ranges are uniform, or log-uniform where they span more than a factor of four, and were chosen by hand to be wide.

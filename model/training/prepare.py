@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.features.extraction import FeatureExtractor, raw_visual_features
-from model.features.openface import read_openface
-from model.features.preprocessing import Preprocessing, Statistics
-from model.features.sound import read_sound
-from model.features.text import TextEncoder
-from model.features.voice import raw_audio_features
+from model.features.audio.loading import read_sound
+from model.features.audio.raw_features import raw_audio_features
+from model.features.extractor import FeatureExtractor, raw_visual_features
+from model.features.normalization import Preprocessing, Statistics
+from model.features.text.encoder import TextEncoder
+from model.features.visual.openface import read_openface
 from model.modality import Modality
 from model.training.augmentation import variant
 from model.training.cache import FeatureCache, Features
-from model.training.corpora.base import (
+from model.training.datasets.base import (
     ActionUnitMeansSource,
     Corpus,
     Example,
@@ -35,16 +34,16 @@ from model.training.corpora.base import (
     TextSource,
     Unclassed,
 )
+from model.types import FloatArray
 
 if TYPE_CHECKING:  # measuring needs no teacher, nor the packages behind it
     from model.training.teacher import Teacher
 
-FloatArray = npt.NDArray[np.float32]
 RECIPE_VERSION = "2"  # part of every cache key: raise it when a feature's definition changes
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedCorpus:
     """A corpus as the network takes it.
 
     Args:

@@ -13,17 +13,17 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.emmr.losses import IGNORED, Lesson, taught_cross_entropy
-from model.emmr.network import EMMR
 from model.modality import MODALITIES, Modality
+from model.network.emmr import EMMR
+from model.network.losses import IGNORED, SoftTargets, taught_cross_entropy
 from model.training.batches import TrainingBatch
-from model.training.corpora.base import Example, Source
+from model.training.datasets.base import Example, Source
 from model.training.settings import TrainingSettings
+from model.types import FloatArray
 
 MODALITIES_PRETRAINED: Final = (Modality.AUDIO, Modality.VISUAL)
 PRETRAINED: Final = ("encoder.modalities.audio", "encoder.modalities.visual", "encoder.common")
@@ -39,9 +39,7 @@ def draw_clips(clips: Sequence[Example], most: int, rng: np.random.Generator) ->
     return [group[i] for group in groups.values() for i in rng.permutation(len(group))[:most]]
 
 
-def single_modality_examples(
-    examples: Sequence[Example], features: Mapping[Source, npt.NDArray[np.float32]]
-) -> list[Example]:
+def single_modality_examples(examples: Sequence[Example], features: Mapping[Source, FloatArray]) -> list[Example]:
     """Each distinct voice and face that has features, alone, with the polarity it carries or else the label."""
     alone: dict[tuple[Modality, Source], Example] = {}
     for example in examples:
@@ -80,7 +78,7 @@ class PretrainingTask(nn.Module):
         weights = counts.sum() / (len(classes) * np.maximum(counts, 1))
         self.class_weights = torch.from_numpy(weights.astype(np.float32)).to(device)
 
-    def forward(self, item: TrainingBatch, lesson: Lesson | None = None) -> Tensor:
+    def forward(self, item: TrainingBatch, lesson: SoftTargets | None = None) -> Tensor:
         """The scalar to minimise: polarity, and emotion where it is known, of each voice and face in the batch.
 
         Args:

@@ -1,4 +1,4 @@
-"""Fit calibration, familiarity, the key-missing verdict and the speech check (`model.emmr.reliability`).
+"""Fit calibration, familiarity, the key-missing verdict and the speech check (`model.network.reliability`).
 
 All of it is fitted on people, sentences and corpora that the answering network was not trained on: the validation part,
 and the test parts of cross-fitting folds (`model.training.crossfit`), each answered by its own network.
@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from model.config import ModelConfig
-from model.emmr.decision import Decision, argmax
-from model.emmr.network import EMMR
-from model.emmr.reliability import (
+from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, ModalitySet, Utterance
+from model.network.decision import Decision, argmax
+from model.network.emmr import EMMR
+from model.network.reliability import (
     FAMILIAR,
     PLAIN_SIZE,
     Familiarity,
@@ -32,14 +33,11 @@ from model.emmr.reliability import (
     subset_number,
     verdict_features,
 )
-from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, Presence, Utterance
-from model.training.corpora.base import Example, Source
-from model.training.experts import corpus_weights
-from model.training.measure import NetworkPredictor
+from model.training.datasets.base import Example, Source
+from model.training.evaluate_split import NetworkPredictor
 from model.training.metrics import paired_bootstrap
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
+from model.training.unimodal_experts import corpus_weights
+from model.types import DoubleArray, FloatArray, IntArray
 
 TEMPERATURES: Final = tuple(np.geomspace(0.2, 2.0, 47).tolist())
 SHRINKAGE: Final = 0.1  # of the covariance towards its diagonal
@@ -135,11 +133,11 @@ class Trial:
         weight: of these utterances together.
     """
 
-    seen: Mapping[Presence, Observed]
+    seen: Mapping[ModalitySet, Observed]
     labels: Sequence[int]
     weight: float
 
-    def moderated(self, reliability: Reliability, subset: Presence) -> list[Decision]:
+    def moderated(self, reliability: Reliability, subset: ModalitySet) -> list[Decision]:
         """The answers from what is present, as `judge` has them when it asks for the verdict."""
         seen = self.seen[subset]
         return [
@@ -179,7 +177,7 @@ def fit_familiarity(reliability: Reliability, modality: Modality, witness: Witne
 
 def _means(
     examples: Sequence[Example], modality: Modality, features: Mapping[Source, FloatArray], config: ModelConfig
-) -> tuple[npt.NDArray[np.float64], IntArray, npt.NDArray[np.float64]]:
+) -> tuple[DoubleArray, IntArray, DoubleArray]:
     """Means over slots `(N, d)` of distinct sources, their classes, and weights under which corpora count equally."""
     found: dict[Source, tuple[int, str]] = {}
     for example in examples:
@@ -194,7 +192,7 @@ def _means(
     return x, classes, weights
 
 
-def _weighted_quantile(values: npt.NDArray[np.floating], weights: npt.NDArray[np.float64], quantile: float) -> float:
+def _weighted_quantile(values: npt.NDArray[np.floating], weights: DoubleArray, quantile: float) -> float:
     order = np.argsort(values)
     reached = np.cumsum(weights[order]) / weights.sum()
     return float(values[order][min(int(np.searchsorted(reached, quantile)), len(values) - 1)])
@@ -259,7 +257,7 @@ def _fit_floors(reliability: Reliability, trials: Sequence[Trial]) -> None:
     figure's standard error; each trial, which lacks another corpus, counts equally.
     """
     for column, modality in enumerate(MODALITIES):
-        subset = Presence.of(modality)
+        subset = ModalitySet.of(modality)
         rows = [
             torch.tensor([familiarity[modality] < FAMILIAR for familiarity in trial.seen[subset].familiarities])
             for trial in trials
@@ -282,7 +280,7 @@ def _fit_floors(reliability: Reliability, trials: Sequence[Trial]) -> None:
 
 
 def _answers(
-    reliability: Reliability, trials: Sequence[Trial], subset: Presence
+    reliability: Reliability, trials: Sequence[Trial], subset: ModalitySet
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probabilities `(N, C)` of the answers from a subset, labels `(N,)` and weights `(N,)`, over all trials."""
     parts = [
@@ -346,7 +344,7 @@ def verdict_rows(reliability: Reliability, trial: Trial) -> VerdictRows:
     inputs, changed, missing, better = [], [], [], []
     for subset in SUBSETS[1:]:
         for given in given_sets(subset):
-            union = Presence(subset.present | given.present)
+            union = ModalitySet(subset.present | given.present)
             for i, decision in enumerate(decided[subset]):
                 doubt = reliability.doubt(decision.available, subset)
                 inputs.append(verdict_features(decision, subset, given, doubt))

@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.config import AudioConfig, ModelConfig, NetworkConfig, Slots, TextConfig, VisualConfig
-from model.emmr.losses import LossSettings
+from model.network.losses import LossSettings
 
 
 class AdapterSettings(BaseModel):

@@ -1,4 +1,4 @@
-"""Voice slots of speech and of generated sounds without speech, for the check of `model.emmr.reliability`."""
+"""Voice slots of speech and of generated sounds without speech, for the check of `model.network.reliability`."""
 
 import multiprocessing
 from collections.abc import Iterable
@@ -7,26 +7,24 @@ from functools import partial
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from model.config import ModelConfig
 from model.errors import EmptyModality
-from model.features.preprocessing import reduce_to_slots
-from model.features.voice import raw_audio_features
+from model.features.audio.raw_features import raw_audio_features
+from model.features.normalization import reduce_to_slots
 from model.modality import Modality
-from model.training.corpora.base import Corpus, Example, SoundSource
+from model.training.datasets.base import Corpus, Example, SoundSource
+from model.training.experiment import RunPaths
 from model.training.nonspeech import nonspeech
-from model.training.prepare import Prepared
-from model.training.run import Workplace
-
-FloatArray = npt.NDArray[np.float32]
+from model.training.prepare import PreparedCorpus
+from model.types import FloatArray
 
 SOUNDS: Final = 3_000  # generated
 SEED: Final = 7
 
 
 def speech_slots(
-    corpus: Corpus, config: ModelConfig, prepared: Prepared, place: Workplace, sounds: int = SOUNDS
+    corpus: Corpus, config: ModelConfig, prepared: PreparedCorpus, place: RunPaths, sounds: int = SOUNDS
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Means over slots of training speech, its variants among them, of validation speech, and of other sounds.
 

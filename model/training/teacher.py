@@ -17,19 +17,18 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.emmr.batch import Batch, collate
-from model.emmr.losses import Lesson
-from model.modality import MODALITIES, SUBSETS, Modality, Presence, Utterance
-from model.training.corpora.base import Example, Source, Unclassed
-from model.training.experts import STEPS, Expert, fit_expert
+from model.modality import MODALITIES, SUBSETS, Modality, ModalitySet, Utterance
+from model.network.batch import Batch, collate
+from model.network.losses import SoftTargets
+from model.training.datasets.base import Example, Source, Unclassed
 from model.training.metrics import macro_f1
+from model.training.unimodal_experts import STEPS, Expert, fit_expert
+from model.types import FloatArray, IntArray
 
-FloatArray = npt.NDArray[np.float32]
 BALANCES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 """γ to choose from: 0 keeps the prior of the training part, 1 makes the classes equally likely."""
 _BITS: Final = (1, 2, 4)  # of a subset's number, one a modality
@@ -54,7 +53,7 @@ class Teacher(nn.Module):
         self.register_buffer("balance", torch.zeros(2 ** len(MODALITIES)) if balance is None else balance)
 
     @torch.no_grad()
-    def forward(self, batch: Batch) -> Lesson:
+    def forward(self, batch: Batch) -> SoftTargets:
         """What is to be learnt about each row, from what is present and, of a modality alone, from what is held."""
         likelihoods, alone = [], {}
         for column, modality in enumerate(MODALITIES):
@@ -78,7 +77,7 @@ class Teacher(nn.Module):
                 whole = (batch.present | ~members).all(dim=1, keepdim=True)  # (B, 1)
                 seen = torch.where(whole, batch.present & members, batch.present)
             subsets[subset.name] = self._label(likelihoods, seen)
-        return Lesson(answer=self._label(likelihoods, batch.present), subsets=subsets, alone=alone)
+        return SoftTargets(answer=self._label(likelihoods, batch.present), subsets=subsets, alone=alone)
 
     def _label(self, likelihoods: Sequence[Tensor], seen: Tensor) -> Tensor:
         t, a, v = (torch.where(seen[:, i, None], x, torch.ones_like(x)) for i, x in enumerate(likelihoods))
@@ -188,12 +187,12 @@ def _choose_balance(
 
 
 def _batch(
-    examples: Sequence[Example], subset: Presence, features: Mapping[Source, FloatArray], config: ModelConfig
+    examples: Sequence[Example], subset: ModalitySet, features: Mapping[Source, FloatArray], config: ModelConfig
 ) -> Batch:
     return collate([Utterance({m: features[e.sources[m]] for m in subset}) for e in examples], config)
 
 
-def _labels(examples: Sequence[Example], config: ModelConfig) -> npt.NDArray[np.int64]:
+def _labels(examples: Sequence[Example], config: ModelConfig) -> IntArray:
     return np.array([config.classes.index(e.label) for e in examples], dtype=np.int64)
 
 

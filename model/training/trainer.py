@@ -10,30 +10,30 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from torch import nn
 
 from model.config import ModelConfig
-from model.emmr.batch import collate
-from model.emmr.guidance import GuidanceNetwork
-from model.emmr.inference import decide
-from model.emmr.losses import Lesson, total_loss
-from model.emmr.network import EMMR
 from model.errors import ConfigError
-from model.modality import SUBSETS, Presence
+from model.modality import SUBSETS, ModalitySet
+from model.network.batch import collate
+from model.network.emmr import EMMR
+from model.network.guidance import GuidanceNetwork
+from model.network.inference.sparse import decide
+from model.network.losses import SoftTargets, total_loss
 from model.training.batches import BatchSource, TrainingBatch, to_device
-from model.training.corpora.base import Corpus, Example, Source
-from model.training.distributed import ALONE, World
+from model.training.datasets.base import Corpus, Example, Source
+from model.training.distributed import ALONE, DistributedContext
 from model.training.evaluation import Item, items_of
 from model.training.metrics import macro_f1
 from model.training.optimisation import build_optimiser, set_rate
 from model.training.pretraining import PretrainingTask, draw_clips, single_modality_examples
 from model.training.progress import FitReport, Monitor, progress_bar
 from model.training.settings import TrainingSettings
-from model.training.state import (
+from model.training.teacher import Teacher
+from model.training.training_state import (
     MovingAverage,
     load_state,
     optimiser_tensors,
@@ -41,9 +41,8 @@ from model.training.state import (
     save_state,
     under,
 )
-from model.training.teacher import Teacher
+from model.types import FloatArray
 
-FloatArray = npt.NDArray[np.float32]
 VALIDATION_BATCH = 256
 _PRETRAINING = 1_000_000  # its epochs' numbers, apart from those of the network's
 
@@ -62,7 +61,7 @@ class Trainer:
         device: torch.device,
         folder: Path,
         console: Console | None = None,
-        world: World = ALONE,
+        world: DistributedContext = ALONE,
         teacher: Teacher | None = None,
     ) -> None:
         """Set up.
@@ -170,7 +169,7 @@ class Trainer:
         network.train()
         return scores
 
-    def _decide(self, network: EMMR, items: Sequence[Item], subset: Presence) -> list[int]:
+    def _decide(self, network: EMMR, items: Sequence[Item], subset: ModalitySet) -> list[int]:
         batch = collate([i.utterance.keep(subset) for i in items], self.config).to(self.device)
         return [d.label_index for d in decide(network, batch)]
 
@@ -309,7 +308,7 @@ class Trainer:
         own, factor = self.world.share(item)
         step(to_device(own, self.device), factor)
 
-    def _lesson(self, item: TrainingBatch) -> Lesson | None:
+    def _lesson(self, item: TrainingBatch) -> SoftTargets | None:
         return None if self.teacher is None else self.teacher(item.batch)
 
     def _seed(self, epoch: int) -> None:

@@ -21,22 +21,22 @@ from safetensors.torch import load_file, save_file
 
 from model.checkpoint import save_checkpoint
 from model.config import ModelConfig
-from model.emmr.network import EMMR
-from model.emmr.reliability import Reliability
-from model.features.text import TextEncoder
-from model.training.card import model_card
+from model.features.text.encoder import TextEncoder
+from model.network.emmr import EMMR
+from model.network.reliability import Reliability
 from model.training.commands import DEFAULT_CACHE
-from model.training.corpora.base import Split
-from model.training.corpora.composite2 import Composite2Corpus
-from model.training.corpora.registry import open_corpus
-from model.training.corpora.signals import Recording
 from model.training.crossfit import FOLDS, CrossFold
+from model.training.datasets.base import Split
+from model.training.datasets.composite2 import Composite2Corpus
+from model.training.datasets.registry import open_corpus
+from model.training.datasets.signals import Recording
+from model.training.evaluate_split import evaluate_split
 from model.training.evaluation import Evaluation
-from model.training.measure import evaluate_split
-from model.training.prepare import Prepared, prepare_split
+from model.training.experiment import RunPaths, fit, prepare
+from model.training.model_card import model_card
+from model.training.prepare import PreparedCorpus, prepare_split
 from model.training.progress import FitReport
 from model.training.reliability import Witness, fit_reliability
-from model.training.run import Workplace, fit, prepare
 from model.training.settings import Recipe
 from model.training.speech_slots import speech_slots
 
@@ -84,7 +84,7 @@ def build(
     started = time.monotonic()
     recipe = recipe or Recipe.default()
     cores = os.cpu_count() or 1
-    place = Workplace(work, cache, cores, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    place = RunPaths(work, cache, cores, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     corpus = Composite2Corpus(data)
     prepared = prepare(corpus, recipe, place)
     console.print(f"prepared in {time.monotonic() - started:.0f} s")
@@ -141,7 +141,7 @@ def results_json(
     return json.dumps(results, indent=1) + "\n"
 
 
-def _train(data: Path, recipe: Recipe, place: Workplace, fold: int | None, seed: int, resume: bool) -> FitReport:
+def _train(data: Path, recipe: Recipe, place: RunPaths, fold: int | None, seed: int, resume: bool) -> FitReport:
     whole = Composite2Corpus(data)
     corpus = whole if fold is None else CrossFold(whole, fold)
     network, report = fit(
@@ -151,12 +151,12 @@ def _train(data: Path, recipe: Recipe, place: Workplace, fold: int | None, seed:
     return report
 
 
-def _fold_place(place: Workplace, fold: int) -> Workplace:
+def _fold_place(place: RunPaths, fold: int) -> RunPaths:
     """Where a fold is trained; its features are in the cache already but for its texts."""
     return replace(place, folder=place.folder / f"fold-{fold}", workers=1)
 
 
-def _fold_witness(corpus: Composite2Corpus, recipe: Recipe, place: Workplace, fold: int) -> Witness:
+def _fold_witness(corpus: Composite2Corpus, recipe: Recipe, place: RunPaths, fold: int) -> Witness:
     own = _fold_place(place, fold)
     part = CrossFold(corpus, fold)
     prepared = prepare(part, recipe, own)
@@ -170,7 +170,7 @@ def _fold_witness(corpus: Composite2Corpus, recipe: Recipe, place: Workplace, fo
     )
 
 
-def _witness(corpus: Composite2Corpus, network: EMMR, prepared: Prepared) -> Witness:
+def _witness(corpus: Composite2Corpus, network: EMMR, prepared: PreparedCorpus) -> Witness:
     """The network with the validation part: its pairs, and the same sentences paired anew."""
     validation = corpus.examples("val")
     rng = np.random.default_rng(2022)
@@ -185,7 +185,7 @@ def _witness(corpus: Composite2Corpus, network: EMMR, prepared: Prepared) -> Wit
 
 
 def evaluate_everything(
-    network: EMMR, reliability: Reliability, data: Path, prepared: Prepared, config: ModelConfig, place: Workplace
+    network: EMMR, reliability: Reliability, data: Path, prepared: PreparedCorpus, config: ModelConfig, place: RunPaths
 ) -> dict[str, Evaluation]:
     """Evaluate on each of `PARTS`: `<corpus> <split>` → evaluation."""
     encoder = TextEncoder(config.text, place.device)
@@ -204,13 +204,13 @@ def _any(_: Recording) -> bool:
     return True
 
 
-def _network(recipe: Recipe, place: Workplace, seed: int) -> EMMR:
+def _network(recipe: Recipe, place: RunPaths, seed: int) -> EMMR:
     network = EMMR(recipe.model)
     network.load_state_dict(load_file(_weights(place, seed)))
     return network.to(place.device).eval()
 
 
-def _weights(place: Workplace, seed: int) -> Path:
+def _weights(place: RunPaths, seed: int) -> Path:
     return place.folder / f"seed-{seed}" / "best.safetensors"
 
 

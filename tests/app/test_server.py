@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app import server as served
-from app.inference.lifecycle import Lifecycle, Phase
+from app.engine.lifecycle import Lifecycle, Phase
 from app.server import Server, serve
 from app.settings import Settings
 from tests.support.process import Launch, launching

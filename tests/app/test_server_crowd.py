@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.inference.drain import ENOUGH_SECONDS
+from app.engine.throughput import ENOUGH_SECONDS
 from tests.support.process import Launch, launching
 
 pytestmark = pytest.mark.anyio

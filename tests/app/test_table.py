@@ -5,9 +5,9 @@ from rich.console import Console
 from app.api.schemas import (
     AudioUse,
     BranchWeights,
-    Caution,
     Ensemble,
     ExplainedPrediction,
+    InputWarning,
     KeyMissing,
     Modalities,
     ModelName,
@@ -46,7 +46,7 @@ def prediction(*, detected: bool) -> Prediction:
         ),
         summary="negative (75 %), and the missing face would change this with 50 %.",
         ensemble=Ensemble(used=detected, weights=BranchWeights(transformer=1, autoencoder=0, cascade=0)),
-        warnings=[Caution(code="frames_skipped", detail="Frames left out: 1.")],
+        warnings=[InputWarning(code="frames_skipped", detail="Frames left out: 1.")],
         timings_ms=Timings(parse=0, decode=1, features=2, queue=0, forward=3),
     )
 

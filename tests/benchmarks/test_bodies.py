@@ -7,8 +7,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from benchmarks.bodies import FRAME_RATE, SECONDS, Bodies
-from model.features.openface import read_openface
-from model.features.sound import read_sound
+from model.features.audio.loading import read_sound
+from model.features.visual.openface import read_openface
 from model.modality import COMPLETE, Modality
 
 

@@ -8,9 +8,9 @@ from benchmarks.naive import pad
 from benchmarks.naive_weights import naive_port
 from benchmarks.network import furthest
 from model.config import ModelConfig
-from model.emmr.batch import collate
-from model.emmr.inference import decide
-from model.modality import SUBSETS, Modality, Presence
+from model.modality import SUBSETS, Modality, ModalitySet
+from model.network.batch import collate
+from model.network.inference.sparse import decide
 from tests.support.network import random_network, random_utterances, tiny_config
 
 CONFIG = tiny_config()
@@ -19,7 +19,7 @@ PLACED = tiny_config(network={**CONFIG.network.model_dump(), "positions": True})
 
 @pytest.mark.parametrize("config", [CONFIG, PLACED], ids=["as published", "with positions"])
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
-def test_the_naive_port_answers_as_we_do(subset: Presence, config: ModelConfig) -> None:
+def test_the_naive_port_answers_as_we_do(subset: ModalitySet, config: ModelConfig) -> None:
     network = random_network(config)
     utterances = random_utterances(config, [subset] * 12)
     answer = naive_port(network)(pad(utterances, config))
@@ -42,7 +42,7 @@ def test_answers_by_another_path_are_infinitely_apart() -> None:
 
 
 def test_padding_reaches_the_most_slots_and_marks_what_is_real() -> None:
-    (utterance,) = random_utterances(CONFIG, [Presence.of(Modality.TEXT)])
+    (utterance,) = random_utterances(CONFIG, [ModalitySet.of(Modality.TEXT)])
     batch = pad([utterance], CONFIG)
     length = len(utterance.features[Modality.TEXT])
     for modality in Modality:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 from starlette.testclient import TestClient
 
-from model.modality import SUBSETS, Modality, Presence
+from model.modality import SUBSETS, Modality, ModalitySet
 from tests.support.service import Part
 
 PART_OF = {Modality.TEXT: "text", Modality.AUDIO: "audio", Modality.VISUAL: "openface"}
@@ -13,7 +13,7 @@ CLASSES = ["negative", "neutral", "positive"]
 PAIRS = ["text+audio", "text+visual", "audio+visual", "all"]
 
 
-def ask(client: TestClient, parts: Mapping[str, Part], subset: Presence, query: str = "") -> dict[str, object]:
+def ask(client: TestClient, parts: Mapping[str, Part], subset: ModalitySet, query: str = "") -> dict[str, object]:
     files = {PART_OF[m]: parts[PART_OF[m]] for m in subset}
     response = client.post(f"/predict{query}", files=files)
     assert response.status_code == 200, response.text
@@ -32,7 +32,7 @@ def assert_distribution(probabilities: object) -> None:
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
 @pytest.mark.parametrize("query", ["", "?explain=true"])
 def test_every_subset_is_answered_with_every_field(
-    client: TestClient, parts: Mapping[str, Part], subset: Presence, query: str
+    client: TestClient, parts: Mapping[str, Part], subset: ModalitySet, query: str
 ) -> None:
     answer = ask(client, parts, subset, query)
     explained = ["votes", "reconstruction"] if query else []

@@ -17,11 +17,11 @@ import psutil
 import pytest
 import soundfile
 
-from tests.load.service import Service, serving
 from tests.support.forms import MULTIPART, body, part
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import wav_header
 from tests.support.sound_files import forged_flac
+from tools.load.service import Service, serving
 
 SECONDS = 2.0
 MIB = 2**20

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from app.inference.warmup import still_face, tone
-from model.features.openface import ACTION_UNIT_COLUMNS
-from tests.load.service import Service, serving
+from app.engine.warmup import still_face, tone
+from model.features.visual.openface import ACTION_UNIT_COLUMNS
 from tests.support.forms import MULTIPART, body, part
 from tests.support.sound import CONTAINERS, encode, voice_like
+from tools.load.service import Service, serving
 
 KEY, ADMIN = "canary-api-key-9d41", "canary-admin-key-77c0"
 KEEP = 'exec "${@:3}" > "$1" 2> >(tee "$2" >&2)'

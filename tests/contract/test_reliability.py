@@ -10,9 +10,9 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app.settings import DEFAULT_WEIGHTS
-from model.emmr.reliability import Reliability
-from model.features.openface import ACTION_UNIT_COLUMNS
-from model.modality import SUBSETS, Modality, Presence
+from model.features.visual.openface import ACTION_UNIT_COLUMNS
+from model.modality import SUBSETS, Modality, ModalitySet
+from model.network.reliability import Reliability
 from tests.support.openface import simulate_openface_csv
 from tests.support.openface_files import with_cell
 from tests.support.service import Part, make_app, ready
@@ -277,7 +277,7 @@ def test_familiarity_is_rounded_and_the_more_specific_warning_goes_before(
 
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
 def test_the_verdict_agrees_with_the_answer_and_its_sentence(
-    client: TestClient, parts: Mapping[str, Part], reliability: Reliability, subset: Presence
+    client: TestClient, parts: Mapping[str, Part], reliability: Reliability, subset: ModalitySet
 ) -> None:
     with torch.no_grad():
         for parameter in reliability.verdict.parameters():

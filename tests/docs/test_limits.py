@@ -8,8 +8,8 @@ import pytest
 
 from app.settings import Settings
 from docs.limits import HEAD, OTHERS, PAGE, TAIL, TIMED, ask, not_counted, timed, written
-from tests.load.service import Service, serving
 from tests.support.limit_rows import SMALL, LimitRow, rows
+from tools.load.service import Service, serving
 
 ROWS = list(rows(Settings.model_validate(SMALL)))
 

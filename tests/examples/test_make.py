@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from examples import make
-from model.features.openface import ALL_COLUMNS
+from model.features.visual.openface import ALL_COLUMNS
+from model.types import DoubleArray
 from tests.support.speech import speak
 
 FOLDER: Final = Path(make.__file__).parent
 
 
-def figures(text: str) -> tuple[list[str], npt.NDArray[np.float64]]:
+def figures(text: str) -> tuple[list[str], DoubleArray]:
     header, *rows = csv.reader(io.StringIO(text), skipinitialspace=True)
     return header, np.array(rows, dtype=np.float64)
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from model.checkpoint import CARD, CONFIG, HASHED, HASHES, PREPROCESSING, WEIGHTS, load_checkpoint, save_checkpoint
 from model.config import ModelConfig, TextConfig
-from model.emmr.network import EMMR
-from model.emmr.reliability import Reliability
 from model.errors import CheckpointError, ConfigError
-from model.features.preprocessing import Preprocessing, Statistics
-from model.features.text import ADAPTER_SCALE, TextEncoder
+from model.features.normalization import Preprocessing, Statistics
+from model.features.text.encoder import ADAPTER_SCALE, TextEncoder
 from model.modality import COMPLETE, Modality
+from model.network.emmr import EMMR
+from model.network.reliability import Reliability
 from tests.support.network import random_network, random_utterances, tiny_config
 
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ def test_an_altered_voice_encoder_is_refused_where_it_is_used(tmp_path: Path, mo
     for folder, config in (("heard", heard), ("plain", tiny_config())):
         save(tmp_path / folder, random_network(config))
     assert load_checkpoint(tmp_path / "heard", CPU).config.audio.size == 384
-    monkeypatch.setattr("model.features.whisper.PACKAGED_SHA256", "0" * 64)
+    monkeypatch.setattr("model.features.audio.whisper.PACKAGED_SHA256", "0" * 64)
     load_checkpoint(tmp_path / "plain", CPU)
     with pytest.raises(CheckpointError, match="voice encoder"):
         load_checkpoint(tmp_path / "heard", CPU)

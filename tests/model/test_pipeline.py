@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.emmr.batch import Batch
-from model.emmr.decision import Decision
-from model.emmr.inference import decide
-from model.emmr.prepared import PreparedNetwork
-from model.emmr.replay import Bucket, Replay
 from model.errors import CheckpointError, EmptyModality
 from model.modality import SUBSETS, Modality, Utterance
+from model.network.batch import Batch
+from model.network.decision import Decision
+from model.network.inference.cuda_graphs import CudaGraphs, StaticGraph
+from model.network.inference.fused import FusedNetwork
+from model.network.inference.sparse import decide
 from model.pipeline import Pipeline, choose_device
 from tests.support.network import random_utterances
 from tests.support.speech import speech_of
@@ -44,8 +44,8 @@ def test_what_is_recorded_is_replayed_and_larger_batches_are_computed(
     computed = own.decide(utterances[:5], explain=True, both_paths=True)
 
     monkeypatch.setattr(own, "device", torch.device("cuda"))
-    buckets = [Bucket(own.checkpoint.network, size, torch.device("cpu")) for size in (1, 5)]
-    monkeypatch.setattr("model.pipeline.record", lambda prepared, device: Replay(buckets))
+    buckets = [StaticGraph(own.checkpoint.network, size, torch.device("cpu")) for size in (1, 5)]
+    monkeypatch.setattr("model.pipeline.record", lambda prepared, device: CudaGraphs(buckets))
     assert own.record() == (1, 5)
     monkeypatch.setattr("model.pipeline.decide", lambda *args, **kwargs: pytest.fail("computed step by step"))
     for ours, theirs in zip(own.decide(utterances[:5], explain=True, both_paths=True), computed, strict=True):
@@ -54,7 +54,7 @@ def test_what_is_recorded_is_replayed_and_larger_batches_are_computed(
 
     sizes: list[int] = []
 
-    def step_by_step(prepared: PreparedNetwork, batch: Batch, **kwargs: bool) -> list[Decision]:
+    def step_by_step(prepared: FusedNetwork, batch: Batch, **kwargs: bool) -> list[Decision]:
         sizes.append(batch.size)
         return decide(prepared, batch, **kwargs)
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from app.settings import DEFAULT_WEIGHTS
-from model.features.conditioning import condition
-from model.features.sound import SAMPLE_RATE, FloatArray, read_sound
+from model.features.audio.conditioning import condition
+from model.features.audio.loading import SAMPLE_RATE, read_sound
 from model.modality import Modality, Utterance
 from model.pipeline import Pipeline
-from model.training.corpora import ravdess
-from model.training.corpora.base import Example, SoundSource
-from model.training.corpora.voices import VoicesCorpus
+from model.training.datasets import ravdess
+from model.training.datasets.base import Example, SoundSource
+from model.training.datasets.voices import VoicesCorpus
 from model.training.metrics import macro_f1
+from model.types import FloatArray
 from tests.support.corpus import real_data
 
 TOLERANCE = 0.02  # of macro-F1

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from model.emmr.network import EMMR
+from model.network.emmr import EMMR
 
 
 def like(weights: Path, folder: Path, change: Callable[[EMMR], None] = lambda _: None) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import soundfile
 
-from model.training.corpora.ravdess import ACTION_UNITS, POLARITIES
+from model.training.datasets.ravdess import ACTION_UNITS, POLARITIES
+from model.types import FloatArray
 
 COMPOSITE2_COLUMNS: Final = ("id", "text", "voice", "face", "label", "decided_by", "text_id")
 COMPOSITE_COLUMNS: Final = ("id", "text", "audio_clip", "visual_clip", "label", "decided_by", "text_id", "actor")
@@ -256,7 +256,7 @@ def write_tone(path: Path, frequency: float = 220.0, seconds: float = 0.4, seed:
     return path
 
 
-def tone(frequency: float = 220.0, seconds: float = 0.4, seed: int = 0) -> npt.NDArray[np.float32]:
+def tone(frequency: float = 220.0, seconds: float = 0.4, seed: int = 0) -> FloatArray:
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     noise = np.random.default_rng(seed).standard_normal(time.size)
     return (0.3 * np.sin(2 * np.pi * frequency * time) + 0.01 * noise).astype(np.float32)

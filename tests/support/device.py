@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from app.inference.batcher import Batcher
+from app.engine.batcher import Batcher
 
 
 class Doubler:

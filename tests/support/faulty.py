@@ -10,7 +10,7 @@ from typing import Final
 from unittest.mock import patch
 
 from app.cli import main
-from app.inference.predictor import Outcome, Predictor, Prepared
+from app.engine.predictor import Outcome, Predictor, PreparedRequest
 
 HANGS: Final = "This sentence has the forward pass never return."
 FAILS: Final = "This sentence has the forward pass fail."
@@ -23,7 +23,7 @@ def faulty(decide: Callable[..., list[Outcome]]) -> Callable[..., list[Outcome]]
     """`decide`, with the faults that the batch asks for."""
     broken = False
 
-    def wrapped(predictor: Predictor, batch: Sequence[Prepared]) -> list[Outcome]:
+    def wrapped(predictor: Predictor, batch: Sequence[PreparedRequest]) -> list[Outcome]:
         nonlocal broken
         sentences = {prepared.text for prepared in batch}
         broken = broken or BREAKS in sentences

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from app.settings import Settings
-from model.features.openface import ACTION_UNIT_COLUMNS
+from model.features.visual.openface import ACTION_UNIT_COLUMNS
 from tests.support.forms import MULTIPART, body, part
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import encode, voice_like

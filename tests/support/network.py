@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from model.config import ModelConfig, NetworkConfig, Slots
-from model.emmr.network import EMMR
-from model.modality import MODALITIES, Presence, Utterance
+from model.modality import MODALITIES, ModalitySet, Utterance
+from model.network.emmr import EMMR
 
 
 def tiny_config(**changes: object) -> ModelConfig:
@@ -30,7 +30,7 @@ def random_network(config: ModelConfig, seed: int = 0) -> EMMR:
 
 
 def random_utterances(
-    config: ModelConfig, presences: Sequence[Presence], seed: int = 0, longest: int = 20
+    config: ModelConfig, presences: Sequence[ModalitySet], seed: int = 0, longest: int = 20
 ) -> list[Utterance]:
     """One utterance for each presence, of random lengths."""
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from model.features.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
+from model.features.visual.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
 
 
 def simulate_openface_csv(

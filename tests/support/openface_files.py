@@ -2,7 +2,7 @@
 
 import io
 
-from model.features.openface import (
+from model.features.visual.openface import (
     ColumnSet,
     FaceTrack,
     OpenFaceLimits,

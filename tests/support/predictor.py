@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from model.emmr.decision import Decision
 from model.modality import MODALITIES, Modality, Utterance
+from model.network.decision import Decision
 from model.training.evaluation import Item
 
 T, A, V = MODALITIES
@@ -58,7 +58,7 @@ class Strongest:
 
 @dataclass
 class Judged(Strongest):
-    """The same decisions as `model.emmr.reliability.judge` gives them, the missing text the likeliest key modality."""
+    """The same decisions as `model.network.reliability.judge` gives them, the missing text the likeliest key modality."""
 
     def _decide(self, utterance: Utterance, both_paths: bool) -> Decision:
         decision = super()._decide(utterance, both_paths)

@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from starlette.testclient import TestClient
 
-from app.inference.engine import Engine
-from app.inference.lifecycle import Phase
+from app.engine.engine import Engine
+from app.engine.lifecycle import Phase
 from app.main import create_app
 from app.settings import Settings
 

@@ -10,10 +10,9 @@ from typing import Final, Literal, TypeAlias, get_args
 
 import av
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
-FloatArray = npt.NDArray[np.float32]
+from model.types import FloatArray
 
 Container: TypeAlias = Literal["wav", "flac", "vorbis", "opus", "mp3", "webm", "m4a"]
 CONTAINERS: Final[tuple[Container, ...]] = get_args(Container)

@@ -13,9 +13,8 @@ from typing import Final
 
 import librosa
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from model.types import FloatArray
 
 SAMPLE_RATE: Final = 16_000  # Hz
 CHILD: Final = Path(__file__).with_name("espeak_child.py")

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from model.training.distributed import World
+from model.training.distributed import DistributedContext
 from model.training.trainer import Trainer
 from tests.support.network import tiny_config
 from tests.support.training import tiny_training, toy
@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
     corpus, features = toy(train=46)  # not a multiple of the batch, and its rest not one of the processes
     config = tiny_config()
     config = config.model_copy(update={"network": config.network.model_copy(update={"dropout": 0.0})})
-    with World.join(device) as world:
+    with DistributedContext.join(device) as world:
         trainer = Trainer(
             corpus,
             features,

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, Presence
-from model.training.corpora.base import (
+from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, ModalitySet
+from model.training.datasets.base import (
     ActionUnitMeansSource,
     Example,
     SoundSource,
@@ -21,9 +20,9 @@ from model.training.corpora.base import (
     Unclassed,
 )
 from model.training.settings import Recipe, TrainingSettings
+from model.types import FloatArray
 from tests.support.network import tiny_config
 
-FloatArray = npt.NDArray[np.float32]
 CLASSES = ("negative", "neutral", "positive")
 CONFIG = tiny_config()
 
@@ -67,7 +66,7 @@ def toy(train: int = 48, val: int = 21, *, mixed: bool = False) -> tuple[Toy, di
     centres = {m: 2 * rng.standard_normal((3, CONFIG.feature_size(m))) for m in MODALITIES}
     features: dict[Source, FloatArray] = {}
 
-    def example(split: str, number: int, presence: Presence) -> Example:
+    def example(split: str, number: int, presence: ModalitySet) -> Example:
         label = number % 3
         sources: dict[Modality, Source] = {}
         for modality in presence:

@@ -11,8 +11,8 @@ from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from app.inference.lifecycle import Phase
-from app.uploads.decode_pool import CHECK_SECONDS
+from app.decoding.pool import CHECK_SECONDS
+from app.engine.lifecycle import Phase
 from tests.support.service import Part, make_app
 
 COMPONENTS = ["weights", "text_encoder", "decode_pool", "worker", "queue", "device"]
@@ -53,7 +53,7 @@ def test_a_pool_whose_processes_are_being_replaced_is_well_and_says_so(
         assert response.status_code == 200, response.text
         return str(response.json()["components"]["decode_pool"]["state"])
 
-    monkeypatch.setattr("app.uploads.decode_pool.CHECK_SECONDS", 2.0)
+    monkeypatch.setattr("app.decoding.pool.CHECK_SECONDS", 2.0)
     time.sleep(2 * CHECK_SECONDS)  # from here on it is a while until the next look at idle processes
     pool = application.state.engine.pool
     for pid in pool.pids():

@@ -1,5 +1,5 @@
 from app.api.languages import NAMES
-from model.features.language import ENGLISH, LATIN, OTHER_SCRIPTS
+from model.features.text.language import ENGLISH, LATIN, OTHER_SCRIPTS
 
 
 def test_every_language_that_is_told_apart_has_a_name() -> None:

@@ -178,7 +178,7 @@ def test_a_long_text_is_cut_and_that_is_said(client: TestClient) -> None:
 
 
 def action_units() -> tuple[str, ...]:
-    from model.features.openface import ACTION_UNIT_COLUMNS
+    from model.features.visual.openface import ACTION_UNIT_COLUMNS
 
     return tuple(ACTION_UNIT_COLUMNS)
 

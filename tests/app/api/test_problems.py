@@ -13,14 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-import app.inference.errors
+import app.engine.errors
 import app.uploads.errors
-from app.api.problems import TABLE, Trouble, code_of, trouble
-from app.inference.errors import NothingUsable, NotReady, QueueFull, ServiceError, Unavailable
-from app.inference.warmup import still_face
+from app.api.problems import TABLE, ErrorResponse, code_of, trouble
+from app.engine.errors import NothingUsable, NotReady, QueueFull, ServiceError, Unavailable
+from app.engine.warmup import still_face
 from app.uploads.errors import BodyTooLarge, CorruptPart, UploadError
 from model.errors import CorruptModality, EmptyModality, ModalityTooLarge, UnsupportedFormat
-from model.features.openface import ACTION_UNIT_COLUMNS
+from model.features.visual.openface import ACTION_UNIT_COLUMNS
 from model.modality import Modality
 from tests.support.service import Part
 
@@ -54,7 +54,7 @@ def assert_problem(response: Any, status: int, code: str | None, part: str | Non
     "kind",
     [
         *members(app.uploads.errors, UploadError),
-        *members(app.inference.errors, ServiceError, but=(ServiceError, Unavailable)),
+        *members(app.engine.errors, ServiceError, but=(ServiceError, Unavailable)),
     ],
     ids=lambda kind: kind.__name__,
 )
@@ -234,4 +234,4 @@ def test_a_fault_of_the_service_is_a_problem_too(application: FastAPI, client: T
 
 
 def test_trouble_is_a_value() -> None:
-    assert Trouble(None, 404, "Not found", "Not found") == trouble(HTTPException(404, "Not found"))
+    assert ErrorResponse(None, 404, "Not found", "Not found") == trouble(HTTPException(404, "Not found"))

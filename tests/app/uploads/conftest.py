@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.uploads.decode_pool import DecodePool
+from app.decoding.pool import DecodePool
 from app.uploads.spool import SpooledFile
 
 Spool = Callable[[bytes], SpooledFile]

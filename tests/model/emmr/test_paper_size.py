@@ -3,12 +3,12 @@
 import torch
 
 from model.config import ModelConfig
-from model.emmr.batch import Batch, collate
-from model.emmr.guidance import GuidanceNetwork
-from model.emmr.inference import decide
-from model.emmr.losses import LossSettings, Targets, total_loss
-from model.emmr.network import EMMR
 from model.modality import COMPLETE, SUBSETS
+from model.network.batch import Batch, collate
+from model.network.emmr import EMMR
+from model.network.guidance import GuidanceNetwork
+from model.network.inference.sparse import decide
+from model.network.losses import LossSettings, Targets, total_loss
 from tests.support.network import random_utterances
 
 PAPER = ModelConfig.paper()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.training.run import Workplace
+from model.training.experiment import RunPaths
 from tests.support.corpus import write_composite
 
 
@@ -22,9 +22,9 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, feature_cache: Path) -> Iterator[Workplace]:
+def place(tmp_path: Path, feature_cache: Path) -> Iterator[RunPaths]:
     """A run's own folder over the shared cache, on one thread as the small networks like it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Workplace(tmp_path / "run", feature_cache, workers=1, device=torch.device("cpu"))
+    yield RunPaths(tmp_path / "run", feature_cache, workers=1, device=torch.device("cpu"))
     torch.set_num_threads(threads)

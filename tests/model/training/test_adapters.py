@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from model.config import TextConfig
-from model.features.text import ADAPTER_SCALE, TextEncoder
+from model.features.text.encoder import ADAPTER_SCALE, TextEncoder
 from model.modality import Modality
 from model.training.adapters import TARGETS, export, train_adapters
-from model.training.corpora.base import ActionUnitMeansSource, Example, TextSource
+from model.training.datasets.base import ActionUnitMeansSource, Example, TextSource
 from model.training.settings import AdapterSettings
 from tests.support.training import CLASSES
 

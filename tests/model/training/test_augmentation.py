@@ -1,9 +1,8 @@
 import numpy as np
-import numpy.typing as npt
 import pytest
 from scipy.signal import welch
 
-from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import SAMPLE_RATE
 from model.training import augmentation
 from model.training.augmentation import (
     CROP,
@@ -23,10 +22,9 @@ from model.training.augmentation import (
     tilt,
     variant,
 )
+from model.types import FloatArray
 from tests.support.corpus import tone
 from tests.support.speech import speech_of
-
-FloatArray = npt.NDArray[np.float32]
 
 CLIP = tone(seconds=1.0)
 SPEECH = speech_of(3.0)

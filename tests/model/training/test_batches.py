@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.emmr.batch import Batch
-from model.emmr.losses import IGNORED
-from model.modality import COMPLETE, MODALITIES, Presence
+from model.modality import COMPLETE, MODALITIES, ModalitySet
+from model.network.batch import Batch
+from model.network.losses import IGNORED
 from model.training.batches import BatchSource, TrainingBatch, to_device
-from model.training.corpora.base import Example, SoundSource, Source, TextSource
-from tests.support.training import CONFIG, FloatArray, tiny_training, toy
+from model.training.datasets.base import Example, SoundSource, Source, TextSource
+from model.types import FloatArray
+from tests.support.training import CONFIG, tiny_training, toy
 
 T, A, V = MODALITIES
 CORPUS, FEATURES = toy(train=40)
@@ -257,7 +258,7 @@ def test_what_an_example_lacks_stays_absent() -> None:
 def test_a_source_without_features_is_absent_and_an_example_without_any_is_passed_over() -> None:
     few = {s: x for s, x in FEATURES.items() if s in {EXAMPLES[0].sources[A], EXAMPLES[0].sources[V]}}
     (item,) = source_of(features=few).epoch(EXAMPLES, 0)
-    assert item.batch.held.tolist() == [list(Presence.of(A, V).mask())]
+    assert item.batch.held.tolist() == [list(ModalitySet.of(A, V).mask())]
 
 
 def test_no_example_makes_no_batch() -> None:

@@ -4,16 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from rich.console import Console
 
 from model.errors import CorpusError, CorruptModality, EmptyModality
 from model.modality import Modality
 from model.training.cache import Absence, FeatureCache
-from model.training.corpora.base import ActionUnitMeansSource, OpenFaceSource, SoundSource, Source, TextSource
-
-FloatArray = npt.NDArray[np.float32]
+from model.training.datasets.base import ActionUnitMeansSource, OpenFaceSource, SoundSource, Source, TextSource
+from model.types import FloatArray
 
 
 class Counting:

@@ -15,7 +15,7 @@ from model.modality import SUBSETS
 from model.pipeline import Pipeline, choose_device
 from model.training import plots
 from model.training.commands import DEFAULT_CACHE, RUNS, evaluate, read_recipe, train
-from model.training.patterns import RATES
+from model.training.missing_patterns import RATES
 from model.training.settings import Recipe
 from tests.support.corpus import write_composite2, write_manifest, write_openface, write_tone
 from tests.support.training import tiny_recipe

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from model.modality import MODALITIES
-from model.training.corpora import ravdess
-from model.training.corpora.base import ActionUnitMeansSource, Example, Source, TextSource, Unclassed
-from model.training.corpora.composite2 import Composite2Corpus
-from model.training.corpora.signals import SPLITS
 from model.training.crossfit import FOLDS, HELD_OUT_VOICES, CrossFold, part_of
+from model.training.datasets import ravdess
+from model.training.datasets.base import ActionUnitMeansSource, Example, Source, TextSource, Unclassed
+from model.training.datasets.composite2 import Composite2Corpus
+from model.training.datasets.signals import SPLITS
 from tests.support.corpus import write_composite2
 
 T, A, V = MODALITIES

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.modality import Modality
-from model.training.distributed import ALONE, World
+from model.training.distributed import ALONE, DistributedContext
 from tests.support.training import toy
 
 PROCESS = "tests.support.train_toy"
@@ -46,7 +46,7 @@ def test_two_processes_reach_what_one_reaches(tmp_path: Path) -> None:
 
 def test_every_row_is_someone_s_and_the_mean_gradient_is_the_batch_s(training_batch: Callable[[int], Any]) -> None:
     item = training_batch(7)
-    shares = [World(rank, 3).share(item) for rank in range(3)]
+    shares = [DistributedContext(rank, 3).share(item) for rank in range(3)]
     assert sorted(e.id for own, _ in shares for e in own.examples) == sorted(e.id for e in item.examples)
     values = item.batch.features[Modality.VISUAL].sum(dim=(1, 2))
     means = [factor * float(own.batch.features[Modality.VISUAL].sum(dim=(1, 2)).mean()) for own, factor in shares]
@@ -58,7 +58,7 @@ def test_every_row_is_someone_s_and_the_mean_gradient_is_the_batch_s(training_ba
 def test_a_batch_smaller_than_the_world_is_everyone_s(training_batch: Callable[[int], Any]) -> None:
     item = training_batch(2)
     for rank in range(3):
-        own, factor = World(rank, 3).share(item)
+        own, factor = DistributedContext(rank, 3).share(item)
         assert own is item
         assert factor == 1.0
 
@@ -66,7 +66,7 @@ def test_a_batch_smaller_than_the_world_is_everyone_s(training_batch: Callable[[
 def test_one_process_shares_nothing_and_waits_for_nobody(training_batch: Callable[[int], Any]) -> None:
     item = training_batch(5)
     module = torch.nn.Linear(1, 1)
-    with World.join(torch.device("cpu")) as world, world.in_turn():
+    with DistributedContext.join(torch.device("cpu")) as world, world.in_turn():
         assert world == ALONE
         assert world.leads
         assert world.share(item) == (item, 1.0)

@@ -3,12 +3,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from model.emmr.decision import Decision
-from model.modality import COMPLETE, SUBSETS, Presence, Utterance
-from model.training.corpora.base import ActionUnitMeansSource, Example, Source, TextSource
+from model.modality import COMPLETE, SUBSETS, ModalitySet, Utterance
+from model.network.decision import Decision
+from model.training.datasets.base import ActionUnitMeansSource, Example, Source, TextSource
 from model.training.evaluation import (
     CURVE_POINTS,
     DecisionTable,
@@ -24,7 +23,8 @@ from model.training.evaluation import (
     patterns,
     steps,
 )
-from model.training.patterns import RatePatterns
+from model.training.missing_patterns import RatePatterns
+from model.types import FloatArray
 from tests.support.predictor import CLASSES, ITEMS, A, Judged, Strongest, T, V, item
 
 
@@ -76,7 +76,7 @@ def test_decisions_are_broken_down_by_what_carries_the_label() -> None:
 
 
 def test_rates_are_scored_by_the_patterns_given() -> None:
-    alone = Presence.of(A)
+    alone = ModalitySet.of(A)
     patterns = RatePatterns(0, tuple(i.id for i in ITEMS), {0.0: (COMPLETE,) * 4, 0.5: (alone, alone, COMPLETE, alone)})
     rates = evaluate(Strongest(), ITEMS, CLASSES, rate_patterns=patterns)["rates"]
     assert list(rates) == ["0.0", "0.5"]
@@ -385,7 +385,7 @@ def test_items_hold_the_features_that_are_there() -> None:
         Example("faceless", "negative", {T: TextSource("b"), V: ActionUnitMeansSource("d", (2.0,))}),
         Example("nothing", "negative", {V: ActionUnitMeansSource("d", (2.0,))}),
     ]
-    row: npt.NDArray[np.float32] = np.ones((1, 2), dtype=np.float32)
+    row: FloatArray = np.ones((1, 2), dtype=np.float32)
     features: Mapping[Source, Any] = {TextSource("a"): row, TextSource("b"): row, face: row}
     items = items_of(examples, features, CLASSES)
     assert [(i.id, i.label, i.utterance.presence.name, i.decided_by) for i in items] == [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import SAMPLE_RATE
 from model.training.nonspeech import FAMILIES, SECONDS, nonspeech
 
 

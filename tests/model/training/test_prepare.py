@@ -10,19 +10,19 @@ import torch
 
 from model.config import AudioConfig, TextConfig
 from model.errors import CorpusError
-from model.features.audio import acoustic_features
-from model.features.conditioning import condition
-from model.features.extraction import FeatureExtractor
-from model.features.preprocessing import reduce_to_slots
-from model.features.text import TextEncoder
-from model.features.voice import raw_audio_features
+from model.features.audio.acoustic import acoustic_features
+from model.features.audio.conditioning import condition
+from model.features.audio.raw_features import raw_audio_features
+from model.features.extractor import FeatureExtractor
+from model.features.normalization import reduce_to_slots
+from model.features.text.encoder import TextEncoder
 from model.modality import Modality
 from model.training.augmentation import variant
 from model.training.cache import Features
-from model.training.corpora.base import ActionUnitMeansSource, Example, OpenFaceSource, SoundSource, Source, TextSource
-from model.training.corpora.composite import CompositeCorpus
+from model.training.datasets.base import ActionUnitMeansSource, Example, OpenFaceSource, SoundSource, Source, TextSource
+from model.training.datasets.composite import CompositeCorpus
+from model.training.experiment import RunPaths
 from model.training.prepare import RawFeatures, prepare_split, raw_features, slots_of
-from model.training.run import Workplace
 from tests.support.corpus import SAMPLE_RATE, tone, write_openface, write_tone
 from tests.support.network import tiny_config
 
@@ -41,7 +41,7 @@ def corpus(composite_data: Path) -> CompositeCorpus:
 
 
 @pytest.fixture
-def raw(corpus: CompositeCorpus, place: Workplace) -> RawFeatures:
+def raw(corpus: CompositeCorpus, place: RunPaths) -> RawFeatures:
     return raw_features([*corpus.examples("train"), *corpus.examples("val")], CONFIG, place.cache, place.workers)
 
 
@@ -98,7 +98,7 @@ def test_a_modality_nobody_has_is_left_as_it_is(raw: RawFeatures) -> None:
 
 
 def test_slots_are_those_the_extractor_makes(
-    corpus: CompositeCorpus, raw: RawFeatures, encoder: TextEncoder, place: Workplace
+    corpus: CompositeCorpus, raw: RawFeatures, encoder: TextEncoder, place: RunPaths
 ) -> None:
     examples = corpus.examples("val")
     preprocessing = raw.measure(corpus.examples("train"), CONFIG)

@@ -5,11 +5,11 @@ from collections import Counter
 import numpy as np
 import torch
 
-from model.emmr.losses import Lesson
-from model.emmr.network import EMMR
 from model.modality import MODALITIES, Modality
+from model.network.emmr import EMMR
+from model.network.losses import SoftTargets
 from model.training.batches import BatchSource
-from model.training.corpora.base import ActionUnitMeansSource, Example, SoundSource, TextSource
+from model.training.datasets.base import ActionUnitMeansSource, Example, SoundSource, TextSource
 from model.training.pretraining import PRETRAINED, PretrainingTask, draw_clips, single_modality_examples
 from tests.support.training import CONFIG, source_of, tiny_training, toy
 
@@ -107,7 +107,7 @@ def test_a_lesson_replaces_labels_and_counts_only_what_is_held() -> None:
     task = PretrainingTask(network, clips, tiny_training()).eval()
     item = next(BatchSource(CONFIG, tiny_training(), features, seed=0).epoch(clips, 0))
     alone = {m: torch.rand(item.batch.size, 3).softmax(dim=1) for m in Modality}
-    lesson = Lesson(answer=alone[Modality.TEXT], subsets={}, alone=alone)
+    lesson = SoftTargets(answer=alone[Modality.TEXT], subsets={}, alone=alone)
     batch = item.batch
     described = network.describe(network.encoder.encode(batch.features, batch.valid, batch.held), batch.valid)
     expected = torch.zeros(())

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from model.checkpoint import save_checkpoint
-from model.emmr.decision import Decision, Distribution, argmax
-from model.emmr.network import EMMR
-from model.emmr.reliability import (
+from model.features.normalization import Preprocessing, Statistics
+from model.modality import MODALITIES, SUBSETS, Modality, ModalitySet, Utterance
+from model.network.decision import Decision, Distribution, argmax
+from model.network.emmr import EMMR
+from model.network.reliability import (
     FAMILIAR,
     Familiarity,
     Reliability,
@@ -22,11 +24,9 @@ from model.emmr.reliability import (
     subset_number,
     verdict_size,
 )
-from model.features.preprocessing import Preprocessing, Statistics
-from model.modality import MODALITIES, SUBSETS, Modality, Presence, Utterance
 from model.pipeline import Pipeline
-from model.training.corpora.base import Example, Source
-from model.training.measure import NetworkPredictor
+from model.training.datasets.base import Example, Source
+from model.training.evaluate_split import NetworkPredictor
 from model.training.metrics import auroc
 from model.training.reliability import (
     MIN_ROWS,
@@ -40,10 +40,10 @@ from model.training.reliability import (
     run_trial,
     verdict_rows,
 )
+from model.types import FloatArray
 from tests.support.network import random_network, random_utterances
 from tests.support.training import CLASSES, CONFIG, source_of, toy
 
-FloatArray = npt.NDArray[np.float32]
 T, A, V = MODALITIES
 CPU = torch.device("cpu")
 CORPUS, FEATURES = toy(train=48, val=24)
@@ -301,7 +301,7 @@ def test_rows_tell_what_each_gift_does_to_the_answer(witness: Witness) -> None:
     expected = []
     for subset in SUBSETS[1:]:
         for given in given_sets(subset):
-            union = Presence(subset.present | given.present)
+            union = ModalitySet(subset.present | given.present)
             expected += [a != b for a, b in zip(answers[subset], answers[union], strict=True)]
     assert rows.changed.tolist() == [float(e) for e in expected]
     assert 0 < sum(expected) < len(expected)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from model.config import AudioConfig
-from model.features.preprocessing import reduce_to_slots
+from model.features.normalization import reduce_to_slots
 from model.modality import Modality
 from model.training import speech_slots as module
-from model.training.corpora.base import SoundSource
-from model.training.corpora.composite import CompositeCorpus
-from model.training.run import Workplace, prepare
+from model.training.datasets.base import SoundSource
+from model.training.datasets.composite import CompositeCorpus
+from model.training.experiment import RunPaths, prepare
 from model.training.speech_slots import nonspeech_features, speech_slots
 from tests.support.network import tiny_config
 from tests.support.training import CONFIG, tiny_recipe
@@ -30,7 +30,7 @@ def voices(corpus: CompositeCorpus, split: str) -> set[SoundSource]:
 
 
 def test_speech_is_the_corpuss_with_variants_and_other_sounds_are_generated(
-    corpus: CompositeCorpus, place: Workplace
+    corpus: CompositeCorpus, place: RunPaths
 ) -> None:
     prepared = prepare(corpus, tiny_recipe(audio_variants=1), place)
     speech, unseen, other = speech_slots(corpus, CONFIG, prepared, place, sounds=3)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.emmr.batch import Batch, collate
 from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, Utterance
-from model.training.corpora.base import Example, SoundSource, Split
+from model.network.batch import Batch, collate
+from model.training.datasets.base import Example, SoundSource, Split
 from model.training.evaluation import items_of
-from model.training.experts import Expert, Perceptron
 from model.training.teacher import BALANCES, Teacher, can_be_taught, fit_teacher
+from model.training.unimodal_experts import Expert, Perceptron
 from tests.support.network import random_utterances
 from tests.support.training import CLASSES, CONFIG, toy
 

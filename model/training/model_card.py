@@ -1,0 +1,127 @@
+"""The model card of a weights folder: `README.md` beside the weights.
+
+It says what they are, what they were trained on and under which terms, how good they are on what, and what they must
+not be used for.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from rich.table import Table
+
+from model.training.datasets.base import Corpus
+from model.training.evaluation import Evaluation
+from model.training.progress import FitReport
+from model.training.report import markdown, tables
+from model.training.settings import Recipe
+
+COMPOSITE_TERMS = """\
+## Data and its terms
+
+Trained on a *composite* corpus: every signal in it is real, and **its tri-modal rows are composed**. Each row pairs a
+real sentence with a voice and a face of other people; no person said that sentence with that voice and that face.
+Figures on it say how well three real signals are combined and their absence handled, not how well a natural recording
+is read. `decided_by` says which signals carry the label of a row; the others are neutral.
+
+| Signal | Source | Terms |
+| --- | --- | --- |
+| Voice | RAVDESS, 20 actors, North American English (Livingstone & Russo 2018) | CC BY-NC-SA 4.0 |
+| Voice | nEMO, 9 speakers, Polish (Christop 2024) | CC BY-NC-SA 4.0 |
+| Voice | emotiontts_kr, 15 speakers, Korean | NC-SA badge, research only |
+| Face | OpenFace action units of RAVDESS (means over clips) | from an MIT-licensed repository |
+| Face | OpenFace action units of RAF-DB and ExpW photographs | research use |
+| Sentences | MELD (Poria et al. 2019) | GPL-3.0 repository |
+| Sentences | CMU-MOSI (Zadeh et al. 2016) | research use |
+| Text encoder | all-MiniLM-L6-v2 | Apache-2.0 |
+| Voice encoder | Whisper tiny.en (Radford et al. 2022), two layers of its encoder | MIT |
+
+Used for evaluation alone, never for training or selection: the voices of EMOVO (Italian), TurEV (Turkish; CC BY-NC-ND)
+and URDU (Urdu television talk). RAVDESS's actors 1–16 train, 17–18 validate, 19–20 test; the other corpora are split by
+speaker or picture, sentences by dialogue or video. The weights inherit the most restrictive terms: **CC BY-NC-SA 4.0,
+research only**, see LICENSE. None of the data is contained in them or shipped with them.
+"""
+
+USE = """\
+## What it is for, and what it must not be used for
+
+For research on, and non-commercial analysis of, recordings whose speakers agreed to it, where a person reads the answer
+together with its confidence and its note on missing modalities.
+
+It must not be used to judge or decide about people: not in hiring, education, policing, border control, insurance,
+credit, medicine or the workplace; not on children; not on anyone who has not agreed; not to infer what a person
+*feels*. It learned English sentences, the acted voices of some forty people, and faces of actors and of photographs.
+Accents, languages, ages, skin tones, disabilities and conditions of recording that are not among them were not tested,
+and it should be expected to be worse on them. Real calls and interviews are quieter than acted speech. Text is English
+only, and only its first 48 tokens count.
+"""
+
+
+VOICES = {
+    "acoustic": "{size} acoustic features at 31.25 frames a second",
+    "whisper": "mean hidden state of Whisper tiny.en's encoder after two layers ({size})",
+    "both": "mean hidden state of Whisper tiny.en's encoder and statistics of 33 acoustic features ({size})",
+}
+
+
+def model_card(
+    recipe: Recipe,
+    corpus: Corpus,
+    reports: Mapping[int, FitReport],
+    evaluations: Mapping[int, Mapping[str, Evaluation]],
+    shipped: int,
+) -> str:
+    """Markdown.
+
+    Args:
+        recipe: what was trained.
+        corpus: on what.
+        reports: seed → how its run went.
+        evaluations: seed → part → figures; empty where the corpus has no test part.
+        shipped: the seed whose weights lie beside the card.
+    """
+    config = recipe.model
+    network = config.network
+    rank = config.text.adapter_rank
+    adapted = f", low-rank adapters of rank {rank}" if rank else ""
+    parts = [
+        f"# {config.name}\n",
+        f"EMMR weights for {' / '.join(config.classes)}, from any subset of text, voice and OpenFace face features.\n",
+        f"- Text: {config.text.encoder}, {config.text.size} features, at most {config.text.max_tokens} tokens{adapted}",
+        f"- Voice: {VOICES[config.audio.encoder].format(size=config.audio.size)}",
+        f"- Face: OpenFace 2 columns `{config.visual.columns}` ({config.visual.size}), {config.visual.reduce}",
+        (
+            f"- Slots: text {config.slots.text}, audio {config.slots.audio}, visual {config.slots.visual}, "
+            f"longer input: {config.slots.reduction}; hidden {network.hidden}"
+        ),
+        (
+            f"- Trained on: {corpus.name}, {len(corpus.examples('train'))} training and {len(corpus.examples('val'))} "
+            f"validation items; {len(reports)} seed(s)\n"
+        ),
+    ]
+    if corpus.name.startswith("composite"):
+        parts.append(COMPOSITE_TERMS)
+    parts.append(USE)
+    parts += [
+        "## Selection\n",
+        "| Seed | Best epoch | Validation macro-F1 (mean of the patterns) | |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    parts += [
+        f"| {seed} | {report.best_epoch} | {report.best_macro_f1:.4f} | {'shipped' if seed == shipped else ''} |"
+        for seed, report in reports.items()
+    ]
+    parts.append("")
+    for part in evaluations.get(shipped, {}):
+        seeds = [found[part] for found in evaluations.values()]
+        if len(seeds) > 1:
+            parts += [f"## {part}: mean ± standard deviation of {len(seeds)} seeds\n", markdown(seeds)]
+        for table in tables(evaluations[shipped][part]):
+            parts += [f"## {part}: {table.title} (shipped seed)\n", *_markdown_rows(table), ""]
+    return "\n".join(parts)
+
+
+def _markdown_rows(table: Table) -> Iterator[str]:
+    """A table for the screen as lines of a Markdown one."""
+    yield "| " + " | ".join(str(column.header) for column in table.columns) + " |"
+    yield "|" + " --- |" * len(table.columns)
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        yield "| " + " | ".join(map(str, cells)) + " |"

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+
+from model.errors import EmptyModality
+from model.features.audio.acoustic import MIN_SAMPLES, SAMPLE_RATE
+from model.features.audio.conditioning import condition
+from model.features.audio.raw_features import listen, loudest_frame_dbfs, raw_audio_features, whisper_encoder
+from model.types import FloatArray
+from tests.support.speech import speech_of
+
+SPEECH = speech_of(1.0)
+FRAMES = 1 + SPEECH.size // 512
+
+
+def raw(
+    waveform: FloatArray, *, dynamics: bool = False, silence_dbfs: float = -60.0, conditioned: bool = False
+) -> FloatArray:
+    return raw_audio_features(waveform, dynamics=dynamics, silence_dbfs=silence_dbfs, conditioned=conditioned)
+
+
+def tone_at(dbfs: float, samples: int = SAMPLE_RATE) -> FloatArray:
+    """A tone whose every hop has this root mean square: 312.5 Hz fits ten whole periods in a hop."""
+    time = np.arange(samples) / SAMPLE_RATE
+    tone: FloatArray = (10 ** (dbfs / 20) * np.sqrt(2) * np.sin(2 * np.pi * 312.5 * time)).astype(np.float32)
+    return tone
+
+
+@pytest.mark.parametrize("dbfs", [-61.0, -80.0])
+def test_what_stays_under_the_threshold_is_silent(dbfs: float) -> None:
+    with pytest.raises(EmptyModality) as caught:
+        raw(tone_at(dbfs))
+    assert caught.value.reason == "silent"
+
+
+def test_what_passes_the_threshold_is_not() -> None:
+    assert raw(tone_at(-59.0)).shape == (32, 33)
+
+
+def test_one_loud_moment_makes_a_clip_audible() -> None:
+    waveform = np.zeros(SAMPLE_RATE, dtype=np.float32)
+    waveform[8192 : 8192 + 512] = tone_at(-40.0, 512)
+    assert raw(waveform).shape == (32, 33)
+
+
+@pytest.mark.parametrize("dbfs", [-6.0, -30.0])
+def test_loudness_is_measured_against_full_scale(dbfs: float) -> None:
+    assert loudest_frame_dbfs(tone_at(dbfs)) == pytest.approx(dbfs, abs=0.01)
+
+
+def test_a_clip_of_one_hop_is_long_enough() -> None:
+    assert raw(tone_at(-10.0, MIN_SAMPLES)).shape == (2, 33)
+
+
+def test_dynamics_add_how_much_each_feature_changed() -> None:
+    plain = raw(SPEECH)
+    with_change = raw(SPEECH, dynamics=True)
+    assert with_change.shape == (FRAMES, 66)
+    np.testing.assert_array_equal(with_change[:, :33], plain)
+    np.testing.assert_array_equal(with_change[0, 33:], 0)
+    np.testing.assert_array_equal(with_change[1:, 33:], np.abs(plain[1:] - plain[:-1]))
+
+
+def test_the_threshold_is_the_callers() -> None:
+    with pytest.raises(EmptyModality, match="-20 dBFS"):
+        raw(tone_at(-25.0), silence_dbfs=-20.0)
+
+
+def test_listening_says_how_long_the_clip_is_and_how_long_it_took() -> None:
+    voice = listen(SPEECH, dynamics=True, silence_dbfs=-60.0)
+    np.testing.assert_array_equal(voice.features, raw(SPEECH, dynamics=True))
+    assert (voice.seconds, voice.spoken, voice.channel) == (1.0, 1.0, None)
+    assert 0 < voice.spent < 60
+
+
+def test_a_conditioned_clip_is_trimmed_and_levelled_before_it_is_described() -> None:
+    padded = np.pad(SPEECH * np.float32(0.1), SAMPLE_RATE)
+    voice = listen(padded, dynamics=True, silence_dbfs=-60.0, conditioned=True, channel=1)
+    expected = condition(padded).waveform
+    assert (voice.seconds, voice.spoken, voice.channel) == (3.0, expected.size / SAMPLE_RATE, 1)
+    assert 0.8 < voice.spoken < 1.2
+    np.testing.assert_array_equal(voice.features, raw(expected, dynamics=True))
+    np.testing.assert_array_equal(voice.features, raw(padded, dynamics=True, conditioned=True))
+
+
+@pytest.mark.parametrize("samples", [MIN_SAMPLES, 600, 1_000])
+@pytest.mark.parametrize("place", [0, MIN_SAMPLES - 1])
+def test_a_short_clip_is_still_described_when_little_of_it_is_loud(samples: int, place: int) -> None:
+    waveform = np.zeros(samples, dtype=np.float32)
+    waveform[place] = 0.5
+    assert np.isfinite(raw(waveform, conditioned=True)).all()
+
+
+def test_silence_is_judged_before_levelling() -> None:
+    with pytest.raises(EmptyModality) as caught:
+        raw(tone_at(-61.0), conditioned=True)
+    assert caught.value.reason == "silent"
+
+
+@pytest.mark.parametrize(("encoder", "size"), [("whisper", 384), ("both", 483)])
+def test_a_voice_described_as_a_whole_is_one_row(encoder: str, size: int) -> None:
+    features = raw_audio_features(SPEECH, dynamics=False, silence_dbfs=-60.0, encoder=encoder)
+    assert features.shape == (1, size)
+    assert features.dtype == np.float32
+    assert np.isfinite(features).all()
+    np.testing.assert_array_equal(features[0, :384], whisper_encoder()(SPEECH))
+    voice = listen(SPEECH, dynamics=True, silence_dbfs=-60.0, encoder=encoder)  # it has no frames to follow
+    np.testing.assert_array_equal(voice.features, features)
+
+
+def test_beside_the_hidden_state_stand_acoustic_means_deviations_and_changes() -> None:
+    features = raw_audio_features(SPEECH, dynamics=False, silence_dbfs=-60.0, encoder="both")[0, 384:]
+    frames = raw(SPEECH, dynamics=True)
+    expected = [frames[:, :33].mean(axis=0), frames[:, :33].std(axis=0), frames[:, 33:].mean(axis=0)]
+    np.testing.assert_allclose(features, np.concatenate(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_conditioning_comes_before_a_whole_description_too() -> None:
+    padded = np.pad(SPEECH * np.float32(0.1), SAMPLE_RATE)
+    features = raw_audio_features(padded, dynamics=False, silence_dbfs=-60.0, conditioned=True, encoder="whisper")
+    np.testing.assert_array_equal(features[0], whisper_encoder()(condition(padded).waveform))
+
+
+@pytest.mark.parametrize("encoder", ["whisper", "both"])
+def test_the_shortest_clip_is_described_as_a_whole(encoder: str) -> None:
+    features = raw_audio_features(tone_at(-10.0, MIN_SAMPLES), dynamics=False, silence_dbfs=-60.0, encoder=encoder)
+    assert np.isfinite(features).all()

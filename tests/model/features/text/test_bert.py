@@ -1,0 +1,107 @@
+"""The packed encoder equals transformers', and knows what it is not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
+
+from model.features.text.bert import ROWS, PackedBert, rounded
+
+CPU = torch.device("cpu")
+SENTENCES = [[101, 7, 8, 9, 102], [101, 102], [101, *range(200, 260), 102], [101, 5, 102]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bert")
+    config = BertConfig(
+        vocab_size=300, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = BertModel(config)
+        for parameter in model.parameters():  # as made, biases are zeros and scales ones
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        model.save_pretrained(path)
+    return path
+
+
+def read(folder: Path) -> PackedBert:
+    encoder = PackedBert.read(folder, CPU)
+    assert encoder is not None
+    return encoder
+
+
+def test_sentences_side_by_side_get_what_transformers_gives_each(folder: Path) -> None:
+    reference: torch.nn.Module = BertModel.from_pretrained(folder)
+    with torch.inference_mode():
+        expected = [reference(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in SENTENCES]
+    for ours, theirs in zip(read(folder)(SENTENCES), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("module", ["query", "key", "value"])
+def test_a_weight_changed_in_place_counts_from_the_next_call(folder: Path, module: str) -> None:
+    name = f"encoder.layer.1.attention.self.{module}"
+    changed = read(folder)
+    reference: torch.nn.Module = BertModel.from_pretrained(folder)
+    before = changed(SENTENCES)[0]
+    with torch.no_grad():
+        delta = torch.randn(24, 24)
+        changed.weight(name).add_(delta)
+        dict(reference.named_parameters())[f"{name}.weight"].add_(delta)
+        theirs = reference(input_ids=torch.tensor([SENTENCES[0]])).last_hidden_state[0]
+    ours = changed(SENTENCES)[0]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert (ours - before).abs().max() > 1e-3
+
+
+def test_what_is_not_a_plain_bert_is_left_to_others(folder: Path, tmp_path: Path) -> None:
+    DistilBertModel(DistilBertConfig(vocab_size=30, dim=12, n_layers=1, n_heads=2, hidden_dim=8)).save_pretrained(
+        tmp_path / "distil"
+    )
+    assert PackedBert.read(tmp_path / "distil", CPU) is None
+    assert PackedBert.read(tmp_path, CPU) is None
+    relative = Path(shutil.copytree(folder, tmp_path / "relative"))
+    config = json.loads((relative / "config.json").read_text(encoding="utf-8"))
+    (relative / "config.json").write_text(
+        json.dumps(config | {"position_embedding_type": "relative_key"}), encoding="utf-8"
+    )
+    assert PackedBert.read(relative, CPU) is None
+
+
+def test_weights_that_do_not_fit_their_config_are_named(folder: Path, tmp_path: Path) -> None:
+    deeper = Path(shutil.copytree(folder, tmp_path / "deeper"))
+    config = json.loads((deeper / "config.json").read_text(encoding="utf-8"))
+    (deeper / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"lacks 'encoder.layer.2"):
+        PackedBert.read(deeper, CPU)
+
+
+def test_a_broken_weights_file_is_a_value_error(folder: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes(b"no such thing")
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        PackedBert.read(broken, CPU)
+
+
+def test_no_module_of_another_name_has_a_weight(folder: Path) -> None:
+    with pytest.raises(KeyError):
+        read(folder).weight("nowhere")
+
+
+def test_the_numbers_of_rows_that_are_multiplied_are_few_and_close_to_those_wanted() -> None:
+    wanted = range(1, 4_097)
+    assert all(rows <= rounded(rows) <= max(rows + ROWS - 1, rows * 17 / 16) for rows in wanted)
+    assert len({rounded(rows) for rows in wanted}) < 120
+
+
+def test_rows_that_nobody_asked_for_change_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentences = [[5, 9, 2], [7] * 10]
+    expected = read(folder)(sentences)
+    monkeypatch.setattr("model.features.text.bert.rounded", lambda rows: rows)
+    for ours, plain in zip(expected, read(folder)(sentences), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-6, rtol=0)

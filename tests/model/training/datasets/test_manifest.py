@@ -1,0 +1,217 @@
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.errors import CorpusError
+from model.modality import Modality
+from model.training.datasets.base import OpenFaceSource, SoundSource, Split, TextSource
+from model.training.datasets.manifest import ManifestCorpus
+from tests.support.corpus import write_manifest, write_openface, write_tone
+
+Rows = list[dict[str, object]]
+
+
+def two_classes(count: int = 4) -> Rows:
+    """Enough rows to train and validate on, all with text."""
+    return [
+        {"id": f"u{n}", "split": "val" if n < 2 else "train", "text": f"line {n}", "label": ("no", "yes")[n % 2]}
+        for n in range(count)
+    ]
+
+
+def test_a_row_has_the_modalities_whose_cells_are_filled(tmp_path: Path) -> None:
+    sound = write_tone(tmp_path / "clips" / "a.flac")
+    face = write_openface(tmp_path / "clips" / "a.csv")
+    rows = two_classes()
+    rows[2] |= {"audio": "clips/a.flac", "openface": str(face)}
+    rows[3] |= {"text": "", "audio": "clips/a.flac"}
+    whole, only_sound = ManifestCorpus(write_manifest(tmp_path, rows)).examples("train")
+    assert whole.sources == {
+        Modality.TEXT: TextSource("line 2"),
+        Modality.AUDIO: SoundSource(sound),
+        Modality.VISUAL: OpenFaceSource(face),
+    }
+    assert only_sound.sources == {Modality.AUDIO: SoundSource(sound)}
+
+
+def test_splits_and_order_are_those_of_the_file(tmp_path: Path) -> None:
+    corpus = ManifestCorpus(write_manifest(tmp_path, two_classes(6)))
+    assert [example.id for example in corpus.examples("train")] == ["u2", "u3", "u4", "u5"]
+    assert [example.id for example in corpus.examples("val")] == ["u0", "u1"]
+    assert corpus.examples("test") == ()
+
+
+def test_there_is_nothing_to_redraw(tmp_path: Path) -> None:
+    corpus = ManifestCorpus(write_manifest(tmp_path, two_classes()))
+    assert corpus.redraw(np.random.default_rng(0)) == corpus.examples("train")
+
+
+def test_there_are_no_unseen_corpora_and_no_content_beside_the_rows(tmp_path: Path) -> None:
+    corpus = ManifestCorpus(write_manifest(tmp_path, two_classes()))
+    assert corpus.examples("ood") == ()
+    assert corpus.unimodal("train") == ()
+
+
+def test_json_lines_say_the_same_as_csv(tmp_path: Path) -> None:
+    rows = two_classes()
+    path = tmp_path / "manifest.jsonl"
+    path.write_text("\n\n".join(json.dumps(row | {"audio": None}) for row in rows) + "\n", encoding="utf-8")
+    from_csv = ManifestCorpus(write_manifest(tmp_path, rows))
+    from_json = ManifestCorpus(path)
+    assert from_json.classes == from_csv.classes
+    for split in ("train", "val"):
+        assert from_json.examples(split) == from_csv.examples(split)
+
+
+def test_numbers_in_json_lines_are_names(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    records = [row | {"id": n, "label": n % 2} for n, row in enumerate(two_classes())]
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    assert ManifestCorpus(path).classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["positive", "negative"], ("negative", "positive")),
+        (["positive", "neutral", "negative"], ("negative", "neutral", "positive")),
+        (["sad", "happy", "neutral", "angry"], ("angry", "happy", "neutral", "sad")),
+        (list("gfedcba"), tuple("abcdefg")),
+    ],
+)
+def test_classes_are_in_polarity_order_or_sorted(tmp_path: Path, labels: list[str], classes: tuple[str, ...]) -> None:
+    rows: Rows = [
+        {"id": f"{split}-{label}", "split": split, "text": "x", "label": label}
+        for split in ("train", "val")
+        for label in labels
+    ]
+    assert ManifestCorpus(write_manifest(tmp_path, rows)).classes == classes
+
+
+def unsplit(count: int) -> Rows:
+    return [{"id": f"u{n}", "text": f"line {n}", "label": "abc"[n % 3]} for n in range(count)]
+
+
+def parts(corpus: ManifestCorpus) -> Mapping[str, set[str]]:
+    return {split: {e.id for e in corpus.examples(split)} for split in ("train", "val", "test")}
+
+
+def test_an_empty_split_column_is_drawn_80_10_10_whatever_the_order_of_rows(tmp_path: Path) -> None:
+    rows = unsplit(300)
+    drawn = parts(ManifestCorpus(write_manifest(tmp_path, rows)))
+    assert {split: len(ids) for split, ids in drawn.items()} == {"train": 241, "val": 30, "test": 29}
+    assert parts(ManifestCorpus(write_manifest(tmp_path, rows[::-1], "reversed.csv"))) == drawn
+
+
+def test_a_drawn_split_has_every_label_in_the_shares_of_the_whole(tmp_path: Path) -> None:
+    corpus = ManifestCorpus(write_manifest(tmp_path, unsplit(300)))
+    expected: dict[Split, int] = {"train": 80, "val": 10, "test": 10}
+    for split, count in expected.items():
+        counts = Counter(example.label for example in corpus.examples(split))
+        assert all(abs(counts[label] - count) <= 1 for label in "abc")
+
+
+def test_a_drawn_split_keeps_a_label_that_is_there_once_in_training(tmp_path: Path) -> None:
+    rows: Rows = [*unsplit(30), {"id": "rare", "text": "x", "label": "d"}]
+    assert "rare" in parts(ManifestCorpus(write_manifest(tmp_path, rows)))["train"]
+
+
+def test_a_dozen_rows_are_enough_to_draw_a_validation_part(tmp_path: Path) -> None:
+    assert parts(ManifestCorpus(write_manifest(tmp_path, unsplit(12))))["val"]
+
+
+def test_an_empty_id_is_named_for_its_line(tmp_path: Path) -> None:
+    rows = two_classes()
+    rows[2]["id"] = ""
+    rows[1]["text"] = "a sentence\nover two lines"
+    examples = ManifestCorpus(write_manifest(tmp_path, rows)).examples("train")
+    assert [example.id for example in examples] == ["line-5", "u3"]
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "line", "detail"),
+    [
+        (2, {"id": "u0"}, 4, "id 'u0' is already on line 2"),
+        (2, {"split": "training"}, 4, "unknown split 'training'; known are train, val, test"),
+        (2, {"split": "ood"}, 4, "unknown split 'ood'; known are train, val, test"),
+        (2, {"split": ""}, 4, "the split is empty here, but not in every row"),
+        (2, {"label": " "}, 4, "the label is empty"),
+        (2, {"text": " "}, 4, "text, audio and openface are all empty"),
+        (2, {"audio": "gone.wav"}, 4, "audio file 'gone.wav' does not exist"),
+        (2, {"openface": "gone.csv"}, 4, "openface file 'gone.csv' does not exist"),
+        (2, {"audio": "."}, 4, "audio file '.' does not exist"),
+        (0, {"label": "maybe"}, 2, "label 'maybe' is in no row of the train split"),
+        (3, {"text": "\0"}, 5, "holds a NUL byte"),
+        (2, {"label": "maybe", "split": "train"}, 2, "label 'no' is in no row of the train split"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(
+    tmp_path: Path, row: int, change: dict[str, object], line: int, detail: str
+) -> None:
+    rows = two_classes()
+    rows[row] |= change
+    path = write_manifest(tmp_path, rows)
+    with pytest.raises(CorpusError) as caught:
+        ManifestCorpus(path)
+    assert (caught.value.path, caught.value.row) == (str(path), line)
+    assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "detail"),
+    [
+        (b"", 1, "missing column: id, split, text, audio, openface, label"),
+        (b"id,split,text,audio,label\n", 1, "missing column: openface"),
+        (b"id,split,text,audio,openface,label,id\n", 1, "column named more than once: id"),
+        (b"id,split,text,audio,openface,label\n", None, "holds no rows"),
+        (b"id,split,text,audio,openface,label\na,train,\xff,,,x\n", 2, "is not UTF-8"),
+        (b"id,split,text,audio,openface,label\na,train,t,,,x\n", None, "1 different labels where 2, 3, 4 or 7"),
+        (b"id,split,text,audio,openface,label\na,train,t,,,x\nb,train,t,,,y\n", None, "no row is in the val split"),
+        (b"id,split,text,audio,openface,label\na,val,t,,,x\nb,val,t,,,y\n", None, "no row is in the train split"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, content: bytes, line: int | None, detail: str) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_bytes(content)
+    with pytest.raises(CorpusError) as caught:
+        ManifestCorpus(path)
+    assert (caught.value.path, caught.value.row) == (str(path), line)
+    assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("record", "detail"),
+    [
+        (b"{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1]", "is not a JSON object"),
+        (b'{"text": "\xff"}', "is not UTF-8"),
+        (b'{"text": "a", "label": "x", "speaker": "s"}', "unknown key: speaker"),
+        (b'{"text": ["a"], "label": "x"}', "text is neither a string nor a whole number"),
+        (b'{"text": "a", "label": true}', "label is neither a string nor a whole number"),
+        (b'{"text": "\\ud800", "label": "x"}', "half of a surrogate pair"),
+        (b'{"text": "a"}', "the label is empty"),
+    ],
+)
+def test_a_bad_json_line_is_named(tmp_path: Path, record: bytes, detail: str) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(b'{"text": "fine", "label": "x"}\n\n' + record)
+    with pytest.raises(CorpusError) as caught:
+        ManifestCorpus(path)
+    assert caught.value.row == 3
+    assert detail in caught.value.detail
+
+
+def test_a_byte_order_mark_is_allowed(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path, two_classes())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(ManifestCorpus(path).examples("train")) == 2
+
+
+def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"none\.csv: cannot be read: No such file"):
+        ManifestCorpus(tmp_path / "none.csv")

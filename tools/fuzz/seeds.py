@@ -1,0 +1,93 @@
+"""Inputs to begin with, made on the spot: what a fuzzer changes until something gives.
+
+For: `tools.fuzz.guided`, and the test suite, which runs every target on them. Inputs that once were findings lie in
+`corpus/<target>/`, small and generated, and are among the seeds.
+Does not know: targets, beyond the kind of bytes they take.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.support.forms import GOOD, body, part
+from tests.support.openface import simulate_openface_csv
+from tests.support.sound import CONTAINERS, encode, voice_like, wav_header
+
+CORPUS: Final = Path(__file__).with_name("corpus")
+SECONDS: Final = 0.2  # of a seed's sound: small inputs are changed and read more often
+
+
+def seeds(target: str) -> dict[str, bytes]:
+    """The inputs of a target, by name."""
+    made = {"audio": _sounds, "openface": _tables, "form": _forms}[target]
+    return dict(made()) | {path.name: path.read_bytes() for path in sorted((CORPUS / target).glob("*"))}
+
+
+def dictionary(target: str) -> list[bytes]:
+    """Words that a fuzzer would be long in finding by itself."""
+    return {
+        "audio": [
+            b"RIFF", b"WAVE", b"fmt ", b"data", b"fLaC", b"OggS", b"OpusHead", b"OpusTags", b"\x01vorbis", b"ID3",
+            b"Xing", b"Info", b"\xff\xfb\x90\x64", b"\x1a\x45\xdf\xa3", b"\x1fC\xb6u", b"\x18S\x80g", b"ftypM4A ",
+            b"moov", b"mdat", b"stsz", b"stts", b"esds", b"\xff\xff\xff\xff",
+        ],
+        "openface": [b"nan", b"1e999", b"1_0", b"-inf", b"0x1", b"success", b"confidence", b"face_id", b"\r\n", b", "],
+        "form": [
+            b"--frontier", b"\r\n--frontier\r\n", b"\r\n--frontier--", b'Content-Disposition: form-data; name="',
+            b'name="text"', b'name="audio"', b'name="openface"', b"Content-Type: ", b"filename*=UTF-8''", b"text=",
+            b"Content-Transfer-Encoding: base64", b"%00", b"\\\"",
+        ],
+    }[target]  # fmt: skip
+
+
+def _sounds() -> Iterator[tuple[str, bytes]]:
+    for container in CONTAINERS:
+        rate = 48_000 if container == "webm" else 16_000
+        whole = encode(voice_like(SECONDS, rate), container, rate)
+        yield container, whole
+        yield f"{container} cut", whole[: len(whole) // 2]
+    for subtype in ("PCM_U8", "PCM_24", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "GSM610"):
+        yield f"wav {subtype}", encode(voice_like(SECONDS, 8_000), "wav", 8_000, subtype)
+    yield "wav of 1 Hz", wav_header(1, 1, 64) + bytes(64)
+    yield "wav of 1024 channels", wav_header(16_000, 1024, 4096) + bytes(4096)
+    # A header that promises 2³⁶ − 1 samples of 24 bits in 8 channels.
+    forged = b"fLaC\0\0\0\x22" + b"\x10\0" * 2 + bytes(6) + bytes.fromhex("0bb80f7fffffffff") + bytes(16) + bytes(90)
+    yield "flac forged", forged
+
+
+def _tables() -> Iterator[tuple[str, bytes]]:
+    """A byte that chooses whether a header is put before the rest, then the file or its rows."""
+    rows = simulate_openface_csv(2, "action_units").partition(b"\n")[2]
+    yield "rows", b"\x00" + rows
+    yield "rows of two faces", b"\x00" + simulate_openface_csv(1, "action_units", faces=(0, 1)).partition(b"\n")[2]
+    for name, whole in {
+        "sequence": simulate_openface_csv(3, "action_units"),
+        "image": simulate_openface_csv(2, "action_units", mode="image"),
+        "windows": simulate_openface_csv(2, "action_units", newline="\r\n", spaces=False),
+        "two faces": simulate_openface_csv(2, "action_units", faces=(0, 1), confidence=(0.9, 0.6)),
+        "no face": simulate_openface_csv(2, "action_units", success=0),
+        "old": simulate_openface_csv(2, "action_units", face_id=False),
+        "header alone": simulate_openface_csv(0, "action_units"),
+        "commas": b"," * 2000,
+    }.items():
+        yield name, b"\xff" + whole
+
+
+def _forms() -> Iterator[tuple[str, bytes]]:
+    """A byte that chooses type and chunks, then the body."""
+    for first in (0, 1, 2, 7 * 2, 254):
+        yield f"whole {first}", bytes([first]) + GOOD
+    yield "urlencoded", b"\x07text=What+a+day%21"
+    yield "cut", b"\x04" + GOOD[:-6]
+    yield "twice", b"\x04" + body(part("text", b"a"), part("text", b"b"))
+    yield "unknown", b"\x04" + body(part("video", b"a"))
+    yield (
+        "headers",
+        b"\x06"
+        + body(
+            part(
+                "text", b"a", "Content-Type: text/plain; charset=utf-8", "Content-Transfer-Encoding: 8bit", filename='"'
+            )
+        ),
+    )
+    yield "epilogue", b"\x02" + body(part("text", b"a")) + b"\r\n \t"
