@@ -1,8 +1,6 @@
-"""`emmr`: serve, predict, train and evaluate from a terminal.
+"""The command line: `emmr serve`, `predict`, `train` and `evaluate`.
 
-For: a thin layer of options over what the service and `model.training` do; each command imports what it needs when it
-runs, so that `--help` answers at once.
-Does not know: how anything is done. Bad input ends with status 2 and a sentence on standard error.
+Each command imports what it needs when it runs, so that `--help` is fast. Bad input ends with status 2.
 """
 
 import os
@@ -16,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from app.api.schemas import Prediction
     from app.settings import Settings
 
-BAD_INPUT: Final = 2
+EXIT_BAD_INPUT: Final = 2
 
 cli = typer.Typer(
     name="emmr",
@@ -38,7 +35,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, …",
 
 
 def main() -> None:
-    """The console script."""
+    """Entry point of the console script."""
     cli()
 
 
@@ -68,7 +65,7 @@ def serve(
     """Serve POST /predict, a page at /, /health, /metrics and /model.
 
     Every limit is an environment variable too: EMMR_MAX_BODY_BYTES, EMMR_QUEUE_SIZE, EMMR_API_KEYS, …
-    What is given here goes before the environment.
+    The options given here take precedence over the environment.
     """
     settings = _settings(host=host, port=port, weights=weights, device=device, log_level=log_level)
     from app.server import EXIT_FAILED
@@ -115,14 +112,14 @@ def predict(
     The answer has the same fields as the service's.
     """
     if text is None and audio is None and openface is None:
-        _refuse("Nothing to answer: give at least one of --text, --audio and --openface.")
+        _exit_bad_input("Nothing to answer: give at least one of --text, --audio and --openface.")
     settings = _settings(weights=weights, device=device, key_threshold=threshold)
     from app.offline import predict_once
 
-    with _readable_errors():
+    with _errors_as_messages():
         answer = predict_once(
             settings,
-            # What a terminal sent that is not UTF-8 arrives as surrogates: back to bytes, to be refused like any other.
+            # Arguments that are not UTF-8 contain surrogates; as bytes they are refused like any other bad text.
             text=None if text is None else os.fsencode(text),
             audio=audio,
             openface=openface,
@@ -131,7 +128,11 @@ def predict(
     if as_json if as_json is not None else not sys.stdout.isatty():
         typer.echo(answer.model_dump_json(indent=2))
     else:
-        _show_table(answer)
+        from rich.console import Console
+
+        from app.offline import render
+
+        Console().print(render(answer))
 
 
 @cli.command(rich_help_panel="Make")
@@ -161,7 +162,7 @@ def train(
     ] = None,
 ) -> None:
     """Train weights on a corpus; the epoch that is best on its validation part is kept."""
-    with _readable_errors():
+    with _errors_as_messages():
         from model.training.commands import train as run
 
         status = run(
@@ -201,7 +202,7 @@ def evaluate(
 ) -> None:
     """Score weights: each subset of modalities, missing rate and corpus, key-missing detection and the gate."""
     settings = _settings(weights=weights)
-    with _readable_errors():
+    with _errors_as_messages():
         from model.training.commands import evaluate as run
 
         status = run(
@@ -216,48 +217,39 @@ def evaluate(
     raise typer.Exit(status)
 
 
-def _refuse(message: str) -> NoReturn:
+def _exit_bad_input(message: str) -> NoReturn:
     typer.secho(message, err=True, fg="red")
-    raise typer.Exit(BAD_INPUT)
+    raise typer.Exit(EXIT_BAD_INPUT)
 
 
-def _settings(**given: object) -> "Settings":
-    """The environment's settings under what the command line gave."""
+def _settings(**options: Any) -> "Settings":
+    """Read the settings from the environment; options that are not None take precedence."""
     from pydantic import ValidationError
 
     from app.settings import Settings
 
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in options.items() if value is not None}
     try:
         return Settings(**chosen)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        _refuse("Settings that do not fit: " + "; ".join(faults))
+        _exit_bad_input("Settings that do not fit: " + "; ".join(faults))
 
 
 @contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Say what the service would say, instead of a traceback, where input or weights are at fault."""
-    from app.engine.errors import ServiceError
-    from app.uploads.errors import UploadError
+def _errors_as_messages() -> Iterator[None]:
+    """Exit with the message the service would answer with, instead of a traceback, for errors of input or weights."""
+    from app.errors import ServiceError
     from model.errors import EMMRError, ModalityError
 
     try:
         yield
-    except (UploadError, ServiceError, ModalityError) as error:
-        from app.api.problems import trouble
+    except (ServiceError, ModalityError) as error:
+        from app.api.problems import as_service_error
 
-        said = trouble(error)
-        places = [" ".join(filter(None, (fault.part, fault.place))) for fault in said.faults]
+        problem = as_service_error(error)
+        places = [" ".join(filter(None, (fault.part, fault.place))) for fault in problem.faults]
         where = f" ({', '.join(filter(None, places))})" if any(places) else ""
-        _refuse(f"{said.title}: {said.detail}{where}")
+        _exit_bad_input(f"{problem.title}: {problem.detail}{where}")
     except EMMRError as error:
-        _refuse(str(error))
-
-
-def _show_table(answer: "Prediction") -> None:
-    from rich.console import Console
-
-    from app.table import render
-
-    Console().print(render(answer))
+        _exit_bad_input(str(error))

@@ -1,10 +1,7 @@
-"""Structured logs: one JSON object a line, on standard error, with the request's id.
+"""Structured logs on standard error: one JSON object per line, with the request's id."""
 
-For: the service's own events, and those of the libraries beneath it in the same form.
-Does not know: what a request held. Nothing called with it may be given a text, an upload's bytes, a file name, a query
-string or a key. Of an exception (`exc_info=error`) only its type and the places it passed through are written: its
-message may quote what a client sent.
-"""
+# Nothing a request contains may be logged: no text, upload, file name, query string or key. Of an exception
+# (`exc_info=error`) only its type and its stack are written, because its message may quote what a client sent.
 
 import logging
 import sys
@@ -26,8 +23,8 @@ _SHARED: Final[tuple[Processor, ...]] = (
 )
 
 
-class _StandardError(logging.StreamHandler[TextIO]):
-    """Writes to what standard error is now, not to what it was when logging was configured."""
+class _StandardErrorHandler(logging.StreamHandler[TextIO]):
+    """Writes to the current `sys.stderr`, not to that of the time of configuration."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -35,24 +32,24 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
 
 def configure_logging(level: str) -> None:
-    """Send everything from `level` up to standard error as JSON lines; may be called again to change the level."""
-    handler = _StandardError()
+    """Log everything from `level` up; may be called again to change the level."""
+    handler = _StandardErrorHandler()
     handler.setFormatter(
         ProcessorFormatter(
-            foreign_pre_chain=(*_SHARED, _first_line),
+            foreign_pre_chain=(*_SHARED, _keep_first_line),
             processors=[
                 ProcessorFormatter.remove_processors_meta,
-                _exception_without_message,
+                _format_exception,
                 structlog.processors.JSONRenderer(),
             ],
         )
     )
     root = logging.getLogger()
-    root.handlers[:] = [*(other for other in root.handlers if not isinstance(other, _StandardError)), handler]
+    root.handlers[:] = [*(other for other in root.handlers if not isinstance(other, _StandardErrorHandler)), handler]
     root.setLevel(level.upper())
-    for chatty in ("asyncio", "h11", "multipart", "numba", "python_multipart"):
-        # At debug level these print pieces of what they are given.
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in ("asyncio", "h11", "multipart", "numba", "python_multipart"):
+        # At debug level these log parts of their input.
+        logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *_SHARED, ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -62,26 +59,24 @@ def configure_logging(level: str) -> None:
 
 
 def get_logger() -> structlog.stdlib.BoundLogger:
-    """The service's logger."""
+    """Return the service's logger."""
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(LOGGER_NAME)
     return logger
 
 
-def _first_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Cut a library's message to its first line: asyncio's following ones show objects, and what they hold."""
+def _keep_first_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Cut a library's message to its first line: the following lines of asyncio's messages show objects."""
     event["event"] = str(event.get("event", "")).partition("\n")[0]
     return event
 
 
-def _exception_without_message(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    match event.pop("exc_info", None):
-        case BaseException() as error:
-            pass
-        case (_, BaseException() as error, _):
-            pass
-        case _:
-            return event
-    event["error"] = f"{type(error).__module__}.{type(error).__qualname__}"
-    frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
-    event["at"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+def _format_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Replace `exc_info` by the exception's type and the innermost frames of its traceback."""
+    error = event.pop("exc_info", None)
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["error"] = f"{type(error).__module__}.{type(error).__qualname__}"
+        frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
+        event["at"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     return event

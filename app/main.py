@@ -1,8 +1,4 @@
-"""The application: settings, lifespan and routes wired together, and nothing else.
-
-`create_app` builds one from given settings; without any it reads the environment, so that an ASGI server can use it as
-a factory: `uvicorn --factory app.main:create_app`.
-"""
+"""The application factory: settings, lifespan, middleware and routes (`uvicorn --factory app.main:create_app`)."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,11 +7,9 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from app.api import metrics, problems, routes
-from app.api.openapi import DocumentedApp
 from app.engine.engine import Engine
 from app.logging import configure_logging
-from app.middleware.head import HeadAsGet
-from app.middleware.request import install_middleware
+from app.middleware import install_middleware
 from app.settings import Settings
 
 
@@ -23,8 +17,8 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     """Build the application.
 
     Args:
-        settings: read from the environment when None.
-        on_failure: told once when the service has failed for good and the process should end.
+        settings: read from the environment if None.
+        on_failure: called once when the service has failed for good and the process should end.
     """
     settings = settings or Settings()
     configure_logging(settings.log_level)
@@ -40,19 +34,16 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         finally:
             await engine.stop()
 
-    # The interactive documentation pages load scripts from elsewhere, so there are none.
-    described = "/openapi.json" if settings.docs_enabled else None
-    app = DocumentedApp(
+    app = routes.DocumentedApp(
         title="EMMR",
         version=version("emmr"),
         lifespan=lifespan,
-        openapi_url=described,
-        docs_url=None,
+        openapi_url="/openapi.json" if settings.docs_enabled else None,
+        docs_url=None,  # the interactive documentation pages load scripts from other sites
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.settings, app.state.metrics, app.state.engine = settings, measured, engine
-    app.add_middleware(HeadAsGet)
     install_middleware(app, settings, measured)
     problems.install_problem_handlers(app)
     routes.install_routes(app, settings)

@@ -1,10 +1,8 @@
-"""The process that serves: uvicorn, with an orderly way out.
+"""The server process: uvicorn with a shutdown in steps."""
 
-For: `emmr serve`. On SIGTERM (or Ctrl-C) the service first says it is not ready and serves on for the grace period,
-then stops listening, finishes every accepted request and exits 0; a second signal skips the grace period. Once the
-service has failed for good it exits 1, within seconds: whoever still waits has been told, and uploads are cut off.
-Does not know: the application, beyond its lifecycle.
-"""
+# On SIGTERM or Ctrl-C the service reports that it is not ready, and serves on for the grace period. Then it stops
+# listening, finishes every accepted request and exits 0. A second signal skips the grace period. After a failure it
+# exits 1 within seconds: waiting requests have been answered, and uploads are cut off.
 
 import asyncio
 import logging
@@ -25,18 +23,18 @@ from app.settings import Settings
 
 EXIT_FAILED: Final = 1
 KEEP_ALIVE: Final = 15  # seconds
-LAST_LOOK: Final = 0.1  # seconds between the last connection that is taken and the end of those that say nothing
-FAILED_SECONDS: Final = 5  # for answers on their way when the service has failed
-LAST_SECONDS: Final = 30.0  # after which a failed process that has still not ended is ended
+IDLE_CLOSE_DELAY: Final = 0.1  # seconds between the last accepted connection and the closing of idle ones
+FAILED_SECONDS: Final = 5  # for responses being sent when the service has failed
+KILL_SECONDS: Final = 30.0  # after which a failed process that is still running is ended
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, whose reaction to a signal is the lifecycle's.
+    """Uvicorn's server; a signal advances the lifecycle.
 
     Args:
         config: uvicorn's.
-        lifecycle: told that the end is near.
-        grace: seconds to serve on after the first signal.
+        lifecycle: of the service.
+        grace: seconds to serve after the first signal.
     """
 
     def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, grace: float) -> None:
@@ -44,10 +42,10 @@ class Server(uvicorn.Server):
         self._lifecycle, self._grace = lifecycle, grace
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Leave, in steps. Unlike uvicorn's own, this does not end the process by the signal: a drain is a success."""
+        """Start the next step of the shutdown. Unlike uvicorn's handler, it does not re-raise the signal at the end."""
         del frame
         if self._lifecycle.advance(Phase.LEAVING):
-            # On a thread of its own: a signal's handler may have interrupted a log line, and must not write another.
+            # In a thread: a signal handler may interrupt the writing of a log line, so it must not write another.
             threading.Thread(target=self._leave, args=(sig,), daemon=True).start()
         else:
             self._drain()
@@ -57,31 +55,31 @@ class Server(uvicorn.Server):
         time.sleep(self._grace)
         self._drain()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections; only then, and not at once, close idle ones: a request may be on its way in one."""
-        for server in self.servers:
-            server.close()
-        await asyncio.sleep(LAST_LOOK)
-        await super().shutdown(sockets)
-
     def _drain(self) -> None:
         self._lifecycle.advance(Phase.DRAINING)
         self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, and close idle connections a moment later: a request may be arriving on one of them."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(IDLE_CLOSE_DELAY)
+        await super().shutdown(sockets)
+
 
 def serve(settings: Settings) -> int:
-    """Serve until told to stop; the process's exit status."""
+    """Serve until a signal or a failure; return the exit status of the process."""
     server: Server | None = None
-    last_resort = threading.Timer(LAST_SECONDS, os._exit, (EXIT_FAILED,))
-    last_resort.daemon = True
+    kill = threading.Timer(KILL_SECONDS, os._exit, (EXIT_FAILED,))
+    kill.daemon = True
 
-    def end() -> None:
-        last_resort.start()  # a broken device may keep even the way out waiting
+    def shut_down() -> None:
+        kill.start()  # a broken device may block the shutdown
         if server is not None:
             server.config.timeout_graceful_shutdown = FAILED_SECONDS
             server.should_exit = True
 
-    app = create_app(settings, on_failure=end)
+    app = create_app(settings, on_failure=shut_down)
     logging.captureWarnings(True)
     lifecycle: Lifecycle = app.state.engine.lifecycle
     config = uvicorn.Config(
@@ -93,7 +91,7 @@ def serve(settings: Settings) -> int:
         server_header=False,
         lifespan="on",
         http=protocol_within(settings.body_timeout),
-        ws="none",  # so that an upgrade is a request like any other, and answered as one
+        ws="none",  # an upgrade request is answered like any other
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
     )
@@ -101,5 +99,5 @@ def serve(settings: Settings) -> int:
     try:
         server.run()
     finally:
-        last_resort.cancel()
+        kill.cancel()
     return EXIT_FAILED if lifecycle.phase is Phase.FAILED else 0

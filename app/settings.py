@@ -1,10 +1,4 @@
-"""Every number and switch of the service, read from the environment once.
-
-For: the limits of the service's contract and where it listens, as one frozen value handed to whoever needs a part.
-Does not know: the model's own sizes (`model.config`); nothing else in the project reads the environment.
-
-`EMMR_PORT=9000` sets `port`, and so on; lists are JSON (`EMMR_API_KEYS='["one", "two"]'`).
-"""
+"""Settings of the service, read once from environment variables: `EMMR_PORT=9000` sets `port`; lists are JSON."""
 
 import os
 from pathlib import Path
@@ -23,97 +17,114 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _as_rate(written: str) -> str:
-    limits.parse(written)  # raises ValueError, which says what a rate looks like
-    return written
+def _valid_rate(rate: str) -> str:
+    limits.parse(rate)  # raises ValueError with a description of the format
+    return rate
 
 
 Key = Annotated[SecretStr, Field(min_length=1)]
-Rate = Annotated[str, AfterValidator(_as_rate)]
+Rate = Annotated[str, AfterValidator(_valid_rate)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
 class Settings(BaseSettings):
-    """What the service may be told from outside. Sizes are bytes and times seconds unless a name says otherwise."""
+    """All settings. Sizes are bytes and times seconds unless a name says otherwise."""
 
     model_config = SettingsConfigDict(env_prefix="EMMR_", frozen=True, extra="ignore")
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 for any free one."""
     weights: Path = DEFAULT_WEIGHTS
+    """Folder of the weights to serve."""
     weights_root: Path | None = None
-    """Whose folders a reload may take by name; where `weights` lies when not given."""
+    """Folder that contains the weights folders a reload may name; the parent of `weights` if not given."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:1`: what `torch.device` takes, or the best there is."""
+    """`auto`, `cpu`, `cuda` or `cuda:1`: any name that `torch.device` accepts; `auto` prefers CUDA."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
     api_keys: tuple[Key, ...] = ()
-    """With any key here, everything but the page and the health checks asks for one of them."""
+    """If any is given, every route but the page and the health checks requires one of them."""
     admin_keys: tuple[Key, ...] = ()
-    """What changes the service asks for one of these, and is closed while there is none; each opens the rest too."""
+    """Required to reload weights, which is disabled if none is given; each is valid as an API key as well."""
     rate_limit: Rate | None = None
-    """How often one key, or without keys one address, may ask: `600/minute`. Behind a proxy every address is the
-    proxy's unless uvicorn is told to trust it (FORWARDED_ALLOW_IPS)."""
+    """Requests allowed per API key, or per address without keys: `600/minute`. Behind a proxy every address is the
+    proxy's, unless uvicorn trusts it (FORWARDED_ALLOW_IPS)."""
     cors_origins: tuple[Origin, ...] = ()
-    """Pages from elsewhere that may ask from a browser: `https://example.org`, or `*` for all."""
+    """Origins of pages that may call the service from a browser: `https://example.org`, or `*` for all."""
     docs_enabled: bool = True
-    """Whether `/openapi.json` is there."""
+    """Whether `/openapi.json` is served."""
     metrics_access: Literal["open", "key", "off"] = "key"
-    """Who may read `/metrics`: everyone, who has a key (where there are keys), or nobody."""
+    """Access to `/metrics`: for all, with an API key (where there are any), or for none."""
 
     max_body_bytes: int = Field(default=25 * MIB, gt=0)
+    """Maximum size of a request's body."""
     body_timeout: float = Field(default=30.0, gt=0)
-    """From the first byte of a request's body to its last; as long again for its head."""
+    """From the first byte of a request's body to its last; the same limit applies to its head."""
     max_text_bytes: int = Field(default=64 * KIB, gt=0)
+    """Maximum size of the text part."""
     max_uploads: int = Field(default=256, gt=0)
-    """Bodies that may be arriving at a time."""
+    """Bodies that may arrive at the same time."""
     spool_bytes: int = Field(default=1 * MIB, gt=0)
-    """Of one uploaded file, kept in memory; past this it is on disk."""
+    """Of one uploaded file kept in memory; a larger file is on disk."""
 
     max_audio_seconds: float = Field(default=300.0, gt=0)
+    """Maximum duration of an audio file."""
     max_audio_decoded_bytes: int = Field(default=64 * MIB, gt=0)
+    """Maximum size of an audio file's decoded samples, all channels together."""
     min_audio_rate: int = Field(default=8_000, gt=0)
+    """Lowest sample rate of an audio file."""
     max_audio_rate: int = Field(default=192_000, gt=0)
+    """Highest sample rate of an audio file."""
     max_audio_channels: int = Field(default=8, gt=0)
+    """Maximum number of channels of an audio file."""
 
     max_openface_bytes: int = Field(default=8 * MIB, gt=0)
+    """Maximum size of an OpenFace CSV."""
     max_openface_line_bytes: int = Field(default=64 * KIB, gt=0)
+    """Maximum length of a line of an OpenFace CSV."""
     max_openface_columns: int = Field(default=1_024, gt=0)
+    """Maximum number of columns of an OpenFace CSV."""
     max_openface_rows: int = Field(default=20_000, gt=0)
+    """Maximum number of rows of an OpenFace CSV."""
 
     decode_timeout: float = Field(default=10.0, gt=0)
+    """Time to decode one file."""
     decode_workers: int = Field(default_factory=lambda: min(8, _processors()), gt=0)
-    """Processes in which files become waveforms, and waveforms features."""
+    """Processes that decode files and compute audio features."""
     decode_memory_bytes: int = Field(default=2048 * MIB, gt=0)
-    """Address space of one decoding process."""
+    """Address space of one decoder process."""
 
     feature_threads: int = Field(default_factory=lambda: min(4, _processors()), gt=0)
-    """Threads that normalise and reduce them to slots."""
+    """Threads that normalise features and reduce them to slots."""
     compute_threads: int = Field(default_factory=lambda: max(1, _processors() // 2), gt=0)
-    """That one computation on the CPU may use; decoding, listening and HTTP have the other processors."""
+    """Threads of one computation on the CPU; the other processors are left to decoding and HTTP."""
     queue_size: int = Field(default=256, gt=0)
-    """Requests that may wait, wherever they wait, before their forward pass."""
+    """Requests that may wait for their forward pass, in any stage before it."""
     max_wait: float = Field(default=3.0, ge=0)
-    """How long those who wait may take, by how fast others have been answered lately, for one more to be let in; 0 for
-    no such bound. `queue_size` bounds their number whatever their pace."""
+    """Expected waiting time, from the recent throughput, above which requests are refused; 0 for no maximum.
+    `queue_size` applies regardless of the throughput."""
     max_batch: int = Field(default=32, gt=0)
+    """Requests in one forward pass."""
     max_batch_cost: float | None = Field(default=None, gt=0)
-    """In padded tokens; what suits the device when not given. An item that costs more is computed alone."""
+    """Cost of one forward pass; a default for the device if not given. A more expensive request is computed alone."""
     batch_delay_ms: float = Field(default=0.0, ge=0)
-    """How long a waiting item may be held back for company."""
+    """How long a batch that is not full waits for more requests."""
     deadline: float = Field(default=30.0, gt=0)
     """From the last byte of a request's body to its answer."""
     retry_after: int = Field(default=1, ge=1, le=60)
-    """What a refused client is told to wait at least; it is told more where the queue drains slowly, 60 at most."""
+    """Minimum for the Retry-After header of a refusal; the header is larger if the queue drains slowly, at most 60."""
 
     key_threshold: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
-    """Probability of another answer at and above which a missing modality is reported as key; the weights' own when not
-    given. A request may name another."""
+    """Probability of another answer from which a missing modality is reported as key; the weights' own if not given. A
+    request may set another."""
 
     heartbeat_timeout: float = Field(default=30.0, gt=0)
-    """How long the worker may be silent before it no longer counts as healthy."""
+    """Time without a heartbeat of the worker after which health checks report it as silent."""
     hang_timeout: float = Field(default=120.0, gt=0)
-    """How long until the process gives it up and ends."""
+    """Time without a heartbeat of the worker after which the process ends."""
     grace_period: float = Field(default=5.0, ge=0)
-    """After SIGTERM: how long to serve on, not ready, while load balancers notice."""
+    """After SIGTERM: time to serve on, reported as not ready, while load balancers notice."""
     drain_timeout: float = Field(default=60.0, gt=0)
-    """After that: how long accepted requests may take to finish."""
+    """After the grace period: time for accepted requests to finish."""

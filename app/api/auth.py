@@ -1,8 +1,4 @@
-"""Who may ask: API keys, where any are configured, and the administrators' own.
-
-For: the routes that cost something, tell something or change something; health checks and the page stay open.
-Does not know: who holds which key; keys are compared, never stored elsewhere or logged.
-"""
+"""Authentication by API key, in `Authorization: Bearer` or `X-API-Key`. Keys are compared, never logged."""
 
 import hmac
 from collections.abc import Iterable, Sequence
@@ -16,36 +12,36 @@ from pydantic import SecretStr
 
 from app.settings import Settings
 
-bearer_scheme = HTTPBearer(auto_error=False, description="One of the service's API keys, where it has any.")
-header_scheme = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, as a header of its own.")
-
-SCHEMES: Final[Sequence[Dependency]] = (Depends(bearer_scheme), Depends(header_scheme))
-"""Let nobody in or out; they have the OpenAPI document say how a key is brought."""
+SCHEMES: Final[Sequence[Dependency]] = (
+    Depends(HTTPBearer(auto_error=False, description="One of the service's API keys, where it has any.")),
+    Depends(APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, as a header of its own.")),
+)
+"""Dependencies that document the two headers in OpenAPI; they refuse no request."""
 CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 
 
 def find_key(offered: bytes, keys: Iterable[SecretStr]) -> int | None:
-    """Which of `keys` was offered, in a time that tells nothing about how much of any is right, nor its length."""
+    """Return the position of `offered` in `keys`, or None. The time taken reveals neither content nor length."""
     found = None
-    given = sha256(offered).digest()
-    for position, key in enumerate(keys):  # all of them, each time
-        if hmac.compare_digest(given, sha256(key.get_secret_value().encode()).digest()):
+    digest = sha256(offered).digest()
+    for position, key in enumerate(keys):  # without an early exit, for a constant time
+        if hmac.compare_digest(digest, sha256(key.get_secret_value().encode()).digest()):
             found = position
     return found
 
 
 def offered_key(request: Request) -> bytes:
-    """The key a request brings, as the bytes it was sent in; empty where there is none."""
+    """Return the key of a request as it was sent; empty when there is none."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     offered = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-    return offered.encode("latin-1")  # how headers are decoded
+    return offered.encode("latin-1")  # Starlette decodes headers as Latin-1
 
 
 async def require_key(request: Request) -> None:
-    """Let a request with a valid key through, or any where no keys are configured.
+    """Dependency: a valid key is required where any are configured.
 
     Raises:
-        HTTPException: 401, with no word on what was wrong with the key.
+        HTTPException: 401, without saying what is wrong with the key.
     """
     settings: Settings = request.app.state.settings
     if settings.api_keys and find_key(offered_key(request), (*settings.api_keys, *settings.admin_keys)) is None:
@@ -53,7 +49,7 @@ async def require_key(request: Request) -> None:
 
 
 async def require_admin(request: Request) -> None:
-    """Let a request with an administrator's key through, and nothing else.
+    """Dependency: an administrator's key is required.
 
     Raises:
         HTTPException: 403 where no such key is configured; 401 without a valid one.

@@ -1,26 +1,20 @@
-"""Health: whether the process lives, whether to send it traffic, and the state of each part.
-
-For: orchestrators and people; never asks for a key.
-Does not know: what the parts do beyond being well or not.
-"""
+"""Health checks: liveness, readiness and the state of each component. No key is needed."""
 
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
-from app.api.problems import MEDIA_TYPE, problem_body, trouble
+from app.api.problems import MEDIA_TYPE, problem_body
 from app.api.schemas import Component, Health, Unhealthy
 from app.engine.engine import Engine
-from app.engine.errors import NotReady
 from app.engine.lifecycle import Phase
-
-router = APIRouter(tags=["health"])
+from app.errors import NotReady
 
 SILENT: Final = "silent"
-
-Detail = dict[str, str | int | float | bool | None]
 _UNHEALTHY: Final[dict[int | str, dict[str, Any]]] = {503: {"description": "Not ready.", "model": Unhealthy}}
+
+router = APIRouter(tags=["health"])
 
 
 @router.get("/health", summary="The state of the service and its parts", response_model=Health, responses=_UNHEALTHY)
@@ -46,45 +40,43 @@ async def show_liveness(request: Request) -> Response:
     return _report(request, components, engine.lifecycle.phase is not Phase.FAILED and not silent)
 
 
-def _report(request: Request, components: dict[str, Component], well: bool) -> Response:
+def _report(request: Request, components: dict[str, Component], healthy: bool) -> Response:
     engine: Engine = request.app.state.engine
     phase, reason = engine.lifecycle.phase, engine.lifecycle.reason
     health = Health(state=phase, ready=engine.lifecycle.ready, components=components)
-    if well:
+    if healthy:
         return JSONResponse(health.model_dump())
-    ailing = ", ".join(name for name, part in components.items() if not part.ok)
-    detail = f"The service is {phase}" + (f": {reason}" if reason else f"; not well: {ailing}" if ailing else "")
-    said = trouble(NotReady(detail + ".", engine.settings.retry_after))
-    body = Unhealthy(**dict(problem_body(request, said)), **dict(health))
-    return JSONResponse(body.model_dump(), said.status, dict(said.headers), MEDIA_TYPE)
+    failing = ", ".join(name for name, part in components.items() if not part.ok)
+    detail = f"The service is {phase}" + (f": {reason}" if reason else f"; not well: {failing}" if failing else "")
+    error = NotReady(detail + ".", engine.settings.retry_after)
+    body = Unhealthy(**dict(problem_body(request, error)), **dict(health))
+    return JSONResponse(body.model_dump(), error.status, error.headers, MEDIA_TYPE)
 
 
 def _components(engine: Engine) -> dict[str, Component]:
-    """The state of every part."""
     predictor, batcher, settings = engine.predictor, engine.batcher, engine.settings
-    loaded = predictor is not None
-    weights: Detail = {}
-    encoder: Detail = {}
-    device: Detail = {"requested": settings.device}
+    pool, loaded, failed = engine.pool.state(), predictor is not None, engine.lifecycle.phase is Phase.FAILED
+    weights: dict[str, Any] = {}
+    encoder: dict[str, Any] = {}
+    device: dict[str, Any] = {"requested": settings.device}
     if predictor is not None:
-        config = predictor.pipeline.config
-        weights = {
-            "name": config.name,
-            "version": predictor.pipeline.checkpoint.version,
-            "reloading": engine.reloading,
-        }
+        config, version = predictor.pipeline.config, predictor.pipeline.checkpoint.version
+        weights = {"name": config.name, "version": version, "reloading": engine.reloading}
         encoder = {"name": config.text.encoder, "size": config.text.size}
         device |= {"used": predictor.device, "memory_bytes": predictor.device_memory()}
-    heard = batcher.silence <= settings.heartbeat_timeout
-    failed = engine.lifecycle.phase is Phase.FAILED
+    responsive = batcher.silence <= settings.heartbeat_timeout
     state = "loaded" if loaded else "failed" if failed else "loading"
     return {
         "weights": Component(ok=loaded, state=state, detail=weights),
         "text_encoder": Component(ok=loaded, state=state, detail=encoder),
-        "decode_pool": _decode_pool(engine),
+        "decode_pool": Component(
+            ok=pool.ok,
+            state="stopped" if not pool.ok else "running" if pool.alive else "replacing",
+            detail={"workers": pool.workers, "alive": pool.alive, "busy": pool.busy, "replaced": pool.replaced},
+        ),
         "worker": Component(
-            ok=batcher.alive and heard,
-            state=SILENT if batcher.alive and not heard else "running" if batcher.alive else "stopped",
+            ok=batcher.alive and responsive,
+            state="stopped" if not batcher.alive else "running" if responsive else SILENT,
             detail={
                 "heartbeat_age_seconds": round(batcher.silence, 3),
                 "failed_batches": batcher.failures,
@@ -92,18 +84,9 @@ def _components(engine: Engine) -> dict[str, Component]:
             },
         ),
         "queue": Component(
-            ok=True,  # a full queue refuses with 429 and is soon no longer full
+            ok=True,  # a full queue is temporary: requests are refused with 429 until it drains
             state="full" if batcher.depth >= settings.queue_size else "open",
             detail={"depth": batcher.depth, "capacity": settings.queue_size},
         ),
         "device": Component(ok=loaded and not failed, state="lost" if loaded and failed else state, detail=device),
     }
-
-
-def _decode_pool(engine: Engine) -> Component:
-    state = engine.pool.state()
-    return Component(
-        ok=state.ok,
-        state="stopped" if not state.ok else "running" if state.alive else "replacing",
-        detail={"workers": state.workers, "alive": state.alive, "busy": state.busy, "replaced": state.replaced},
-    )

@@ -1,34 +1,18 @@
-"""The weights: `GET /model` says which are served, and what requests may be; `POST /model/reload` replaces them.
+"""`GET /model`: the served weights and the limits of a request. `POST /model/reload` replaces the weights."""
 
-For: people deciding whether to trust an answer, clients that check before they send, and administrators.
-Does not know: how the limits are kept, or how weights are replaced.
-"""
-
-from dataclasses import asdict
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Request
 
 from app.api.auth import require_admin
 from app.api.predict import PROBLEM_RESPONSES
-from app.api.problems import problem_response_of
+from app.api.problems import problem_responses
 from app.api.response import model_name
 from app.api.schemas import Limits, ModelCard, Reloaded
-from app.engine.engine import Engine
-from app.engine.limits import openface_limits, sound_limits, upload_limits
-from app.engine.weights_dir import NAME
+from app.engine.engine import WEIGHTS_NAME, Engine
 from app.settings import Settings
-from model.features.audio.loading import SoundLimits
-from model.features.visual.openface import OpenFaceLimits
 
-AUDIO_FORMATS = ("WAV", "FLAC", "OGG Vorbis", "OGG Opus", "MP3", "WebM Opus", "M4A AAC")
-_REFUSALS: Final = {
-    401: "An administrator's key is needed.",
-    403: "The service has no administrator's key, so nobody may.",
-    409: "The weights cannot be served, for the reason in `detail`, or others are being loaded; those before serve on.",
-    422: "The name is not a folder's own.",
-    503: "Not ready or on the way out; `Retry-After` says when to come back.",
-}
+AUDIO_FORMATS: Final = ["WAV", "FLAC", "OGG Vorbis", "OGG Opus", "MP3", "WebM Opus", "M4A AAC"]
 
 router = APIRouter(tags=["prediction"])
 
@@ -45,7 +29,7 @@ async def show_model(request: Request) -> ModelCard:
         classes=list(config.classes),
         openface_columns=config.visual.columns,
         max_tokens=config.text.max_tokens,
-        limits=limits_of(engine.settings),
+        limits=_limits(engine.settings),
         card=checkpoint.card,
     )
 
@@ -54,12 +38,22 @@ async def show_model(request: Request) -> ModelCard:
     "/model/reload",
     summary="Replace the weights without a pause",
     dependencies=[Depends(require_admin)],
-    responses={status: problem_response_of(description) for status, description in _REFUSALS.items()},
+    responses=problem_responses(
+        {
+            401: "An administrator's key is needed.",
+            403: "No administrator's key is configured.",
+            409: "The weights cannot be served, for the reason in `detail`, or others are being loaded; those before "
+            "serve on.",
+            422: "The name is not a folder's own.",
+            503: "Not ready or on the way out; `Retry-After` says when to come back.",
+        }
+    ),
 )
 async def reload_model(
     request: Request,
     weights: Annotated[
-        str | None, Query(pattern=NAME, description="A folder beside the configured one; that one when not given.")
+        str | None,
+        Query(pattern=WEIGHTS_NAME, description="A folder beside the configured one; that one when not given."),
     ] = None,
 ) -> Reloaded:
     """Verify, load and warm up weights, then serve them; those before serve until then, and on where that fails."""
@@ -68,24 +62,22 @@ async def reload_model(
     return Reloaded(old=model_name(old), new=model_name(new))
 
 
-def limits_of(settings: Settings) -> Limits:
-    """The limits of `settings` that a client can run into."""
-    sound = sound_limits(settings)
-    return Limits.model_validate(
-        {
-            **asdict(upload_limits(settings)),
-            **_named("audio", sound),
-            **_named("openface", openface_limits(settings)),
-            "audio_rate": (sound.min_rate, sound.max_rate),
-            "audio_formats": list(AUDIO_FORMATS),
-            "decode_seconds": settings.decode_timeout,
-            "queue": settings.queue_size,
-            "wait_seconds": settings.max_wait,
-            "deadline_seconds": settings.deadline,
-        }
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        body_bytes=settings.max_body_bytes,
+        body_seconds=settings.body_timeout,
+        text_bytes=settings.max_text_bytes,
+        audio_seconds=settings.max_audio_seconds,
+        audio_decoded_bytes=settings.max_audio_decoded_bytes,
+        audio_rate=(settings.min_audio_rate, settings.max_audio_rate),
+        audio_channels=settings.max_audio_channels,
+        audio_formats=AUDIO_FORMATS,
+        openface_bytes=settings.max_openface_bytes,
+        openface_line_bytes=settings.max_openface_line_bytes,
+        openface_columns=settings.max_openface_columns,
+        openface_rows=settings.max_openface_rows,
+        decode_seconds=settings.decode_timeout,
+        queue=settings.queue_size,
+        wait_seconds=settings.max_wait,
+        deadline_seconds=settings.deadline,
     )
-
-
-def _named(part: str, limits: SoundLimits | OpenFaceLimits) -> dict[str, Any]:
-    """`max_seconds` of a sound → `audio_seconds`."""
-    return {f"{part}_{name.removeprefix('max_')}": value for name, value in asdict(limits).items()}

@@ -1,8 +1,4 @@
-"""`POST /predict`: a form in, an answer out.
-
-For: reading the form, watching for a client that leaves, counting and timing, and documenting all of it.
-Does not know: how parts are read (`app.uploads`) or answers found (`app.inference`).
-"""
+"""`POST /predict`: a multipart form → a prediction."""
 
 import asyncio
 import time
@@ -14,21 +10,20 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import WithJsonSchema
 
 from app.api.metrics import Metrics
-from app.api.problems import problem_response_of
+from app.api.problems import problem_responses
 from app.api.response import compose
 from app.api.schemas import ExplainedPrediction, Prediction
-from app.decoding.text import VISIBLE
-from app.engine.engine import Engine, Reply
-from app.engine.limits import upload_limits
-from app.engine.predictor import Options
+from app.decoding.parts import TEXT_PATTERN
+from app.engine.engine import Engine
+from app.engine.predictor import Options, Result
+from app.errors import ClientGone
 from app.settings import Settings
-from app.uploads.errors import ClientGone
 from app.uploads.form import read_form
 
 V = TypeVar("V")
 
-_TEXT: Final = {"type": "string", "pattern": VISIBLE, "description": "The words, UTF-8; no NUL, and not blank."}
-_PARTS: Final[dict[str, Any]] = {
+_TEXT: Final = {"type": "string", "pattern": TEXT_PATTERN, "description": "The words, UTF-8; no NUL, and not blank."}
+_PARTS: Final = {
     "text": _TEXT,
     "audio": {
         "type": "string",
@@ -42,14 +37,9 @@ _BODY: Final[dict[str, Any]] = {
     "description": "Any of the three parts, each at most once, and at least one of them.",
     "content": {
         "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": _PARTS,
-                "minProperties": 1,
-                "additionalProperties": False,
-            },
+            "schema": {"type": "object", "properties": _PARTS, "minProperties": 1, "additionalProperties": False},
             "encoding": {
-                # What these files usually come as; their first bytes decide.
+                # Informative: the reader identifies the format by the first bytes.
                 "audio": {"contentType": "audio/wav, audio/flac, audio/ogg, audio/mpeg, audio/webm, audio/mp4"},
                 "openface": {"contentType": "text/csv"},
             },
@@ -64,23 +54,20 @@ _BODY: Final[dict[str, Any]] = {
         },
     },
 }
-_PROBLEMS: Final[dict[int, str]] = {
-    400: "The body's framing is broken.",
-    401: "An API key is needed.",
-    408: "The body came too slowly.",
-    413: "The body or a part is too large.",
-    415: "A content type or a sound format that is not accepted.",
-    422: "A part is unknown, given twice, corrupt or past a limit, or nothing usable remains.",
-    429: "Too many requests are waiting; `Retry-After` says when to come back.",
-    500: "A fault of the service.",
-    503: "Not ready, on the way out, or short of memory or of disk; `Retry-After` says when to come back.",
-    504: "No answer within the deadline.",
-}
-
-
-PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    status: problem_response_of(description) for status, description in _PROBLEMS.items()
-}
+PROBLEM_RESPONSES: Final = problem_responses(
+    {
+        400: "The body's framing is broken.",
+        401: "An API key is needed.",
+        408: "The body came too slowly.",
+        413: "The body or a part is too large.",
+        415: "A content type or a sound format that is not accepted.",
+        422: "A part is unknown, given twice, corrupt or past a limit, or nothing usable remains.",
+        429: "Too many requests are waiting; `Retry-After` says when to come back.",
+        500: "A fault of the service.",
+        503: "Not ready, on the way out, or short of memory or of disk; `Retry-After` says when to come back.",
+        504: "No answer within the deadline.",
+    }
+)
 
 router = APIRouter(tags=["prediction"])
 
@@ -104,68 +91,61 @@ async def predict(
             description="Report a key missing modality where `key_missing.score` is at least this; the service's own "
             "setting, or the weights' threshold, when not given.",
         ),
-        WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1}),  # None is for leaving it out, not for null
+        WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1}),  # null is not accepted
     ] = None,
 ) -> Response:
     """Answer with the polarity, and with whether a missing modality would have changed it."""
     engine: Engine = request.app.state.engine
-    metrics: Metrics = request.app.state.metrics
     settings: Settings = request.app.state.settings
     with ExitStack() as upload:
         upload.enter_context(engine.uploading())
-        began = time.perf_counter()
-        async with read_form(request, upload_limits(settings)) as form:
-            parsed = time.perf_counter() - began
+        start = time.perf_counter()
+        async with read_form(request, settings) as form:
+            parse_seconds = time.perf_counter() - start
             upload.close()
             options = Options(explain, settings.key_threshold if threshold is None else threshold)
-            reply = await _while_connected(request, engine.answer(form, options))
-    answer = compose(request.state.request_id, reply.checkpoint, reply, parsed)
-    _count(metrics, reply, parsed, answer)
-    return Response(answer.model_dump_json(), media_type="application/json")
+            result = await _cancel_on_disconnect(request, engine.answer(form, options))
+    prediction = compose(request.state.request_id, result, parse_seconds)
+    _record(request.app.state.metrics, result, prediction, parse_seconds)
+    return Response(prediction.model_dump_json(), media_type="application/json")
 
 
-async def _while_connected(request: Request, work: Awaitable[V]) -> V:
-    """Wait for `work`, and cancel it when the client leaves.
+async def _cancel_on_disconnect(request: Request, work: Awaitable[V]) -> V:
+    """Await `work`, and cancel it when the client disconnects.
 
     Raises:
-        ClientGone: it did; there is nobody to answer.
+        ClientGone: the client has disconnected.
     """
-    this = asyncio.current_task()
-    if this is None:
-        raise RuntimeError("a request is answered by a task")
-    gone = False
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("not called from a task")
+    disconnected = False
 
     async def watch() -> None:
-        nonlocal gone
+        nonlocal disconnected
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        gone = True
-        this.cancel()
+        disconnected = True
+        task.cancel()
 
-    watching = asyncio.create_task(watch())
+    watcher = asyncio.create_task(watch())
     try:
         return await work
     except asyncio.CancelledError:
-        # Where someone else cancels this task too, as a server does that ends, that goes before.
-        if not gone or this.uncancel():
+        # A cancellation by the server, at shutdown, takes precedence.
+        if not disconnected or task.uncancel():
             raise
         raise ClientGone("the connection was closed before the answer") from None
     finally:
-        watching.cancel()
+        watcher.cancel()
 
 
-def _count(metrics: Metrics, reply: Reply, parsed: float, answer: Prediction) -> None:
-    for stage, seconds in (
-        ("parse", parsed),
-        ("decode", reply.decode),
-        ("features", reply.features),
-        ("queue", reply.queue),
-        ("forward", reply.forward),
-    ):
+def _record(metrics: Metrics, result: Result, prediction: Prediction, parse_seconds: float) -> None:
+    for stage, seconds in {"parse": parse_seconds, **result.timings}.items():
         metrics.stage.labels(stage=stage).observe(seconds)
-    metrics.subset.labels(subset=reply.prepared.presence.name).inc()
-    metrics.polarity.labels(polarity=answer.polarity).inc()
-    for modality in answer.key_missing.modalities:
+    metrics.subset.labels(subset=result.request.presence.name).inc()
+    metrics.polarity.labels(polarity=prediction.polarity).inc()
+    for modality in prediction.key_missing.modalities:
         metrics.key_missing.labels(modality=modality).inc()
-    if answer.ensemble.used:
+    if prediction.ensemble.used:
         metrics.ensemble_used.inc()

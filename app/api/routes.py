@@ -1,9 +1,6 @@
-"""Which routes there are, and who may take each.
+"""The application's routes, their access control, and the OpenAPI document of both."""
 
-For: the application. What costs or tells something asks for a key and keeps to a rate; health checks and the page are
-open to all.
-Does not know: what the routes do.
-"""
+from typing import Any, Final
 
 from fastapi import Depends, FastAPI
 
@@ -12,12 +9,44 @@ from app.api.rate_limit import RateLimit
 from app.settings import Settings
 from app.web import page
 
+_JSON: Final = "application/json"
+_FRAMEWORK_SCHEMAS: Final = ("HTTPValidationError", "ValidationError")
+"""Schemas of FastAPI's own 422 response, which this service never sends."""
+
+
+class DocumentedApp(FastAPI):
+    """FastAPI with an OpenAPI document in which every error is `application/problem+json`."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document. FastAPI caches it, so it may have been corrected before."""
+        document = super().openapi()
+        for path in document["paths"].values():
+            for operation in path.values():
+                _correct(operation["responses"])
+        for name in _FRAMEWORK_SCHEMAS:
+            document["components"]["schemas"].pop(name, None)
+        return document
+
+
+def _correct(responses: dict[str, Any]) -> None:
+    # FastAPI documents every response of a route with the media type of the successful one.
+    for status in [status for status in responses if status >= "400"]:
+        content = responses[status].get("content", {})
+        if _JSON not in content:
+            continue
+        schema = content.pop(_JSON)
+        if schema["schema"]["$ref"].endswith(_FRAMEWORK_SCHEMAS):
+            del responses[status]
+        else:
+            content[problems.MEDIA_TYPE] = schema
+
 
 def install_routes(app: FastAPI, settings: Settings) -> None:
-    """Add every route that `settings` allow."""
-    # What lets everyone through is left out: the framework takes longer over a dependency than most take to run.
+    """Add every route that `settings` allow. Health checks and the page need no key and have no rate limit."""
+    # A dependency that would pass every request is left out: FastAPI's handling of one costs more than most routes.
     keyed = [Depends(auth.require_key), *auth.SCHEMES] if settings.api_keys else []
-    limited = [Depends(RateLimit(settings))] if settings.rate_limit is not None else []
+    keys = (*settings.api_keys, *settings.admin_keys)
+    limited = [Depends(RateLimit(settings.rate_limit, keys))] if settings.rate_limit is not None else []
     for router in (predict.router, model.router):
         app.include_router(router, dependencies=[*limited, *keyed])
     if settings.metrics_access != "off":

@@ -1,30 +1,19 @@
-"""The shapes of answers: field names are the contract, so fields are added and never renamed.
+"""Schemas of the responses and of the command line's JSON. Fields are added and never renamed."""
 
-For: HTTP answers, their documentation, and the command line's JSON, from one definition.
-Does not know: how any value was found.
-"""
+from typing import Literal
 
-from typing import Annotated, Literal
+from pydantic import BaseModel, Field
 
-from pydantic import BaseModel, ConfigDict, Field
+from app.errors import Fault
 
 Probability = float
-Familiarity = Annotated[
-    float | None,
-    Field(
-        ge=0,
-        le=1,
-        description="How near it lies to what the weights were trained on; under 0.5 it counts only in proportion. "
-        "Null where it is missing, or where the weights cannot tell.",
-    ),
-]
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
+class _Response(BaseModel, frozen=True):
+    """Base class of the schemas."""
 
 
-class ModelName(_Answer):
+class ModelName(_Response):
     """Which weights answered."""
 
     name: str
@@ -32,42 +21,43 @@ class ModelName(_Answer):
     classes: list[str]
 
 
-class TextUse(_Answer):
+class _ModalityUse(_Response):
+    status: Literal["present", "missing"]
+    reason: str | None = Field(default=None, description="not_provided, silent, too_short, no_speech or no_face.")
+    familiarity: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Similarity to the training data of the weights; under 0.5 the modality counts only in proportion. "
+        "Null where it is missing, or where the weights have no estimate.",
+    )
+
+
+class TextUse(_ModalityUse):
     """What was used of the text."""
 
-    status: Literal["present", "missing"]
-    reason: str | None = Field(default=None, description="Why it is missing: not_provided.")
-    familiarity: Familiarity = None
     tokens: int | None = None
     truncated: bool | None = None
 
 
-class AudioUse(_Answer):
+class AudioUse(_ModalityUse):
     """What was used of the sound."""
 
-    status: Literal["present", "missing"]
-    reason: str | None = Field(
-        default=None, description="Why it is missing: not_provided, silent, too_short, no_speech."
-    )
-    familiarity: Familiarity = None
     seconds: float | None = None
     frames: int | None = None
     truncated: bool | None = None
 
 
-class VisualUse(_Answer):
+class VisualUse(_ModalityUse):
     """What was used of the face."""
 
-    status: Literal["present", "missing"]
-    reason: str | None = Field(default=None, description="Why it is missing: not_provided, no_face.")
-    familiarity: Familiarity = None
     frames: int | None = Field(default=None, description="Frames of the followed face that were used.")
     skipped: int | None = Field(default=None, description="Frames left out: no success, or too little confidence.")
     faces: int | None = Field(default=None, description="Different faces in the file; one of them is followed.")
     truncated: bool | None = None
 
 
-class Modalities(_Answer):
+class Modalities(_Response):
     """What was there, modality by modality."""
 
     text: TextUse
@@ -75,62 +65,56 @@ class Modalities(_Answer):
     visual: VisualUse
 
 
-class Rule(_Answer):
+class Rule(_Response):
     """The rule of the EMMR paper (Eqs. 9 and 13): whether recovering what is missing changes the network's vote."""
 
     detected: bool
     modalities: list[str] = Field(description="The key missing modalities by that rule; empty unless detected.")
 
 
-class KeyMissing(_Answer):
+class KeyMissing(_Response):
     """Whether giving something that is missing would change the answer."""
 
     detected: bool = Field(description="Whether something is missing and `score` is at least `threshold`.")
-    modalities: list[str] = Field(
-        description="The key missing modalities, the one most likely to change the answer first; empty unless detected."
-    )
+    modalities: list[str] = Field(description="Key missing modalities, the likeliest first; empty unless detected.")
     polarity_full: str = Field(description="The answer with what is missing recovered; always `polarity`.")
-    polarity_available: str = Field(
-        description="The answer from what is there alone; always `polarity` unless detected."
-    )
+    polarity_available: str = Field(description="The answer without recovery; always `polarity` unless detected.")
     score: Probability = Field(
         ge=0,
         le=1,
-        description="Calibrated probability that giving everything missing would change the answer; 0 where nothing is "
-        "missing. Of weights it was not fitted for, 1 minus the confidence in what is there.",
+        description="Calibrated probability that the missing modalities would change the answer; 0 where none is "
+        "missing. Weights without a fitted probability give 1 minus the confidence.",
     )
     by_modality: dict[str, Probability] = Field(
         description="For each missing modality, the probability that giving it alone would change the answer."
     )
-    threshold: Probability = Field(
-        ge=0, le=1, description="Of `score`: the request's, else the service's, else the weights' own."
-    )
+    threshold: Probability = Field(ge=0, le=1, description="Of `score`: the request's, the service's or the weights'.")
     rule: Rule
 
 
-class BranchWeights(_Answer):
-    """How much each reconstruction branch counted."""
+class BranchWeights(_Response):
+    """Weight of each reconstruction branch."""
 
     transformer: float
     autoencoder: float
     cascade: float
 
 
-class Ensemble(_Answer):
-    """Whether the three branches were asked, and what each counted."""
+class Ensemble(_Response):
+    """Whether the three branches were evaluated, and the weight of each."""
 
     used: bool
     weights: BranchWeights
 
 
-class InputWarning(_Answer):
+class InputWarning(_Response):
     """Something a person should know before trusting the answer."""
 
     code: str
     detail: str
 
 
-class Timings(_Answer):
+class Timings(_Response):
     """Where the time went, in milliseconds."""
 
     parse: float = Field(description="Reading the body.")
@@ -140,7 +124,7 @@ class Timings(_Answer):
     forward: float
 
 
-class Prediction(_Answer):
+class Prediction(_Response):
     """The answer to one utterance."""
 
     request_id: str
@@ -167,15 +151,7 @@ class ExplainedPrediction(Prediction):
     )
 
 
-class Fault(_Answer):
-    """One thing wrong with a request."""
-
-    part: str | None = Field(description="The part it is in; null where it is the whole request.")
-    place: str | None = Field(description="Where in the part; null where it is the whole part.")
-    detail: str
-
-
-class Problem(_Answer):
+class Problem(_Response):
     """An error (RFC 9457)."""
 
     type: str
@@ -187,7 +163,7 @@ class Problem(_Answer):
     errors: list[Fault]
 
 
-class ProblemType(_Answer):
+class ProblemType(_Response):
     """What one `type` of problem means."""
 
     code: str
@@ -196,7 +172,7 @@ class ProblemType(_Answer):
     summary: str
 
 
-class Component(_Answer):
+class Component(_Response):
     """The state of one part of the service."""
 
     ok: bool
@@ -204,7 +180,7 @@ class Component(_Answer):
     detail: dict[str, str | int | float | bool | None] = {}
 
 
-class Health(_Answer):
+class Health(_Response):
     """The state of the service and its parts."""
 
     state: str
@@ -212,15 +188,11 @@ class Health(_Answer):
     components: dict[str, Component]
 
 
-class Unhealthy(Problem):
+class Unhealthy(Health, Problem):
     """The same, while not ready."""
 
-    state: str
-    ready: bool
-    components: dict[str, Component]
 
-
-class Limits(_Answer):
+class Limits(_Response):
     """What a request may be at most."""
 
     body_bytes: int
@@ -241,7 +213,7 @@ class Limits(_Answer):
     deadline_seconds: float
 
 
-class ModelCard(_Answer):
+class ModelCard(_Response):
     """The loaded weights, and what they take."""
 
     name: str
@@ -253,7 +225,7 @@ class ModelCard(_Answer):
     card: str = Field(description="The model card, Markdown.")
 
 
-class Reloaded(_Answer):
+class Reloaded(_Response):
     """Which weights have been replaced by which."""
 
     old: ModelName

@@ -1,13 +1,11 @@
-"""A few processes that decode uploads, and what happens when one of them dies, hangs or eats too much.
+"""A pool of decoder processes, which replaces those that die, hang or exceed their limits."""
 
-For: running `app.decoding.worker` on behalf of requests. A file that kills its decoder, or keeps it busy past the
-time limit, costs its own request an error and the pool one process, which is replaced. One whose request is dropped is
-decoded to its end where that is near, since a process takes longer to come up than most files to be decoded.
-Does not know: formats; what it gives back is what `app.decoding.replies` restores.
-
-`start`, `stop` and `state` may be called from any thread, `run` from any event loop. Each process has a thread here
-that waits on it, and one more replaces processes that died while idle.
-"""
+# A file that crashes its decoder or exceeds the time limit fails its own request and costs the pool one process. If a
+# request is cancelled, its file is decoded to the end when that takes under a second, since starting a process takes
+# longer than decoding most files.
+#
+# `start`, `stop` and `state` may be called from any thread, `run` from any event loop. Each process has a thread that
+# waits for it; one more thread replaces processes that died while idle.
 
 import asyncio
 import contextlib
@@ -15,39 +13,36 @@ import io
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Final, Literal, TypeAlias
+from typing import IO, Final, Literal, TypeVar
 
-from app.decoding.frames import BrokenFrame, Json
-from app.decoding.process import Decoder, DecoderDied, Rereadable, Unresponsive
-from app.decoding.replies import Decoded, DecoderStopped, restore
-from app.uploads.errors import DecoderFailed, NoDecoder, from_modality
-from app.uploads.spool import SpooledFile
+from app.decoding.process import Decoder, DecoderDied, Unresponsive
+from app.decoding.protocol import Decoded, DecodingStopped, Json, ProtocolError, decode_reply
+from app.errors import DecoderFailed, NoDecoder, from_modality
+from app.settings import MIB
 from model.errors import EmptyModality, ModalityError
 
-MIB: Final = 2**20
-START_SECONDS: Final = 30.0  # for a process to come up; a loaded machine takes a few
-HEARD_SECONDS: Final = 2.0  # for an idle process to say that it heard; one that does not is stopped or stuck
-DROPPED_SECONDS: Final = 1.0  # for a file that nobody waits for any more, then its process is ended
-CHECK_SECONDS: Final = 0.5  # between looks at idle processes
-ATTEMPTS: Final = 3  # to find a process that takes the job
+V = TypeVar("V")
 
-PartWithFile: TypeAlias = Literal["audio", "openface"]
+START_SECONDS: Final = 30.0  # for a process to start, on a loaded machine
+CONFIRM_SECONDS: Final = 2.0  # for an idle process to confirm a job; after that it counts as stopped or stuck
+CANCELLED_SECONDS: Final = 1.0  # for the file of a cancelled request, before its process is killed
+CHECK_SECONDS: Final = 0.5  # between checks of idle processes
+ATTEMPTS: Final = 3  # to find a process that confirms a job
 
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """What health checks report.
+    """State of the pool for health checks.
 
     Args:
-        workers: processes there should be.
-        alive: processes there are.
+        workers: configured number of processes.
+        alive: running processes.
         busy: files being decoded.
-        replaced: processes lost and replaced since the start.
-        ok: whether anything can be decoded, now or once a process that is taking another's place has come up.
+        replaced: processes replaced since the start.
+        ok: whether files can be decoded, now or once a replacement has started.
     """
 
     workers: int
@@ -58,64 +53,55 @@ class PoolState:
 
 
 class _Task:
-    """One file's way through a thread. Its request may drop it from outside, and the file may be closed then."""
+    """A file to decode, used by one thread of the pool. `cancel` and `kill` may be called from another thread."""
 
-    def __init__(self, job: Json, file: SpooledFile, part: PartWithFile) -> None:
+    def __init__(self, job: Json, file: IO[bytes], part: str) -> None:
         self.job, self.part = job, part
-        self.handed_over: Future[None] = Future()
+        self.cancelled = False
+        self.sent: Future[None] = Future()
+        """Running while the file is read, done afterwards."""
         self._file = file
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._decoder: Decoder | None = None
-        self._dropped = False
 
-    @property
-    def dropped(self) -> bool:
-        """Whether nobody waits for the result."""
-        return self._dropped
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[Rereadable]:
-        """The file, as long as it is read; an empty one where it may have been closed."""
-        with self._guard:
-            file: Rereadable = io.BytesIO() if self._dropped else self._file
-            self.handed_over.set_running_or_notify_cancel()
-        try:
-            yield file
-        finally:
-            self.handed_over.set_result(None)
-
-    @contextlib.contextmanager
-    def held_by(self, decoder: Decoder) -> Iterator[None]:
-        """While a process has the file."""
-        with self._guard:
+    def run(self, decoder: Decoder, deadline: float) -> tuple[Json, bytearray]:
+        """Send the file to a process and receive the reply."""
+        with self._lock:
+            # After a cancellation the file may be closed.
+            file: IO[bytes] = io.BytesIO() if self.cancelled else self._file
             self._decoder = decoder
+            self.sent.set_running_or_notify_cancel()
         try:
-            yield
+            try:
+                decoder.send_file(file, deadline)
+            finally:
+                self.sent.set_result(None)
+            return decoder.receive(deadline)
         finally:
-            with self._guard:
+            with self._lock:
                 self._decoder = None
 
-    def drop(self) -> bool:
-        """Say that nobody waits any more; returns whether the file is being read, and must not be closed yet."""
-        with self._guard:
-            self._dropped = True
-            return self.handed_over.running()
+    def cancel(self) -> bool:
+        """Discard the result; return whether the file is being read, and must not be closed before `sent` is done."""
+        with self._lock:
+            self.cancelled = True
+            return self.sent.running()
 
-    def end(self) -> None:
-        """Kill the process that has the file, if one has."""
-        with self._guard:
+    def kill(self) -> None:
+        """Kill the process that decodes the file, if there is one."""
+        with self._lock:
             if self._decoder is not None:
                 self._decoder.kill()
 
 
 class DecodePool:
-    """Processes that decode; none before `start`.
+    """Decoder processes; none before `start`.
 
     Args:
-        workers: how many.
-        timeout: seconds one file may take; waiting for a free process is not counted.
-        memory_bytes: address space of each process.
-        cpu_seconds: processor seconds one file may take; `timeout` when not given.
+        workers: number of processes.
+        timeout: seconds for one file; waiting for a free process is not counted.
+        memory_bytes: limit of each process's address space.
+        cpu_seconds: processor seconds for one file; `timeout` if None.
     """
 
     def __init__(
@@ -131,16 +117,16 @@ class DecodePool:
         self._decoders = [Decoder(memory_bytes, cpu_seconds) for _ in range(workers)]
         self._idle: SimpleQueue[Decoder] = SimpleQueue()
         self._threads = ThreadPoolExecutor(workers, "emmr-decode")
-        self._keeper: threading.Thread | None = None
+        self._monitor: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._counting = threading.Lock()
+        self._counters = threading.Lock()
         self._busy = self._replaced = 0
 
     def start(self) -> None:
         """Start every process and wait until each is ready.
 
         Raises:
-            DecoderDied, Unresponsive: one does not come up; what it said is on standard error.
+            DecoderDied, Unresponsive: one does not start; its standard error says why.
         """
         try:
             for decoder in self._decoders:
@@ -151,167 +137,166 @@ class DecodePool:
         except (DecoderDied, Unresponsive):
             self.stop()
             raise
-        self._keeper = threading.Thread(target=self._keep, name="emmr-decode-keeper", daemon=True)
-        self._keeper.start()
+        self._monitor = threading.Thread(target=self._replace_idle, name="emmr-decode-monitor", daemon=True)
+        self._monitor.start()
 
     def stop(self) -> None:
-        """End every process. A file still being decoded becomes `DecoderFailed`, one that waits `NoDecoder`."""
+        """End every process. A file being decoded fails with `DecoderFailed`, a waiting one with `NoDecoder`."""
         self._stopping.set()
         for decoder in self._decoders:
             decoder.kill()
-        if self._keeper is not None:
-            self._keeper.join()
+        if self._monitor is not None:
+            self._monitor.join()
         self._threads.shutdown()
-        # A thread may have launched a replacement between the two.
+        # A thread may have launched a replacement in between.
         for decoder in self._decoders:
             decoder.kill()
 
     def state(self) -> PoolState:
-        """What there is at this moment."""
-        started = self._keeper is not None and not self._stopping.is_set()
+        """Return the current state."""
         return PoolState(
             workers=len(self._decoders),
             alive=len(self.pids()),
             busy=self._busy,
             replaced=self._replaced,
-            ok=started and not all(decoder.failing for decoder in self._decoders),
+            ok=self._running and not all(decoder.failing for decoder in self._decoders),
         )
 
     def pids(self) -> list[int]:
-        """The living processes."""
+        """Return the ids of the running processes."""
         return [pid for decoder in self._decoders if (pid := decoder.pid) is not None]
 
-    async def run(self, job: Json, file: SpooledFile, part: PartWithFile) -> Decoded:
-        """Decode the whole of `file`; cancelling drops the result, and the process soon if it has not come by then.
+    async def run(self, job: Json, file: IO[bytes], part: Literal["audio", "openface"], result: type[V]) -> V:
+        """Decode the whole of `file`. The caller may close the file once this has returned or raised.
 
-        The file may be closed when this has ended, whether or not it was cancelled.
+        Cancelling discards the result, and kills the process if it is not done `CANCELLED_SECONDS` later.
+
+        Args:
+            job: see `app.decoding.worker`.
+            file: any seekable file.
+            part: named by the errors.
+            result: type of the result.
 
         Raises:
-            EmptyModality: well-formed, with nothing in it.
-            UploadError: the file's fault, or that of its decoder (`DecoderFailed`, `NoDecoder`).
+            EmptyModality: a valid file without usable content.
+            UploadError: the file is not accepted, or decoding failed (`DecoderFailed`, `NoDecoder`).
         """
         task = _Task(job, file, part)
-        future = self._submit(task)
         try:
-            return await asyncio.wrap_future(future)
+            future = self._threads.submit(self._decode, task)
+        except RuntimeError:  # the executor has been shut down
+            raise _no_decoder(task) from None
+        try:
+            decoded = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            reading = task.drop()
-            asyncio.get_running_loop().call_later(DROPPED_SECONDS, task.end)
+            reading = task.cancel()
+            asyncio.get_running_loop().call_later(CANCELLED_SECONDS, task.kill)
             if reading:
-                await asyncio.wrap_future(task.handed_over)
+                await asyncio.wrap_future(task.sent)
             raise
         except EmptyModality:
             raise
         except ModalityError as error:
             raise from_modality(error) from None
+        if not isinstance(decoded, result):
+            raise DecoderFailed("the decoder broke off", part=part)
+        return decoded
 
-    def _submit(self, task: _Task) -> Future[Decoded]:
-        try:
-            return self._threads.submit(self._work, task)
-        except RuntimeError:
-            raise self._stopped(task) from None
+    # Everything below runs in the pool's threads.
 
-    def _work(self, task: _Task) -> Decoded:
-        """In a thread: find a process, have it decode."""
-        decoder = self._take(task)
-        with self._counting:
+    @property
+    def _running(self) -> bool:
+        return self._monitor is not None and not self._stopping.is_set()
+
+    def _decode(self, task: _Task) -> Decoded:
+        decoder = self._take_idle(task)
+        with self._counters:
             self._busy += 1
         try:
-            self._hand_over(task, decoder)
+            self._begin(task, decoder)
             return self._result(task, decoder)
         finally:
-            with self._counting:
+            with self._counters:
                 self._busy -= 1
             self._idle.put(decoder)
 
-    def _take(self, task: _Task) -> Decoder:
-        # There are as many threads as processes, so this waits for the keeper at most.
-        while self._keeper is not None and not self._stopping.is_set():
-            try:
+    def _take_idle(self, task: _Task) -> Decoder:
+        # There are as many threads as processes, so this waits at most for the monitor to return one.
+        while self._running:
+            with contextlib.suppress(Empty):
                 return self._idle.get(timeout=CHECK_SECONDS)
-            except Empty:
-                continue
-        raise self._stopped(task)
+        raise _no_decoder(task)
 
-    def _hand_over(self, task: _Task, decoder: Decoder) -> None:
-        """Find out that the process listens, and replace one that does not: the file has not been near it yet."""
+    def _begin(self, task: _Task, decoder: Decoder) -> None:
+        """Send the job; replace a process that does not confirm it, which cannot be due to the file, not yet sent."""
         for _ in range(ATTEMPTS):
-            if self._stopping.is_set() or task.dropped:
+            if self._stopping.is_set() or task.cancelled:
                 break
-            self._have_process(task, decoder)
+            self._ensure_process(task, decoder)
             try:
                 decoder.await_ready(START_SECONDS)
-                decoder.begin(task.job, min(HEARD_SECONDS, self.timeout))
+                decoder.begin(task.job, min(CONFIRM_SECONDS, self.timeout))
             except (DecoderDied, Unresponsive):
                 self._replace(decoder)
             else:
                 return
-        raise self._stopped(task)
+        raise _no_decoder(task)
 
-    def _have_process(self, task: _Task, decoder: Decoder) -> None:
-        """Launch a process where there is none, as soon as that may be tried again after a failure."""
-        given_up = time.monotonic() + self.timeout
-        while not self._lives(decoder) and not task.dropped and time.monotonic() < given_up:
+    def _ensure_process(self, task: _Task, decoder: Decoder) -> None:
+        """Launch a process where there is none, as soon as the delay after a failed start allows it."""
+        deadline = time.monotonic() + self.timeout
+        while not decoder.is_alive() and not task.cancelled and time.monotonic() < deadline:
             self._replace(decoder)
-            if not self._lives(decoder) and self._stopping.wait(CHECK_SECONDS):
+            if not decoder.is_alive() and self._stopping.wait(CHECK_SECONDS):
                 return
-
-    @staticmethod
-    def _lives(decoder: Decoder) -> bool:
-        return decoder.pid is not None
 
     def _result(self, task: _Task, decoder: Decoder) -> Decoded:
         deadline = time.monotonic() + self.timeout
         try:
-            with task.held_by(decoder):
-                with task.reading() as file:
-                    decoder.hand_over(file, deadline)
-                return restore(*decoder.reply(deadline))
+            return decode_reply(*task.run(decoder, deadline))
         except ModalityError:
             raise
-        except (DecoderDied, Unresponsive, DecoderStopped, BrokenFrame, OSError, ValueError) as error:
-            # OSError and ValueError: the file cannot be read, for one because it has been closed.
-            # In every case the conversation has broken off, or left a process that is short of memory.
-            ended_by = self._replace(decoder)
-            raise DecoderFailed(self._why(error, ended_by), part=task.part) from None
+        except (DecoderDied, Unresponsive, DecodingStopped, ProtocolError, OSError, ValueError) as error:
+            # OSError and ValueError: the file cannot be read, for example because it has been closed. In every case
+            # the process is in an unknown state, or short of memory.
+            signal_name = self._replace(decoder)
+            raise DecoderFailed(self._reason(error, signal_name), part=task.part) from None
 
-    def _why(self, error: Exception, ended_by: str | None) -> str:
-        if isinstance(error, DecoderStopped):
-            return f"decoding stopped: {error.reason}"
+    def _reason(self, error: Exception, signal_name: str | None) -> str:
+        if isinstance(error, DecodingStopped):
+            return f"decoding stopped: {error}"
         if isinstance(error, Unresponsive):
             return f"decoding takes longer than the {self.timeout:g} seconds allowed"
-        if ended_by == signal.SIGXCPU.name:
+        if signal_name == signal.SIGXCPU.name:
             return "decoding takes more processor time than is allowed"
         return "the decoder broke off"
 
     def _replace(self, decoder: Decoder) -> str | None:
-        """Launch another process in place of this one; returns the signal that ended it."""
-        ended_by = decoder.kill()
+        """Kill the process and launch another one; return the name of the signal that ended it."""
+        signal_name = decoder.kill()
         if not self._stopping.is_set() and decoder.may_launch:
-            with self._counting:
+            with self._counters:
                 self._replaced += 1
-            # A machine out of processes or memory may have some again later.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # out of processes or memory; tried again later
                 decoder.launch()
-        return ended_by
+        return signal_name
 
-    def _keep(self) -> None:
-        """In a thread: look after processes that die while nobody uses them."""
+    def _replace_idle(self) -> None:
         while not self._stopping.wait(CHECK_SECONDS):
             for _ in range(self._idle.qsize()):
                 try:
                     decoder = self._idle.get_nowait()
                 except Empty:
                     break
-                if decoder.pid is None:
+                if not decoder.is_alive():
                     self._replace(decoder)
                 try:
-                    # Also of one that was launched after a job: it may never have come up.
+                    # Also for a process launched after a failed job, which may not have started.
                     decoder.await_ready(START_SECONDS)
                 except (DecoderDied, Unresponsive):
                     decoder.kill()
                 self._idle.put(decoder)
 
-    @staticmethod
-    def _stopped(task: _Task) -> NoDecoder:
-        return NoDecoder("no decoder takes the file at this moment", part=task.part)
+
+def _no_decoder(task: _Task) -> NoDecoder:
+    return NoDecoder("no decoder takes the file at this moment", part=task.part)

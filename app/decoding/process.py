@@ -1,8 +1,6 @@
-"""One decoding process, seen from the serving one: launch, ask, kill.
+"""One decoder process as the serving process sees it: launch, hand over a file, wait for the reply, kill."""
 
-For: a blocking conversation with a process that may be dead, stopped or taken over, each step within a time limit.
-Does not know: which process is asked what (see `app.decoding.pool`).
-"""
+# Every call blocks, within a time limit: the process may be dead, stopped, or controlled by the file it decodes.
 
 import contextlib
 import os
@@ -12,42 +10,35 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import IO, Final
 
-from app.decoding.frames import PREFIX, BrokenFrame, Json, pack, parse
+from app.decoding.protocol import PREFIX, Json, ProtocolError, pack, parse
 
-CHUNK: Final = 2**18  # bytes of a file handed over at a time
+CHUNK: Final = 2**18  # bytes of a file sent at a time
 MAX_MESSAGE_BYTES: Final = 2**16  # of a reply's JSON
-MAX_BACKOFF: Final = 30.0  # seconds between attempts to start a process that does not come up
-# What a Python with its libraries in unusual places needs; everything else, keys and passwords above all, stays here.
+MAX_BACKOFF: Final = 30.0  # seconds between attempts to start a process that fails to start
+# Needed by a Python whose libraries are in unusual places. No other variable is passed on: they may hold keys.
 _ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
-class Rereadable(Protocol):
-    """What is needed of a file to hand it over whole."""
-
-    def seek(self, offset: int, whence: int = ..., /) -> int:
-        """Go somewhere, and say where that is."""
-
-    def read(self, size: int, /) -> bytes:
-        """Read on."""
-
-
 class DecoderDied(Exception):
-    """The process ended, or broke off the conversation."""
+    """The process ended, or violated the protocol."""
 
 
 class Unresponsive(Exception):
-    """The process did not answer in time."""
+    """The process did not respond in time."""
 
 
 class Decoder:
-    """A process that decodes. One conversation at a time; `kill` may be called from any thread.
+    """A decoder process. One job at a time; `kill` may be called from any thread.
+
+    The methods that communicate raise `DecoderDied` or `Unresponsive`. Deadlines are on the `time.monotonic` clock.
 
     Args:
-        memory_bytes: of its address space.
-        cpu_seconds: a job may take.
+        memory_bytes: limit of its address space.
+        cpu_seconds: processor time limit of a job.
     """
 
     def __init__(self, memory_bytes: int, cpu_seconds: float) -> None:
@@ -55,24 +46,38 @@ class Decoder:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._ready = False
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._failures = 0
         self._not_before = 0.0
 
     @property
     def pid(self) -> int | None:
-        """Of the living process; None where there is none."""
+        """Process id; None if the process is not running."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
+    def is_alive(self) -> bool:
+        """Whether the process is running."""
+        return self.pid is not None
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last start failed."""
+        return self._failures > 0
+
+    @property
+    def may_launch(self) -> bool:
+        """Whether the delay after the last failed start is over."""
+        return time.monotonic() >= self._not_before
+
     def launch(self) -> None:
-        """Start a new process in place of whatever there was; does not wait for it.
+        """Start a new process in place of the current one, without waiting until it is ready.
 
         Raises:
-            OSError: the machine is out of processes, memory or descriptors.
+            OSError: no process can be started: out of processes, memory or descriptors.
         """
         self.kill()
-        here, there = socket.socketpair()
+        ours, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment |= {
             "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
@@ -81,96 +86,75 @@ class Decoder:
             "OPENBLAS_NUM_THREADS": "1",
         }
         command = [sys.executable, "-P", "-B", "-m", "app.decoding.worker"]
-        with there:
+        with theirs:
             try:
                 process = subprocess.Popen[bytes](
                     [*command, str(self.memory_bytes), str(self.cpu_seconds)],
-                    stdin=there.fileno(),
-                    stdout=there.fileno(),
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
                     env=environment,
-                    # A Ctrl-C in the terminal is for the serving process, which may still have requests to finish.
+                    # Ctrl-C in the terminal must reach the serving process only, which finishes its requests first.
                     start_new_session=True,
                 )
             except OSError:
-                here.close()
-                self._has_failed()
+                ours.close()
+                self._record_failure()
                 raise
-        with self._guard:
-            self._process, self._socket, self._ready = process, here, False
+        with self._lock:
+            self._process, self._socket, self._ready = process, ours, False
 
     def await_ready(self, seconds: float) -> None:
-        """Wait until the process takes jobs.
-
-        Raises:
-            DecoderDied: it ended instead.
-            Unresponsive: it does not say so in time.
-        """
+        """Wait until the process accepts jobs."""
         if self._ready:
             return
-        # Where there is no process none fails to come up: waiting for it must not put the next attempt off.
-        self._connection()
+        self._connection()  # without a process this is not a failed start, and must not delay the next one
         try:
-            self._hear(time.monotonic() + seconds, "ready")
+            self._expect("ready", time.monotonic() + seconds)
         except (DecoderDied, Unresponsive):
-            self._has_failed()
+            self._record_failure()
             raise
         self._ready, self._failures = True, 0
 
-    def _has_failed(self) -> None:
+    def _record_failure(self) -> None:
         self._failures += 1
         self._not_before = time.monotonic() + min(MAX_BACKOFF, 2.0**self._failures)
 
-    @property
-    def failing(self) -> bool:
-        """Whether the last process that should have come up did not."""
-        return self._failures > 0
-
-    @property
-    def may_launch(self) -> bool:
-        """Whether enough time has passed since a process failed to come up."""
-        return time.monotonic() >= self._not_before
-
     def begin(self, job: Json, seconds: float) -> None:
-        """Say what to do, and wait until the process says that it heard.
-
-        Raises:
-            DecoderDied, Unresponsive: it did not; nothing of the file has been seen.
-        """
+        """Send a job, and wait until the process confirms it."""
         deadline = time.monotonic() + seconds
-        self._say(pack(job), deadline)
-        self._hear(deadline, "started")
+        self._send(pack(job), deadline)
+        self._expect("started", deadline)
 
-    def hand_over(self, file: Rereadable, deadline: float) -> None:
-        """Give the process the whole of `file`, by that time of the monotonic clock.
-
-        Raises:
-            DecoderDied, Unresponsive: it does not take it.
-        """
+    def send_file(self, file: IO[bytes], deadline: float) -> None:
+        """Send the whole file."""
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        self._say(pack({}, size), deadline)
+        self._send(pack({}, size), deadline)
         while chunk := file.read(CHUNK):
-            self._say(chunk, deadline)
+            self._send(chunk, deadline)
 
-    def reply(self, deadline: float) -> tuple[Json, bytearray]:
-        """Wait for what comes of the file.
-
-        Raises:
-            DecoderDied, Unresponsive: nothing came of it.
-        """
-        return self._receive(deadline)
+    def receive(self, deadline: float) -> tuple[Json, bytearray]:
+        """Wait for the next frame."""
+        message_bytes, content_bytes = PREFIX.unpack(self._receive_exactly(PREFIX.size, deadline))
+        if message_bytes > MAX_MESSAGE_BYTES or content_bytes > self.memory_bytes:
+            raise DecoderDied("the process announces more bytes than it can have")
+        try:
+            message = parse(self._receive_exactly(message_bytes, deadline))
+        except ProtocolError:
+            raise DecoderDied("the process violates the protocol") from None
+        return message, self._receive_exactly(content_bytes, deadline)
 
     def kill(self) -> str | None:
-        """End the process, if it has not ended, and name the signal that did."""
-        with self._guard:
+        """End the process if it is running; return the name of the signal that ended it."""
+        with self._lock:
             process, self._process = self._process, None
-            channel, self._socket = self._socket, None
+            connection, self._socket = self._socket, None
             self._ready = False
-        if channel is not None:
-            # Wakes the thread that waits on it; closing alone would not.
+        if connection is not None:
+            # Unblocks the thread that waits on the socket; closing alone would not.
             with contextlib.suppress(OSError):
-                channel.shutdown(socket.SHUT_RDWR)
-            channel.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
         if process is None:
             return None
         process.kill()
@@ -178,52 +162,43 @@ class Decoder:
         return signal.Signals(-code).name if code < 0 else None
 
     def _connection(self) -> socket.socket:
-        channel = self._socket
-        if channel is None:
+        if (connection := self._socket) is None:
             raise DecoderDied("the process has been ended")
-        return channel
+        return connection
 
-    def _say(self, data: bytes, deadline: float) -> None:
-        try:
-            channel = self._connection()
-            channel.settimeout(_remaining(deadline))
-            channel.sendall(data)
-        except TimeoutError:
-            raise Unresponsive("the process does not take what it is sent") from None
-        except OSError:
-            raise DecoderDied("the process has ended") from None
+    def _send(self, data: bytes, deadline: float) -> None:
+        with _socket_errors():
+            connection = self._connection()
+            connection.settimeout(_remaining(deadline))
+            connection.sendall(data)
 
-    def _hear(self, deadline: float, expected: str) -> None:
-        message, _ = self._receive(deadline)
-        if message.get("kind") != expected:
-            raise DecoderDied("the process says something else than expected")
-
-    def _receive(self, deadline: float) -> tuple[Json, bytearray]:
-        message_bytes, content_bytes = PREFIX.unpack(self._receive_exactly(PREFIX.size, deadline))
-        if message_bytes > MAX_MESSAGE_BYTES or content_bytes > self.memory_bytes:
-            raise DecoderDied("the process announces more than it can have")
-        try:
-            message = parse(self._receive_exactly(message_bytes, deadline))
-        except BrokenFrame:
-            raise DecoderDied("the process does not keep to the protocol") from None
-        return message, self._receive_exactly(content_bytes, deadline)
+    def _expect(self, kind: str, deadline: float) -> None:
+        message, _ = self.receive(deadline)
+        if message.get("kind") != kind:
+            raise DecoderDied(f"the process sends something else than {kind!r}")
 
     def _receive_exactly(self, size: int, deadline: float) -> bytearray:
         data = bytearray(size)
         view = memoryview(data)
-        try:
-            channel = self._connection()
+        with _socket_errors():
+            connection = self._connection()
             while view:
-                channel.settimeout(_remaining(deadline))
-                received = channel.recv_into(view)
+                connection.settimeout(_remaining(deadline))
+                received = connection.recv_into(view)
                 if not received:
                     raise DecoderDied("the process has ended")
                 view = view[received:]
-        except TimeoutError:
-            raise Unresponsive("the process does not answer in time") from None
-        except OSError:
-            raise DecoderDied("the process has ended") from None
         return data
+
+
+@contextlib.contextmanager
+def _socket_errors() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise Unresponsive("the process does not respond in time") from None
+    except OSError:
+        raise DecoderDied("the process has ended") from None
 
 
 def _remaining(deadline: float) -> float:

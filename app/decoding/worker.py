@@ -1,101 +1,76 @@
-"""The process that decodes: jobs come in by its standard input, replies leave by its standard output, both a socket.
+"""The decoder process: reads jobs from standard input and writes replies to standard output, both one socket."""
 
-For: keeping decoders of untrusted files, what they allocate, and the features of what is heard, which cost more than
-everything else, out of the serving process. Started by `app.decoding.process` as
-`python -m app.decoding.worker`; holds numpy, SciPy and the decoders, not torch; lives for many jobs and ends when
-its input does, with the serving process.
-Does not know: HTTP, the pool, what becomes of a reply.
-
-A job is two frames, each answered by one: what to do (`{"kind": "started"}`), then the file (`app.decoding.replies`).
-"""
+# Started by `app.decoding.process` as `python -m app.decoding.worker`, serves many jobs, and ends with its input. It
+# loads NumPy, SciPy and the decoders, but not PyTorch. It also computes the audio features, which are smaller than the
+# waveform and are the most expensive step before the network.
+#
+# A job is two frames, each answered by one: what to do (`{"kind": "started"}`), then the file (`encode_reply`).
 
 import importlib
 import io
 import os
 import resource
 import sys
-from collections.abc import Mapping
 from typing import BinaryIO, Final
 
-from app.decoding.frames import PREFIX, Json, pack, parse
-from app.decoding.replies import Decoded, dismantle
+from app.decoding.protocol import PREFIX, Decoded, Json, encode_reply, pack, parse
 from model.features.audio.loading import SoundLimits, read_sound
-from model.features.audio.raw_features import listen
+from model.features.audio.raw_features import extract_voice
 from model.features.visual.openface import OpenFaceLimits, read_openface
 
 OPEN_FILES: Final = 64
 
 
 def main() -> None:
-    """Run until the input ends. Arguments: bytes of address space, processor seconds a job."""
+    """Run until the input ends. Arguments: bytes of address space, processor seconds per job."""
     memory_bytes, cpu_seconds = int(sys.argv[1]), float(sys.argv[2])
-    # `read_sound` loads FFmpeg when it first needs it; here no request should wait for that.
-    importlib.import_module("av")
+    importlib.import_module("av")  # `read_sound` imports it on first use; no request should wait for that
     reader, writer = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    # Decoders print warnings that can quote a file's tags: none of it reaches the socket or, from here on, a log.
+    null = os.open(os.devnull, os.O_RDWR)
+    # Decoders print warnings that can quote a file's tags. These must reach neither the socket nor a log.
     for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
+        os.dup2(null, descriptor)
     confine(memory_bytes)
     serve(reader, writer, cpu_seconds)
 
 
 def confine(memory_bytes: int) -> None:
-    """Give up what decoding does not need: memory past a bound, writing files, core dumps."""
+    """Restrict this process: a bound on its address space, no writing to files, no core dumps."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
 
 
-def allow_processor(seconds: float) -> None:
-    """Have this process ended (SIGXCPU) once it has used so many more processor seconds, rounded up."""
+def limit_processor_time(seconds: float) -> None:
+    """End this process by SIGXCPU once it has used that many more processor seconds, rounded up."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def serve(reader: BinaryIO, writer: BinaryIO, cpu_seconds: float) -> None:
-    """Answer jobs until `reader` ends."""
+    """Process jobs until `reader` ends."""
     _send(writer, {"kind": "ready"})
     while (job := _receive(reader)) is not None:
         _send(writer, {"kind": "started"})
-        content = _receive(reader)
-        if content is None:
+        file = _receive(reader)
+        if file is None:
             return
-        allow_processor(cpu_seconds)
-        _send(writer, *perform(job[0], content[1]))
+        limit_processor_time(cpu_seconds)
+        _send(writer, *perform(job[0], file[1]))
 
 
 def perform(job: Json, content: bytes) -> tuple[Json, bytes]:
-    """Do one job. What a file may do wrong becomes a reply; any other exception ends the process."""
-    return dismantle(lambda: _decode(job, io.BytesIO(content)))
+    """Do one job. Errors of the file become a reply; any other exception ends the process."""
+    return encode_reply(lambda: _decode(job, io.BytesIO(content)))
 
 
 def _decode(job: Json, file: BinaryIO) -> Decoded:
-    limits = job["limits"]
-    if not isinstance(limits, Mapping):
-        raise TypeError("limits must be an object")
-    if job["kind"] == "sound":
-        dynamics, silence_dbfs = job["dynamics"], _number(job, "silence_dbfs")
-        sound = read_sound(file, SoundLimits(**limits))
-        return listen(
-            sound.waveform,
-            dynamics=dynamics is True,
-            silence_dbfs=silence_dbfs,
-            conditioned=job["conditioned"] is True,
-            encoder=str(job["encoder"]),
-            channel=sound.channel,
-        )
-    columns, min_confidence = job["columns"], _number(job, "min_confidence")
-    return read_openface(file, "all" if columns == "all" else "action_units", min_confidence, OpenFaceLimits(**limits))
-
-
-def _number(job: Json, key: str) -> float:
-    value = job[key]
-    if not isinstance(value, float):
-        raise TypeError(f"{key} must be a number")
-    return value
+    if job["kind"] == "audio":
+        sound = read_sound(file, SoundLimits(**job["limits"]))
+        return extract_voice(sound.waveform, channel=sound.channel, **job["config"])
+    return read_openface(file, limits=OpenFaceLimits(**job["limits"]), **job["config"])
 
 
 def _receive(reader: BinaryIO) -> tuple[Json, bytes] | None:

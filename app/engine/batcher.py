@@ -1,13 +1,7 @@
-"""One thread that owns the device, and the bounded queue in front of it.
+"""Dynamic batching: one worker thread that owns the device, and the bounded queue in front of it."""
 
-For: turning concurrent requests into batches, and keeping one request's misfortune from becoming another's.
-Does not know: modalities, models or HTTP; a job is whatever `run` takes, a result whatever it gives.
-
-A request takes a `Reservation` before its slow preparation (decoding, features) starts and gives it up when its job leaves
-the queue. The bound therefore covers everything that waits, wherever it waits, and not just the last queue.
-
-Jobs leave in the order they came, as many together as fit: whoever waits is only ever behind those who came before.
-"""
+# A request takes a ticket before its slow preparation (decoding, features) starts and releases it when its job leaves
+# the queue, so the bound covers every waiting request in any stage. Jobs leave the queue in order of arrival.
 
 import asyncio
 import threading
@@ -21,77 +15,44 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from app.engine.admission import Admission
-from app.engine.errors import DeadlinePassed, DeviceLost, NotReady, ShortOfMemory, Unprocessable
+from app.errors import DeadlinePassed, DeviceLost, NotReady, ShortOfMemory, Unprocessable
 from app.logging import get_logger
 
 J = TypeVar("J")
 R = TypeVar("R")
 
-HEARTBEAT: Final = 0.5  # seconds between signs of life of an idle worker
-LAST_WORDS: Final = 1.0  # seconds a worker that has been given up may take to end
-
-
-@dataclass(frozen=True, slots=True)
-class Served(Generic[R]):
-    """A result, and how many seconds its job waited for the worker."""
-
-    result: R
-    waited: float
+HEARTBEAT: Final = 0.5  # seconds between heartbeats of an idle worker
+ABANDONED_SECONDS: Final = 1.0  # for an abandoned worker to end
 
 
 @dataclass(eq=False, slots=True)
-class _Item(Generic[J, R]):
+class _Entry(Generic[J, R]):
+    """A job in the queue. The future's result is `run`'s, and the seconds the job waited for the worker."""
+
     job: J
     deadline: float
     submitted: float
-    place: "Reservation[J, R]"
-    future: "Future[Served[R]]" = field(default_factory=Future)
-
-
-class Reservation(Generic[J, R]):
-    """One request's place among those that wait."""
-
-    def __init__(self, batcher: "Batcher[J, R]", ticket: object) -> None:
-        self._batcher, self._ticket = batcher, ticket
-
-    async def submit(self, job: J, deadline: float) -> Served[R]:
-        """Queue `job` and wait for its result; cancelling the wait drops the job if it has not begun.
-
-        Args:
-            job: what `run` takes.
-            deadline: on the `time.monotonic` clock.
-
-        Raises:
-            DeadlinePassed: it has passed already, or had when the job left the queue.
-            NotReady: the batcher has been stopped.
-            DeviceLost: the worker has died or been given up.
-            ShortOfMemory: there is not enough of it for this job alone.
-            Unprocessable: `run` fails on this job alone.
-        """
-        return await asyncio.wrap_future(self._batcher.queue(self, job, deadline))
-
-    def give_up(self) -> None:
-        """Let someone else have it; done again, this does nothing."""
-        self._batcher.places.give_up(self._ticket)
+    ticket: object
+    future: "Future[tuple[R, float]]" = field(default_factory=Future)
 
 
 class Batcher(Generic[J, R]):
-    """Collects jobs and runs them in batches on a thread of its own.
+    """Collects jobs and runs them in batches on its own thread.
 
     Args:
-        run: computes the results of a batch, in order; called on the worker thread only. `MemoryError` is no job's
-            fault; any other exception is, where `check` succeeds.
-        check: runs something known to work; raises where the device or the model is broken. Called after a failure.
-        on_fatal: told once, on the worker thread, that `check` failed.
-        on_batch: told of every batch before it runs.
-        cost: of running jobs together; quick, for it is asked once for each job.
-        together: whether a job may run beside the first one of a batch.
-        capacity: places.
-        max_batch: jobs in a batch.
-        budget: what a batch may cost; a job that costs more runs alone. May be changed at any time.
-        delay: seconds for which a batch that is not full is held back for company; may be changed at any time.
-        retry_after: seconds a refused client should wait at least.
-        max_wait: seconds that those who wait may take for one more to be let in; no bound where 0.
+        run: computes the results of a batch, in order; called on the worker thread only. Its `MemoryError` is not
+            attributed to a job; any other exception is, as long as `check` succeeds.
+        check: runs known-good jobs, and raises if the device or the model is broken. Called after a failure.
+        on_fatal: called once, on the worker thread, after `check` has failed.
+        on_batch: called with every batch before it runs.
+        cost: of running jobs together; called once per job, so it should be fast.
+        together: whether a job may run in a batch with the first one.
+        capacity: maximum number of waiting requests.
+        max_batch: maximum number of jobs in a batch.
+        budget: maximum cost of a batch; a more expensive job runs alone. May be changed at any time.
+        delay: seconds a batch that is not full waits for more jobs. May be changed at any time.
+        retry_after: minimum for a refusal's Retry-After, in seconds.
+        max_wait: maximum expected waiting time of a request in seconds; 0 for no maximum.
     """
 
     def __init__(
@@ -113,50 +74,45 @@ class Batcher(Generic[J, R]):
         self._run, self._check, self._on_fatal, self._on_batch = run, check, on_fatal, on_batch
         self._cost, self._together = cost, together
         self._max_batch, self._retry_after = max_batch, retry_after
-        self.places = Admission(capacity, retry_after, max_wait)
+        self.admission = Admission(capacity, retry_after, max_wait)
         self.budget, self.delay = budget, delay
         self.failures = 0
-        """Batches that failed."""
+        """Failed batches."""
         self.shortages = 0
-        """Of those, for want of memory."""
+        """Batches that failed for lack of memory."""
+        self.stopping = False
         self._changed = threading.Condition()
-        self._waiting: deque[_Item[J, R]] = deque()
-        self._running: Sequence[_Item[J, R]] = ()
-        self._stopping = False
+        self._waiting: deque[_Entry[J, R]] = deque()
+        self._running: Sequence[_Entry[J, R]] = ()
         self._dead = False
-        self._beat = time.monotonic()
+        self._last_heartbeat = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="emmr-device", daemon=True)
 
     def start(self) -> None:
         """Start the worker."""
-        self._beat = time.monotonic()
+        self._last_heartbeat = time.monotonic()
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """Take nothing more, finish what waits, end the worker; whether it ended within `timeout` seconds."""
+        """Refuse new jobs, finish the waiting ones and end the worker; return whether it ended within `timeout`."""
         with self._changed:
-            self._stopping = True
+            self.stopping = True
             self._changed.notify_all()
         if self._thread.ident is not None:
-            self._thread.join(min(timeout, LAST_WORDS) if self._dead else timeout)
+            self._thread.join(min(timeout, ABANDONED_SECONDS) if self._dead else timeout)
         return not self._thread.is_alive()
 
     def abandon(self) -> None:
-        """Give up a worker that does not come back: everyone who waits is told, and nobody is taken any more."""
+        """Stop using a worker that hangs: fail every running and waiting job, and refuse new ones."""
         with self._changed:
             self._dead = True
             self._changed.notify_all()
-            self._bury(self._running)
+            self._fail_all(self._running)
 
     @property
     def depth(self) -> int:
-        """Admission taken: requests that wait for their forward pass, in whatever stage."""
-        return self.places.taken
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it has been told to stop."""
-        return self._stopping
+        """Requests that wait for their forward pass, in any stage."""
+        return self.admission.waiting
 
     @property
     def alive(self) -> bool:
@@ -165,162 +121,173 @@ class Batcher(Generic[J, R]):
 
     @property
     def silence(self) -> float:
-        """Seconds since the worker's last sign of life."""
-        return time.monotonic() - self._beat
+        """Seconds since the worker's last heartbeat."""
+        return time.monotonic() - self._last_heartbeat
 
     @contextmanager
-    def place(self, *, extra: bool = False) -> Iterator[Reservation[J, R]]:
-        """Take a place for as long as the block lasts or until the job leaves the queue.
+    def reserve(self, *, extra: bool = False) -> Iterator[object]:
+        """Provide a ticket for `submit`, valid until the end of the block or until the job leaves the queue.
 
         Args:
-            extra: one beyond the capacity if need be, for what the service asks itself.
+            extra: ignore the limits, for the service's own requests.
 
         Raises:
-            QueueFull: all are taken, or the wait is too long.
+            QueueFull: too many requests wait, or for too long.
         """
-        place: Reservation[J, R] = Reservation(self, self.places.take(extra=extra))
+        ticket = self.admission.acquire(extra=extra)
         try:
-            yield place
+            yield ticket
         finally:
-            place.give_up()
+            self.admission.release(ticket)
 
-    def queue(self, place: Reservation[J, R], job: J, deadline: float) -> "Future[Served[R]]":
-        """Queue a job; see `Reservation.submit`, which is what to call."""
+    async def submit(self, ticket: object, job: J, deadline: float) -> tuple[R, float]:
+        """Queue `job` and wait for its result; cancelling drops the job unless it is running.
+
+        Args:
+            ticket: from `reserve`.
+            job: passed to `run`.
+            deadline: on the `time.monotonic` clock.
+
+        Returns:
+            The result, and the seconds the job waited for the worker.
+
+        Raises:
+            DeadlinePassed: the deadline passed before the job ran.
+            NotReady: the batcher has been stopped.
+            DeviceLost: the worker has died or been abandoned.
+            ShortOfMemory: there is not enough memory even for this job alone.
+            Unprocessable: `run` fails on this job alone.
+        """
         now = time.monotonic()
         if now >= deadline:
             raise DeadlinePassed("The deadline passed before the request reached the queue.")
         with self._changed:
             if self._dead:
-                raise self._lost()
-            if self._stopping:
+                raise self._device_lost()
+            if self.stopping:
                 raise NotReady("The service is draining.", self._retry_after)
-            item: _Item[J, R] = _Item(job, deadline, now, place)
-            self._waiting.append(item)
+            entry: _Entry[J, R] = _Entry(job, deadline, now, ticket)
+            self._waiting.append(entry)
             self._changed.notify_all()
-        return item.future
+        return await asyncio.wrap_future(entry.future)
 
-    def _lost(self) -> DeviceLost:
+    def _device_lost(self) -> DeviceLost:
         return DeviceLost("The device no longer computes.", self._retry_after)
 
-    def _bury(self, items: Sequence[_Item[J, R]]) -> None:
+    def _fail_all(self, entries: Sequence[_Entry[J, R]]) -> None:
+        """Fail these running jobs and every waiting one."""
         with self._changed:
-            rest = [item for item in self._waiting if item.future.set_running_or_notify_cancel()]
+            waiting = [entry for entry in self._waiting if entry.future.set_running_or_notify_cancel()]
             self._waiting.clear()
-        for item in (*items, *rest):
-            self._settle(item, self._lost())
+        for entry in (*entries, *waiting):
+            self._resolve(entry, self._device_lost())
 
-    def _settle(self, item: _Item[J, R], outcome: Served[R] | Exception) -> None:
-        """Answer, unless that has been done: a worker that was given up may come back."""
+    def _resolve(self, entry: _Entry[J, R], outcome: tuple[R, float] | Exception) -> None:
+        """Set the future unless it is done, as it is when an abandoned worker continues after all."""
         with self._changed:
-            if item.future.done():
+            if entry.future.done():
                 return
             if isinstance(outcome, Exception):
-                item.future.set_exception(outcome)
+                entry.future.set_exception(outcome)
             else:
-                item.future.set_result(outcome)
+                entry.future.set_result(outcome)
 
     # Everything below runs on the worker thread.
 
     def _work(self) -> None:
         while not self._dead:
-            items = self._collect()
-            if items is None:
+            entries = self._next_batch()
+            if entries is None:
                 return
-            if items:
-                self._serve(items)
+            if entries:
+                self._run_batch(entries)
 
-    def _collect(self) -> Sequence[_Item[J, R]] | None:
-        """Wait for jobs and take a batch of them; an empty list is a sign of life, None the end."""
+    def _next_batch(self) -> Sequence[_Entry[J, R]] | None:
+        """Wait for jobs and remove a batch from the queue; empty after a heartbeat without jobs, None to end."""
         with self._changed:
-            self._beat = time.monotonic()
-            if not self._waiting and not self._stopping:
+            self._last_heartbeat = time.monotonic()
+            if not self._waiting and not self.stopping:
                 self._changed.wait(HEARTBEAT)
             if not self._waiting:
-                return None if self._stopping else []
+                return None if self.stopping else []
             held_until = time.monotonic() + self.delay
             while True:
-                self._beat = now = time.monotonic()
-                self._forget_the_late_and_the_gone(now)
-                size = self._fitting()
-                # What no longer fits has closed the batch as much as the largest number has.
-                if self._stopping or now >= held_until or size == self._max_batch or size < len(self._waiting):
+                self._last_heartbeat = now = time.monotonic()
+                self._drop_expired(now)
+                size = self._batch_size()
+                # A batch that has no room for the next job is as complete as one of the maximum size.
+                if self.stopping or now >= held_until or size == self._max_batch or size < len(self._waiting):
                     break
                 self._changed.wait(min(HEARTBEAT, held_until - now))
-            items = [self._waiting.popleft() for _ in range(size)]
-            for item in items:
-                item.place.give_up()
-            self._running = [item for item in items if item.future.set_running_or_notify_cancel()]
+            entries = [self._waiting.popleft() for _ in range(size)]
+            for entry in entries:
+                self.admission.release(entry.ticket)
+            self._running = [entry for entry in entries if entry.future.set_running_or_notify_cancel()]
             return self._running
 
-    def _forget_the_late_and_the_gone(self, now: float) -> None:
-        """Let go of jobs whose deadline has passed or whose clients left, so that they take no room in a batch."""
-        kept = [item for item in self._waiting if not item.future.cancelled() and now < item.deadline]
+    def _drop_expired(self, now: float) -> None:
+        """Remove jobs that are cancelled or past their deadline, so that they take no room in a batch."""
+        kept = [entry for entry in self._waiting if not entry.future.cancelled() and now < entry.deadline]
         if len(kept) == len(self._waiting):
             return
-        for item in self._waiting:
-            if now >= item.deadline and item.future.set_running_or_notify_cancel():
-                self._refuse_late(item)
-                item.place.give_up()
+        for entry in self._waiting:
+            if now >= entry.deadline and entry.future.set_running_or_notify_cancel():
+                self._resolve(entry, DeadlinePassed("The deadline passed while the request waited."))
+                self.admission.release(entry.ticket)
         self._waiting = deque(kept)
 
-    def _refuse_late(self, item: _Item[J, R]) -> None:
-        self._settle(item, DeadlinePassed("The deadline passed while the request waited."))
-
-    def _fitting(self) -> int:
-        """How many of those in front make the next batch."""
+    def _batch_size(self) -> int:
+        """Number of jobs at the front of the queue that form the next batch."""
         jobs: list[J] = []
-        for item in islice(self._waiting, self._max_batch):
-            if jobs and not (self._together(jobs[0], item.job) and self._cost([*jobs, item.job]) <= self.budget):
+        for entry in islice(self._waiting, self._max_batch):
+            if jobs and not (self._together(jobs[0], entry.job) and self._cost([*jobs, entry.job]) <= self.budget):
                 break
-            jobs.append(item.job)
+            jobs.append(entry.job)
         return len(jobs)
 
-    def _serve(self, items: Sequence[_Item[J, R]], *, again: bool = False) -> None:
-        """Run a batch; one that fails is halved, `again` and again, until only the culprits fail."""
+    def _run_batch(self, entries: Sequence[_Entry[J, R]], *, retry: bool = False) -> None:
+        """Run a batch. One that fails is halved recursively until only the jobs that cause the failure fail."""
         began = time.monotonic()
         try:
-            jobs = [item.job for item in items]
+            jobs = [entry.job for entry in entries]
             self._on_batch(jobs)
-            results = list(zip(items, self._run(jobs), strict=True))
+            results = list(zip(entries, self._run(jobs), strict=True))
         except Exception as error:
             log = get_logger()
-            log.error("batch failed", size=len(items), exc_info=error)
-            self._beat = time.monotonic()
+            log.error("batch failed", size=len(entries), exc_info=error)
+            self._last_heartbeat = time.monotonic()
             self.failures += 1
             self.shortages += isinstance(error, MemoryError)
-            # Half of a batch that failed tells nothing new about the device; a job that fails alone does.
-            if (len(items) == 1 or not again) and not self._survives():
-                self._bury(items)
-            elif len(items) == 1:
-                self._settle(items[0], self._verdict(error))
+            # The device is checked after the first failure and before a job is blamed, but not for each half.
+            if (len(entries) == 1 or not retry) and not self._device_works():
+                self._fail_all(entries)
+            elif len(entries) > 1:
+                self._run_halves(entries)
+            elif isinstance(error, MemoryError):
+                refusal = ShortOfMemory("There is not enough memory to answer now.", self._retry_after)
+                self._resolve(entries[0], refusal)
             else:
-                self._halve(items)
+                self._resolve(entries[0], Unprocessable("The model cannot process this input."))
             return
-        self._beat = time.monotonic()
-        for item, result in results:
-            self._settle(item, Served(result, began - item.submitted))
+        self._last_heartbeat = time.monotonic()
+        for entry, result in results:
+            self._resolve(entry, (result, began - entry.submitted))
 
-    def _verdict(self, error: Exception) -> Exception:
-        if isinstance(error, MemoryError):
-            return ShortOfMemory("There is not enough memory to answer now.", self._retry_after)
-        return Unprocessable("The model cannot process this input.")
-
-    def _halve(self, items: Sequence[_Item[J, R]]) -> None:
-        middle = len(items) // 2
-        for half in (items[:middle], items[middle:]):
+    def _run_halves(self, entries: Sequence[_Entry[J, R]]) -> None:
+        middle = len(entries) // 2
+        for half in (entries[:middle], entries[middle:]):
             if self._dead:
-                self._bury(half)
+                self._fail_all(half)
                 continue
             now = time.monotonic()
-            for item in half:
-                if now >= item.deadline:
-                    self._refuse_late(item)
-            in_time = [item for item in half if not item.future.done()]
-            if in_time:
-                self._serve(in_time, again=True)
+            for entry in half:
+                if now >= entry.deadline:
+                    self._resolve(entry, DeadlinePassed("The deadline passed while the request waited."))
+            if pending := [entry for entry in half if not entry.future.done()]:
+                self._run_batch(pending, retry=True)
 
-    def _survives(self) -> bool:
-        """Whether what is known to work still works: then a failure is an item's fault, not the device's."""
+    def _device_works(self) -> bool:
+        """Run `check`; on failure mark the worker as dead."""
         try:
             self._check()
         except Exception as fatal:

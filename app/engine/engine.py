@@ -1,72 +1,64 @@
-"""The parts of serving put together: load, warm up, answer, replace, drain.
+"""The parts of serving put together: load, warm up, answer, reload, drain."""
 
-For: the HTTP routes, which hand it a form and get a reply or an exception.
-Does not know: HTTP. All state lies in the lifecycle, the batcher and the decode pool; this only leads from one to the
-next.
-"""
+# State is kept in the lifecycle, the batcher and the decoder pool only.
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from app.decoding.parts import PoolDecoders
 from app.decoding.pool import DecodePool
 from app.engine.batcher import HEARTBEAT, Batcher
-from app.engine.errors import DeadlinePassed, NotReady, QueueFull, ReloadRefused, ReloadUnderway, ServiceError
 from app.engine.lifecycle import Lifecycle, Phase
-from app.engine.predictor import Options, Outcome, Predictor, PreparedRequest, load_languages, short_of_memory
+from app.engine.predictor import Options, Predictor, PreparedRequest, Result, is_out_of_memory, load_languages
 from app.engine.preprocess import Preprocessor
 from app.engine.warmup import warm_up
-from app.engine.weights_dir import weights_folder
+from app.errors import DeadlinePassed, NotReady, QueueFull, ReloadRefused, ReloadUnderway, ServiceError, UploadError
 from app.logging import get_logger
 from app.settings import Settings
 from app.uploads.form import RawForm
-from model.errors import EMMRError
+from model.errors import CheckpointError, EMMRError
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
 
-WARM_UP_SECONDS: Final = 120.0  # for one request of the warm-up: compiling and allocating take long the first time
+WARM_UP_SECONDS: Final = 120.0  # for one request of the warm-up: the first compiles and allocates
+WEIGHTS_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""Name of a weights folder in a reload request: no path separator, and neither `.` nor `..`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came of one form, and seconds spent on it.
+def weights_folder(settings: Settings, name: str | None) -> Path:
+    """Return the weights folder of that name, or the configured one if `name` is None.
 
     Args:
-        prepared: what was used of it.
-        outcome: the model's.
-        decode: decoding sound and face.
-        features: computing features, the sentence's included.
-        queue: waiting for the worker.
-        forward: in the network.
+        settings: names the configured folder and the root that contains the others.
+        name: matches `WEIGHTS_NAME`.
+
+    Raises:
+        CheckpointError: there is no such folder directly in the root; links that lead elsewhere are not followed.
     """
-
-    prepared: PreparedRequest
-    outcome: Outcome
-    decode: float
-    features: float
-    queue: float
-    forward: float
-
-    @property
-    def checkpoint(self) -> "Checkpoint":
-        """The weights that answered, which another request's may no longer be."""
-        return self.prepared.predictor.pipeline.checkpoint
+    if name is None:
+        return settings.weights
+    root = (settings.weights_root or settings.weights.absolute().parent).resolve()
+    folder = (root / name).resolve()
+    if folder.parent != root or not folder.is_dir():
+        raise CheckpointError(f"there is no weights folder {name!r}")
+    return folder
 
 
 class Engine:
-    """One loaded model behind a queue, from start to drain.
+    """One loaded model behind a queue.
 
-    A request is decoded, prepared and decided on for the predictor that served when it began, so that weights replaced
-    meanwhile change nothing for it.
+    A request is decoded, prepared and decided on with the predictor that was current when it began, so a reload does
+    not affect it.
 
     Args:
         settings: limits and sizes.
-        on_batch: told of every batch, on the worker's thread.
-        on_failure: told once, on any thread, that the service has failed for good.
+        on_batch: called with every batch, on the worker's thread.
+        on_failure: called once, on any thread, when the service has failed for good.
     """
 
     def __init__(
@@ -84,9 +76,9 @@ class Engine:
             memory_bytes=settings.decode_memory_bytes,
         )
         self.predictor: Predictor | None = None
-        self.batcher: Batcher[PreparedRequest, Outcome] = Batcher(
+        self.batcher: Batcher[PreparedRequest, Result] = Batcher(
             self._decide,
-            check=self._check,
+            check=lambda: self._current().check(),
             on_fatal=lambda _: self.lifecycle.fail("the device no longer computes"),
             on_batch=on_batch,
             cost=lambda batch: batch[0].predictor.cost(batch),
@@ -97,62 +89,61 @@ class Engine:
             max_wait=settings.max_wait,
         )
         self.reloading = False
-        self._digestion = Preprocessor(settings, self.pool)
+        self._preprocessor = Preprocessor(settings, PoolDecoders(self.pool, settings))
         self._uploads = 0
-        self._coming_up: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
-        self._loading: list[asyncio.Task[Predictor]] = []
+        self._starting: asyncio.Task[None] | None = None
+        self._watchdog: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[Predictor] | None = None
 
     def start(self) -> None:
-        """Begin to load and warm up, beside the event loop, so that health can be asked for meanwhile."""
-        self._coming_up = asyncio.create_task(self._come_up())
-        self._watching = asyncio.create_task(self._watch())
+        """Start to load and warm up in the background, so that health checks are answered meanwhile."""
+        self._starting = asyncio.create_task(self._start())
+        self._watchdog = asyncio.create_task(self._watch_worker())
 
     async def stop(self) -> None:
-        """Finish what was accepted, then let go of everything."""
+        """Finish the accepted requests, then stop every thread and process."""
         self.lifecycle.advance(Phase.DRAINING)
-        if self._coming_up is not None:
-            self._coming_up.cancel()
-            await asyncio.gather(self._coming_up, *self._loading, return_exceptions=True)
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, *filter(None, [self._loading]), return_exceptions=True)
         if not await asyncio.to_thread(self.batcher.stop, self.settings.drain_timeout):
-            self._give_up("the worker did not finish what was accepted")
-        if self._watching is not None:
-            self._watching.cancel()
+            self._abandon_worker("the worker did not finish what was accepted")
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         await asyncio.to_thread(self.pool.stop)
-        self._digestion.stop()
+        self._preprocessor.stop()
 
-    async def answer(self, form: RawForm, options: Options) -> Reply:
-        """Answer one form, and close it. Cancelling drops it wherever it is, unless its forward pass has begun.
+    async def answer(self, form: RawForm, options: Options) -> Result:
+        """Answer one form, and close it. Cancelling drops the request unless its forward pass has begun.
 
         Raises:
-            ServiceError: see `app.engine.errors`.
-            UploadError, ModalityError: a part's content is wrong.
+            ServiceError: see `app.errors`.
+            UploadError, ModalityError: the content of a part is not accepted.
         """
         self.admit()
-        return await self._answer(self._loaded(), form, options, self.settings.deadline)
+        return await self._answer(self._current(), form, options, self.settings.deadline)
 
     def admit(self) -> None:
-        """Refuse early, before a body is read.
+        """Refuse a request early, before its body is read.
 
         Raises:
-            NotReady, DeviceLost: the service takes nothing.
-            QueueFull: as many wait as may, or those who do will take too long.
+            NotReady, DeviceLost: the service accepts no requests.
+            QueueFull: too many requests wait, or for too long.
         """
         self.lifecycle.admit(self.settings.retry_after)
-        self.batcher.places.admit()
+        self.batcher.admission.check()
 
     @contextmanager
     def uploading(self) -> Iterator[None]:
-        """While a body arrives: it is admitted, and counted.
+        """Admit a request and count it as an upload while its body arrives.
 
         Raises:
-            NotReady, DeviceLost, QueueFull: see `admit`.
-            QueueFull: as many are arriving as may.
+            NotReady, DeviceLost, QueueFull: see `admit`; `QueueFull` also if too many bodies are arriving.
         """
         self.admit()
         if self._uploads >= self.settings.max_uploads:
             detail = f"{self.settings.max_uploads} requests are being read already."
-            raise QueueFull(detail, self.batcher.places.retry_after)
+            raise QueueFull(detail, self.batcher.admission.retry_after)
         self._uploads += 1
         try:
             yield
@@ -160,108 +151,101 @@ class Engine:
             self._uploads -= 1
 
     async def reload(self, name: str | None = None) -> tuple["Checkpoint", "Checkpoint"]:
-        """Replace the weights; those before serve until the new ones are verified, loaded and warm.
+        """Replace the weights. The old ones are served until the new ones are verified, loaded and warmed up.
 
         Args:
-            name: of a folder beside the configured one; the configured one itself when None.
+            name: of a folder beside the configured one; the configured one itself if None.
 
         Returns:
             The checkpoint before and the one served from now on.
 
         Raises:
-            NotReady: the service is not ready, or on its way out.
-            ReloadUnderway: a reload has not ended yet.
-            ReloadRefused: there is no such folder, or its weights cannot be served; those before are served on.
+            NotReady: the service is not ready, or is shutting down.
+            ReloadUnderway: another reload has not finished.
+            ReloadRefused: there is no such folder, or its weights cannot be served.
         """
         if not self.lifecycle.ready:
             raise NotReady(f"The service is {self.lifecycle.phase}.", self.settings.retry_after)
         if self.reloading:
             raise ReloadUnderway("Weights are being loaded already.")
-        before, self.reloading = self._loaded(), True
+        before, self.reloading = self._current(), True
         try:
-            after = await self._bring_up(name)
+            after = await self._load_and_warm_up(name)
         finally:
             self.reloading = False
-        self._serve_with(after)
+        self._use(after)
         old, new = before.pipeline.checkpoint, after.pipeline.checkpoint
         get_logger().info("weights replaced", old=old.version, new=new.version)
         return old, new
 
-    async def _bring_up(self, name: str | None) -> Predictor:
-        log = get_logger()
-        try:
-            folder = weights_folder(self.settings, name)
-            predictor = await asyncio.to_thread(
-                Predictor.load, folder, self.settings.device, self.settings.compute_threads
-            )
-            await self._warm_up(predictor, crowd=0)  # what a crowd needs is there, and who waits is not to wait for one
-        except ServiceError:
-            raise
-        except EMMRError as error:
-            log.warning("weights refused", reason=str(error))
-            raise ReloadRefused(f"{error}.") from error
-        except Exception as error:
-            log.warning("weights refused", exc_info=error)
-            why = "there is not enough memory for them" if short_of_memory(error) else "the logs say why"
-            raise ReloadRefused(f"The weights cannot be loaded; {why}.") from error
-        return predictor
+    @property
+    def checkpoint(self) -> "Checkpoint":
+        """The checkpoint being served.
 
-    async def _answer(
-        self, predictor: Predictor, form: RawForm, options: Options, seconds: float, *, extra: bool = False
-    ) -> Reply:
-        deadline = time.monotonic() + seconds
-        clock = asyncio.timeout(seconds)
-        try:
-            async with clock:
-                with self.batcher.place(extra=extra) as place:
-                    prepared, decoded = await self._digestion.preprocess(form, options, predictor)
-                    served = await place.submit(prepared, deadline)
-        except TimeoutError:
-            if not clock.expired():
-                raise
-            raise DeadlinePassed(f"No answer within {seconds:g} seconds.") from None
-        outcome = served.result
-        features = prepared.seconds + outcome.encoding
-        return Reply(prepared, outcome, decoded, features, served.waited, outcome.forward)
+        Raises:
+            NotReady: no weights are loaded yet.
+        """
+        return self._current().pipeline.checkpoint
 
-    def _loaded(self) -> Predictor:
+    def _current(self) -> Predictor:
         if self.predictor is None:
             raise NotReady("The weights are not loaded yet.", self.settings.retry_after)
         return self.predictor
 
-    @property
-    def checkpoint(self) -> "Checkpoint":
-        """The one that is served.
+    def _use(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.batcher.budget = self.settings.max_batch_cost or predictor.rates.budget
 
-        Raises:
-            NotReady: there is none yet.
-        """
-        return self._loaded().pipeline.checkpoint
+    async def _answer(
+        self, predictor: Predictor, form: RawForm, options: Options, seconds: float, *, extra: bool = False
+    ) -> Result:
+        deadline = time.monotonic() + seconds
+        timeout = asyncio.timeout(seconds)
+        try:
+            async with timeout:
+                with self.batcher.reserve(extra=extra) as ticket:
+                    request = await self._preprocessor.prepare(form, options, predictor)
+                    result, waited = await self.batcher.submit(ticket, request, deadline)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise DeadlinePassed(f"No answer within {seconds:g} seconds.") from None
+        result.timings["queue"] = waited
+        return result
 
-    def _decide(self, batch: Sequence[PreparedRequest]) -> Sequence[Outcome]:
+    def _decide(self, batch: Sequence[PreparedRequest]) -> Sequence[Result]:
         try:
             return batch[0].predictor.decide(batch)
         except Exception as error:
-            if short_of_memory(error):
+            if is_out_of_memory(error):
                 raise MemoryError from error
             raise
 
-    def _check(self) -> None:
-        self._loaded().check()
+    async def _load(self, weights: Path) -> Predictor:
+        return await asyncio.to_thread(Predictor.load, weights, self.settings.device, self.settings.compute_threads)
 
-    async def _come_up(self) -> None:
+    async def _load_everything(self) -> Predictor:
+        """Load the weights and the language model and start the pool, concurrently; wait for all three."""
+        loading = asyncio.create_task(self._load(self.settings.weights))
+        others = asyncio.to_thread(self.pool.start), asyncio.to_thread(load_languages)
+        for outcome in await asyncio.gather(loading, *others, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return loading.result()
+
+    async def _start(self) -> None:
         log = get_logger()
         began = time.perf_counter()
         try:
-            # Threads cannot be cancelled: whoever stops the engine meanwhile waits for this task, not for its waiter.
-            self._loading.append(asyncio.create_task(self._load()))
-            predictor = await asyncio.shield(self._loading[0])
-            self._serve_with(predictor)
+            # Threads cannot be cancelled: `stop` cancels this task, and waits until loading has finished.
+            self._loading = asyncio.create_task(self._load_everything())
+            predictor = await asyncio.shield(self._loading)
+            self._use(predictor)
             self.batcher.start()
             self.lifecycle.advance(Phase.WARMING)
-            await self._warm_up(predictor, crowd=self.settings.max_batch)
+            await self._warm_up(predictor, parallel=self.settings.max_batch)
             self.batcher.delay = self.settings.batch_delay_ms / 1000
-        except EMMRError as error:  # no request has been seen yet: the message is about the weights
+        except EMMRError as error:  # before any request, so the message is about the weights and may be shown
             log.critical("cannot start", reason=str(error))
             self.lifecycle.fail(str(error))
         except Exception as error:
@@ -271,47 +255,39 @@ class Engine:
             if self.lifecycle.advance(Phase.READY):
                 log.info("ready", seconds=round(time.perf_counter() - began, 2), device=predictor.device)
 
-    async def _load(self) -> Predictor:
-        """Load the weights and the languages and start the pool, side by side.
-
-        All three have ended when this ends, well or badly.
-        """
-        predictor, *others = await asyncio.gather(
-            asyncio.to_thread(
-                Predictor.load, self.settings.weights, self.settings.device, self.settings.compute_threads
-            ),
-            asyncio.to_thread(self.pool.start),
-            asyncio.to_thread(load_languages),
-            return_exceptions=True,
-        )
-        if isinstance(predictor, BaseException):
-            raise predictor
-        for other in others:
-            if isinstance(other, BaseException):
-                raise other
+    async def _load_and_warm_up(self, name: str | None) -> Predictor:
+        log = get_logger()
+        try:
+            predictor = await self._load(weights_folder(self.settings, name))
+            # Memory for a full batch is allocated already, and waiting requests should not be delayed by one.
+            await self._warm_up(predictor, parallel=0)
+        except EMMRError as error:
+            log.warning("weights refused", reason=str(error))
+            raise ReloadRefused(f"{error}.") from error
+        except Exception as error:
+            if isinstance(error, ServiceError) and not isinstance(error, UploadError):
+                raise
+            log.warning("weights refused", exc_info=error)
+            why = "there is not enough memory for them" if is_out_of_memory(error) else "the logs say why"
+            raise ReloadRefused(f"The weights cannot be loaded; {why}.") from error
         return predictor
 
-    async def _warm_up(self, predictor: Predictor, crowd: int) -> None:
-        async def ask(form: RawForm, explain: bool) -> PreparedRequest:
-            options = Options(explain=explain, any_sound=True)  # its sound is a tone
-            return (await self._answer(predictor, form, options, WARM_UP_SECONDS, extra=True)).prepared
+    async def _warm_up(self, predictor: Predictor, parallel: int) -> None:
+        async def answer(form: RawForm, explain: bool) -> PreparedRequest:
+            options = Options(explain=explain, any_sound=True)  # the warm-up's sound is a tone
+            return (await self._answer(predictor, form, options, WARM_UP_SECONDS, extra=True)).request
 
-        await warm_up(predictor, ask, crowd)
+        await warm_up(predictor, answer, parallel)
 
-    def _serve_with(self, predictor: Predictor) -> None:
-        self.predictor = predictor
-        self.batcher.budget = self.settings.max_batch_cost or predictor.rates.budget
-
-    async def _watch(self) -> None:
-        """Give up a worker that has been silent for too long: what it waits for may never come."""
-        patience = self.settings.hang_timeout
+    async def _watch_worker(self) -> None:
+        """Abandon the worker after `hang_timeout` seconds without a heartbeat."""
         while True:
             await asyncio.sleep(HEARTBEAT)
-            if self.batcher.alive and self.batcher.silence > patience:
-                self._give_up(f"the worker has been silent for {patience:g} seconds")
+            if self.batcher.alive and self.batcher.silence > self.settings.hang_timeout:
+                self._abandon_worker(f"the worker has been silent for {self.settings.hang_timeout:g} seconds")
                 return
 
-    def _give_up(self, reason: str) -> None:
+    def _abandon_worker(self, reason: str) -> None:
         get_logger().critical("worker lost", reason=reason)
         self.lifecycle.fail(reason)
         self.batcher.abandon()

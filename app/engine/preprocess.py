@@ -1,130 +1,95 @@
-"""A form → what the model needs of it: decoding and listening in other processes, the rest on other threads.
-
-For: the engine, with a bound on how many requests hold decoded content, which is far larger than what was sent or what
-waits afterwards.
-Does not know: queues, or what the model makes of it.
-"""
+"""Collects the features of a form: decodes its parts, and computes the features of each as soon as it is decoded."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import IO, Protocol, TypeVar
 
-from app.decoding.audio import decode_audio
-from app.decoding.openface import decode_openface
-from app.decoding.pool import DecodePool
-from app.decoding.text import decode_text
-from app.engine.limits import openface_limits, sound_limits
-from app.engine.predictor import Heard, Options, Predictor, PreparedRequest, Seen
+from app.decoding.parts import decode_text
+from app.engine.predictor import Options, Predictor, PreparedRequest
+from app.errors import NothingUsable
 from app.settings import Settings
-from app.uploads.form import RawForm
+from app.uploads.form import RawForm, close_file
+from model.config import AudioConfig, VisualConfig
 from model.errors import EmptyModality
 from model.features.audio.raw_features import Voice
-from model.modality import Modality
+from model.features.visual.openface import FaceTrack
 
 V = TypeVar("V")
-W = TypeVar("W")
+
+
+class Decoders(Protocol):
+    """Decoders of files; see `app.decoding.parts.PoolDecoders`."""
+
+    async def audio(self, file: IO[bytes], /, config: AudioConfig) -> Voice:
+        """Decode an audio file and compute its features before normalisation."""
+
+    async def openface(self, file: IO[bytes], /, config: VisualConfig) -> FaceTrack:
+        """Decode an OpenFace CSV."""
 
 
 class Preprocessor:
-    """The processes and threads that turn uploads into features.
+    """Turns forms into prepared requests.
 
     Args:
-        settings: how many of each, and the limits.
-        pool: decodes; started and stopped by whoever made it.
+        settings: limits and the number of threads. At most `decode_workers + feature_threads` forms are processed at a
+            time, because decoded content is much larger than the upload and the features.
+        decoders: of the files.
     """
 
-    def __init__(self, settings: Settings, pool: DecodePool) -> None:
-        self._settings, self._pool = settings, pool
+    def __init__(self, settings: Settings, decoders: Decoders) -> None:
+        self._settings, self._decoders = settings, decoders
         self._threads = ThreadPoolExecutor(settings.feature_threads, "emmr-features")
-        self._desks = asyncio.Semaphore(settings.decode_workers + settings.feature_threads)
+        self._semaphore = asyncio.Semaphore(settings.decode_workers + settings.feature_threads)
 
     def stop(self) -> None:
-        """Take nothing more."""
+        """Discard the features that have not been started."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def preprocess(self, form: RawForm, options: Options, predictor: Predictor) -> tuple[PreparedRequest, float]:
-        """Decode and describe a form, and close it: nothing larger than what comes back is left of it.
-
-        Each part is described as soon as it is decoded, whatever the other's decoder still does.
-
-        Returns:
-            What is needed of it, and the seconds until all of it was decoded.
+    async def prepare(self, form: RawForm, options: Options, predictor: Predictor) -> PreparedRequest:
+        """Compute the features of a form; each file is closed as soon as it is decoded.
 
         Raises:
             NothingUsable: every part is empty.
-            UploadError, ModalityError: a part's content is wrong.
+            UploadError, ModalityError: the content of a part is not accepted.
         """
         began = time.perf_counter()
+        request = PreparedRequest(predictor, options)
         text = None if form.text is None else decode_text(form.text, self._settings.max_text_bytes)
-        if form.audio is None and form.openface is None:
-            decoded = time.perf_counter() - began
-            return predictor.assemble(text, None, None, {}, options), decoded
-        async with self._desks:
-            heard, seen, empty, decoded = await self._describe(form, options, predictor)
-        return predictor.assemble(text, heard, seen, empty, options), decoded - began
+        request.decode_seconds = time.perf_counter() - began
+        if form.audio is not None or form.openface is not None:
+            async with self._semaphore:
+                await self._add_files(form, request, began)
+        if text is not None:
+            request.add_text(text)
+        if request.text is None and request.audio is None and request.visual is None:
+            raise NothingUsable(request.empty)
+        return request
 
-    async def _describe(
-        self, form: RawForm, options: Options, predictor: Predictor
-    ) -> tuple[Heard | None, Seen | None, dict[Modality, EmptyModality], float]:
-        """What was made of sound and face, which of them are empty, and when both were decoded."""
-        settings, config = self._settings, predictor.pipeline.config
-        empty: dict[Modality, EmptyModality] = {}
-        undecoded = sum(file is not None for file in (form.audio, form.openface))
-        decoded = 0.0
+    async def _add_files(self, form: RawForm, request: PreparedRequest, began: float) -> None:
+        config = request.predictor.pipeline.config
 
-        async def described(decoding: Awaitable[V], describe: Callable[[V], W]) -> W | None:
-            nonlocal undecoded, decoded
+        async def add(file: IO[bytes], decode: Callable[[], Awaitable[V]], add_features: Callable[[V], None]) -> None:
+            content: V | None = None
             try:
-                try:
-                    content = await decoding
-                finally:
-                    undecoded -= 1
-                    if not undecoded:
-                        form.close()
-                # Listening is part of a voice's decoding, and counted with the features.
-                spent = content.spent if isinstance(content, Voice) else 0.0
-                decoded = max(decoded, time.perf_counter() - spent)
-                return await asyncio.get_running_loop().run_in_executor(self._threads, describe, content)
+                content = await decode()
             except EmptyModality as error:
-                decoded = max(decoded, time.perf_counter())
-                empty[error.modality] = error
-                return None
+                request.empty[error.modality] = error
+            finally:
+                close_file(file)
+            spent = content.spent if isinstance(content, Voice) else 0.0  # counted as feature time
+            request.decode_seconds = max(request.decode_seconds, time.perf_counter() - began - spent)
+            if content is not None:
+                await asyncio.get_running_loop().run_in_executor(self._threads, add_features, content)
 
-        async def sound() -> Heard | None:
-            if form.audio is None:
-                return None
-            limits, audio = sound_limits(settings), config.audio
-            listening = decode_audio(
-                form.audio,
-                audio.dynamics,
-                audio.silence_dbfs,
-                limits,
-                self._pool,
-                conditioned=audio.conditioned,
-                encoder=audio.encoder,
-            )
-            return await described(listening, partial(predictor.audio_features, any_sound=options.any_sound))
-
-        async def face() -> Seen | None:
-            if form.openface is None:
-                return None
-            limits = openface_limits(settings)
-            columns, min_confidence = config.visual.columns, config.visual.min_confidence
-            decoding = decode_openface(form.openface, columns, min_confidence, limits, self._pool)
-            return await described(decoding, predictor.visual_features)
-
-        heard, seen = await _both(sound(), face())
-        return heard, seen, empty, decoded
-
-
-async def _both(first: Coroutine[None, None, V], second: Coroutine[None, None, W]) -> tuple[V, W]:
-    """Run two at once; when one fails the other is dropped, and of two failures the first one's is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = group.create_task(first), group.create_task(second)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return tasks[0].result(), tasks[1].result()
+        try:
+            async with asyncio.TaskGroup() as group:
+                if (file := form.audio) is not None:
+                    group.create_task(add(file, partial(self._decoders.audio, file, config.audio), request.add_audio))
+                if (file := form.openface) is not None:
+                    decode = partial(self._decoders.openface, file, config.visual)
+                    group.create_task(add(file, decode, request.add_visual))
+        except BaseExceptionGroup as errors:  # the first failure cancels the other task
+            raise errors.exceptions[0] from None

@@ -1,23 +1,18 @@
-"""Requests the service sends itself before it serves weights: one for each subset of modalities, and a crowd.
+"""Requests answered before weights are served: one per subset of modalities, then a full batch of sentences."""
 
-For: loading lazily compiled code, proving the whole way from upload bytes to an answer, and allocating what a full
-batch needs, so that a service that has just started weighs what it will weigh.
-Does not know: how they are answered.
-
-The sound is a wavering tone and the face a still one; what they mean to the model does not matter.
-"""
+# They load lazily compiled code, verify the path from upload bytes to an answer, and allocate what a full batch needs.
+# The sound is a modulated tone and the face does not move; the answers do not matter.
 
 import asyncio
 import io
-import tempfile
-import wave
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import numpy as np
+import soundfile
 
-from app.engine.errors import DeadlinePassed, NothingUsable, ShortOfMemory, Unprocessable
 from app.engine.predictor import Predictor, PreparedRequest
+from app.errors import DeadlinePassed, NothingUsable, ShortOfMemory, Unprocessable
 from app.uploads.form import RawForm
 from model.errors import CheckpointError
 from model.features.visual.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
@@ -26,71 +21,63 @@ from model.modality import SUBSETS, Modality
 RATE: Final = 16_000  # Hz
 SECONDS: Final = 1.0
 FRAMES: Final = 4
-SPOOL_BYTES: Final = 2**20  # both stay in memory
 SENTENCE: Final = "This is only a test."
 LONG_SENTENCE: Final = "This is only a test, and it is as long as people's sentences are when they have a lot to say."
 
+Answer = Callable[[RawForm, bool], Awaitable[PreparedRequest]]
+"""Answers a form, explained or not."""
 
-async def warm_up(predictor: Predictor, ask: Callable[[RawForm, bool], Awaitable[PreparedRequest]], crowd: int) -> None:
-    """Have a predictor answer them, and remember one of each subset as known to work.
+
+async def warm_up(predictor: Predictor, answer: Answer, parallel: int) -> None:
+    """Have a predictor answer the requests, and keep one of each subset as its known-good requests.
 
     Args:
-        predictor: whose config says what a face has to hold.
-        ask: has one answered, explained or not.
-        crowd: sentences asked at once in the end.
+        predictor: its config defines the columns of the face.
+        answer: called for each request.
+        parallel: sentences answered at the same time at the end.
 
     Raises:
-        CheckpointError: it cannot answer one.
+        CheckpointError: a request cannot be answered.
     """
     columns = ALL_COLUMNS if predictor.pipeline.config.visual.columns == "all" else ACTION_UNIT_COLUMNS
-    good = []
+    known_good = []
     for subset, form in zip(SUBSETS, warm_up_forms(columns), strict=True):
         try:
-            good.append(await ask(form, True))
+            known_good.append(await answer(form, True))
         except (DeadlinePassed, NothingUsable, ShortOfMemory, Unprocessable) as error:
             raise CheckpointError(f"the weights fail on {subset.name}, which they must answer: {error}") from error
-    predictor.remember(good)
+    predictor.known_good = known_good
     try:
-        await asyncio.gather(*(ask(RawForm(text=LONG_SENTENCE.encode()), False) for _ in range(crowd)))
+        await asyncio.gather(*(answer(RawForm(text=LONG_SENTENCE.encode()), False) for _ in range(parallel)))
     except (DeadlinePassed, ShortOfMemory, Unprocessable) as error:
-        raise CheckpointError(f"the weights fail on {crowd} sentences at once: {error}") from error
+        raise CheckpointError(f"the weights fail on {parallel} sentences at once: {error}") from error
 
 
-def warm_up_forms(columns: Sequence[str]) -> Iterator[RawForm]:
-    """One form for each of the seven subsets; the face's CSV has `columns`. Each is closed after its turn."""
+def warm_up_forms(columns: Sequence[str]) -> list[RawForm]:
+    """Return one form for each of the seven subsets; the OpenFace CSV has these columns."""
     sound, face = tone(), still_face(columns)
-    for subset in SUBSETS:
-        with (
-            tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as audio,
-            tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as openface,
-        ):
-            for file, content in ((audio, sound), (openface, face)):
-                file.write(content)
-                file.seek(0)
-            yield RawForm(
-                text=SENTENCE.encode() if Modality.TEXT in subset else None,
-                audio=audio if Modality.AUDIO in subset else None,
-                openface=openface if Modality.VISUAL in subset else None,
-            )
+    return [
+        RawForm(
+            text=SENTENCE.encode() if Modality.TEXT in subset else None,
+            audio=io.BytesIO(sound) if Modality.AUDIO in subset else None,
+            openface=io.BytesIO(face) if Modality.VISUAL in subset else None,
+        )
+        for subset in SUBSETS
+    ]
 
 
 def tone() -> bytes:
-    """A WAV file of a wavering tone."""
+    """Return a WAV file of a frequency-modulated tone."""
     t = np.arange(int(RATE * SECONDS)) / RATE
     samples = 0.3 * np.sin(2 * np.pi * (220 * t + 3 * np.sin(2 * np.pi * 4 * t)))
     file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(RATE)
-        writer.writeframes((samples * 32767).astype("<i2").tobytes())
+    soundfile.write(file, (samples * 32767).astype(np.int16), RATE, format="WAV")
     return file.getvalue()
 
 
 def still_face(columns: Sequence[str]) -> bytes:
-    """An OpenFace CSV of a face that does not move; every action unit occurs."""
+    """Return an OpenFace CSV of a face that does not move, with every action unit present."""
     header = ["frame", "face_id", "timestamp", "confidence", "success", *columns]
-    frames = range(1, FRAMES + 1)
     cells = ["1" if column.endswith("_c") else "0.5" for column in columns]
-    rows = ([str(frame), "0", f"{frame / 30:.3f}", "0.98", "1", *cells] for frame in frames)
+    rows = ([str(frame), "0", f"{frame / 30:.3f}", "0.98", "1", *cells] for frame in range(1, FRAMES + 1))
     return "".join(",".join(row) + "\n" for row in (header, *rows)).encode()

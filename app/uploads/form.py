@@ -1,31 +1,29 @@
-"""A request's body → the three raw parts, or an error that says what is wrong with it.
+"""Reading a request's form within limits. Source: RFC 7578 (multipart/form-data); urlencoded forms may carry text."""
 
-For: reading `multipart/form-data` (and `application/x-www-form-urlencoded` with `text` alone) so that nothing a client
-sent is lost without an error: no part beyond the three names, none twice, no body cut before its closing boundary.
-Does not know: what the parts hold (see `app.decoding.text`, `audio` and `openface`).
-Source: RFC 7578 (multipart/form-data) and RFC 2046, section 5.1. The byte-level parser (`app.uploads.boundary`) ignores
-what precedes the first boundary and what follows the last, and a missing last one, hence the checks here.
-
-Every limit is counted on the bytes that arrive; a `Content-Length` header can only have a body refused earlier.
-"""
+# `python_multipart` ignores content before the first boundary, content after the last one and a missing last one, so
+# all three are checked here. Limits count the bytes that arrive; a Content-Length header only refuses a body earlier.
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
-from urllib.parse import unquote_to_bytes
+import errno
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from urllib.parse import parse_qsl
 
-from python_multipart.multipart import parse_options_header
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from app.uploads.boundary import BoundaryParser
-from app.uploads.errors import (
+from app.errors import (
     BodyTooLarge,
     ClientGone,
     DuplicatePart,
     EmptyForm,
     MalformedBody,
+    NoRoom,
     PartTooLarge,
     SlowBody,
     TextTooLong,
@@ -33,80 +31,69 @@ from app.uploads.errors import (
     UnsupportedContentType,
     UnsupportedPart,
 )
-from app.uploads.spool import SpooledFile, finding_room, spooled
+from app.logging import get_logger
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-MIB: Final = 2**20
 PartName: TypeAlias = Literal["text", "audio", "openface"]
 PART_NAMES: Final[tuple[PartName, ...]] = get_args(PartName)
+SpooledFile: TypeAlias = tempfile.SpooledTemporaryFile[bytes]
 IDENTITY_ENCODINGS: Final = (b"7bit", b"8bit", b"binary")
 UTF8_CHARSETS: Final = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
-ESCAPED_BYTES: Final = 3  # of one byte, as `%61`
-NAME_BYTES: Final = 256  # kept beside an urlencoded text: its name, and enough of another to tell that it is unknown
+ESCAPED_BYTES: Final = 3  # length of one percent-encoded byte, `%61`
+NAME_BYTES: Final = 256  # kept of an urlencoded body beside the text: enough to see that another name is unknown
+MAX_BOUNDARY_LENGTH: Final = 70  # bytes, RFC 2046, section 5.1.1
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOENT})
+"""A disk, a quota, a file or the table of open files is full; `tempfile` reports ENOENT for lack of a usable folder."""
 
-
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """What a body may cost. Sizes in bytes.
-
-    Args:
-        body_bytes: the whole body.
-        body_seconds: from the start of reading to the body's last byte.
-        text_bytes: the text part.
-        openface_bytes: the OpenFace part.
-        spool_bytes: of one file kept in memory; past this it is on disk.
-    """
-
-    body_bytes: int = 25 * MIB
-    body_seconds: float = 30.0
-    text_bytes: int = 64 * 1024
-    openface_bytes: int = 8 * MIB
-    spool_bytes: int = 1 * MIB
+# The parser's warnings quote bytes of the body, which must not be logged. A filter rather than `disabled`, because
+# `logging.config.dictConfig`, as uvicorn calls it, resets `disabled`.
+_SILENT: Final = logging.getLogger(f"{__name__}.silent")
+_SILENT.addFilter(lambda _: False)
 
 
 @dataclass(slots=True)
 class RawForm:
-    """The parts that were sent, untouched. A file stands at its beginning and is gone after `close`."""
+    """The parts of one form as they were sent; None for a part that was not sent. Files are at position 0."""
 
     text: bytes | None = None
-    audio: SpooledFile | None = None
-    openface: SpooledFile | None = None
-    _files: ExitStack = field(default_factory=ExitStack, repr=False)
-
-    def open(self, part: Literal["audio", "openface"], spool_bytes: int) -> SpooledFile:
-        """Make a file for a part's content."""
-        file = self._files.enter_context(spooled(spool_bytes))
-        if part == "audio":
-            self.audio = file
-        else:
-            self.openface = file
-        return file
+    audio: IO[bytes] | None = None
+    openface: IO[bytes] | None = None
 
     def close(self) -> None:
-        """Drop the files that `open` made, from disk too."""
-        self._files.close()
+        """Close both files, which deletes those on disk. Closing twice does nothing."""
+        for file in (self.audio, self.openface):
+            if file is not None:
+                close_file(file)
+
+
+def close_file(file: IO[bytes]) -> None:
+    """Close a file that is no longer needed."""
+    # Closing flushes the buffer. On a full disk that fails, which must not replace the error the request already has.
+    with suppress(OSError):
+        file.close()
 
 
 @asynccontextmanager
-async def read_form(request: Request, limits: UploadLimits) -> AsyncIterator[RawForm]:
-    """Read the whole body within its limits; the files live as long as the context.
+async def read_form(request: Request, settings: Settings) -> AsyncIterator[RawForm]:
+    """Read the whole body within the limits of the settings; the files are open as long as the context.
 
     Raises:
-        UploadError: see `app.uploads.errors`; any of it but the faults of one part's content.
+        UploadError: any but those about the content of a part.
     """
     form = RawForm()
-    clock = asyncio.timeout(limits.body_seconds)
+    timeout = asyncio.timeout(settings.body_timeout)
     try:
         try:
-            async with clock:
-                with finding_room():
-                    await _fill(form, request, limits)
+            async with timeout:
+                with refuse_without_room():
+                    await _fill(form, request, settings)
         except TimeoutError:
-            if not clock.expired():
+            if not timeout.expired():
                 raise
-            raise SlowBody(f"the whole body must arrive within {limits.body_seconds:g} seconds") from None
+            raise SlowBody(f"the whole body must arrive within {settings.body_timeout:g} seconds") from None
         except ClientDisconnect:
             raise ClientGone("the connection was closed before the body's end") from None
         yield form
@@ -114,20 +101,36 @@ async def read_form(request: Request, limits: UploadLimits) -> AsyncIterator[Raw
         form.close()
 
 
-async def _fill(form: RawForm, request: Request, limits: UploadLimits) -> None:
+@contextmanager
+def refuse_without_room() -> Iterator[None]:
+    """Turn an `OSError` for lack of space or descriptors into a refusal, and log it for the operator.
+
+    Raises:
+        NoRoom: there is no room for a file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        get_logger().error("no room for an upload", reason=errno.errorcode[error.errno], detail=error.strerror)
+        raise NoRoom("there is no room for the upload at this moment") from None
+
+
+async def _fill(form: RawForm, request: Request, settings: Settings) -> None:
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedContentType("a body with a Content-Encoding is not accepted")
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limits.body_bytes:
-        raise _too_large(limits)
+    if declared.isdecimal() and int(declared) > settings.max_body_bytes:
+        raise _body_too_large(settings)
     kinds = request.headers.getlist("content-type")
     kind, options = parse_options_header(kinds[0]) if len(kinds) == 1 else (b"", {})
     if kind == b"multipart/form-data":
-        await _read_multipart(form, request, limits, options.get(b"boundary", b""))
+        await _read_multipart(form, request, settings, options.get(b"boundary", b""))
     elif kind == b"application/x-www-form-urlencoded":
         if options.get(b"charset", b"utf-8").lower() not in UTF8_CHARSETS:
             raise UnsupportedContentType("only the UTF-8 charset is accepted")
-        form.text = await _read_urlencoded(request, limits)
+        form.text = await _read_urlencoded(request, settings)
     else:
         raise UnsupportedContentType(
             "send multipart/form-data with any of the parts text, audio and openface,"
@@ -135,62 +138,58 @@ async def _fill(form: RawForm, request: Request, limits: UploadLimits) -> None:
         )
 
 
-async def _chunks(request: Request, limits: UploadLimits) -> AsyncIterator[bytes]:
-    """The body's chunks, none of them empty, refused once their sum passes the limit."""
+async def _chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
+    """Yield the non-empty chunks of the body; refuse it once their sum exceeds the limit."""
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
-        if received > limits.body_bytes:
-            raise _too_large(limits)
+        if received > settings.max_body_bytes:
+            raise _body_too_large(settings)
         if chunk:
             yield chunk
 
 
-def _too_large(limits: UploadLimits) -> BodyTooLarge:
-    return BodyTooLarge(f"a body may hold at most {limits.body_bytes} bytes")
+def _body_too_large(settings: Settings) -> BodyTooLarge:
+    return BodyTooLarge(f"a body may hold at most {settings.max_body_bytes} bytes")
 
 
-async def _read_urlencoded(request: Request, limits: UploadLimits) -> bytes:
-    kept = ESCAPED_BYTES * limits.text_bytes + NAME_BYTES
+def _text_too_long(settings: Settings) -> TextTooLong:
+    return TextTooLong(f"the text may hold at most {settings.max_text_bytes} bytes", part="text")
+
+
+async def _read_urlencoded(request: Request, settings: Settings) -> bytes:
+    capacity = ESCAPED_BYTES * settings.max_text_bytes + NAME_BYTES
     body = bytearray()
-    whole = True
-    async for chunk in _chunks(request, limits):
-        # The rest of a body that is too long already is counted, for its own limit, and not kept.
-        whole = whole and len(body) + len(chunk) <= kept
-        body += chunk[: kept - len(body)]
-    pairs = [pair.partition(b"=")[::2] for pair in bytes(body).split(b"&") if pair]
-    names = [_unquote(name) for name, _ in pairs]
-    if not names:
+    complete = True
+    async for chunk in _chunks(request, settings):
+        # Bytes beyond the capacity are not kept, but still count for the limit of the body.
+        complete = complete and len(body) + len(chunk) <= capacity
+        body += chunk[: capacity - len(body)]
+    # Latin-1 maps every byte to one character and back.
+    pairs = parse_qsl(body.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+    if not pairs:
         raise EmptyForm("the form holds no part")
-    for name in names:
-        if name != b"text":
-            raise UnknownPart("only text can be sent as application/x-www-form-urlencoded", part=_name(name))
-    if len(names) > 1:
+    for name, _ in pairs:
+        if name != "text":
+            raise UnknownPart("only text can be sent as application/x-www-form-urlencoded", part=_part_name(name))
+    if len(pairs) > 1:
         raise DuplicatePart("the part may be given only once", part="text")
-    text = _unquote(pairs[0][1])
-    if len(text) > limits.text_bytes or not whole:
-        raise _text_too_long(limits)
+    text = pairs[0][1].encode("latin-1")
+    if len(text) > settings.max_text_bytes or not complete:
+        raise _text_too_long(settings)
     return text
 
 
-def _unquote(value: bytes) -> bytes:
-    return unquote_to_bytes(value.replace(b"+", b" "))
+def _part_name(sent: str) -> PartName | None:
+    """Return a known part's name; any other name is content of the client and must not be repeated in an error."""
+    return next((name for name in PART_NAMES if name == sent), None)
 
 
-def _text_too_long(limits: UploadLimits) -> TextTooLong:
-    return TextTooLong(f"the text may hold at most {limits.text_bytes} bytes", part="text")
-
-
-def _name(raw: bytes) -> PartName | None:
-    """A part's name when it is one of the three; anything else is the client's content and is not repeated."""
-    return next((name for name in PART_NAMES if name.encode() == raw), None)
-
-
-async def _read_multipart(form: RawForm, request: Request, limits: UploadLimits, boundary: bytes) -> None:
-    parts = _Parts(form, limits)
-    parser = BoundaryParser(boundary, parts.callbacks())
+async def _read_multipart(form: RawForm, request: Request, settings: Settings, boundary: bytes) -> None:
+    parts = _PartWriter(form, settings)
+    parser = _BoundaryParser(boundary, parts.callbacks())
     first = True
-    async for chunk in _chunks(request, limits):
+    async for chunk in _chunks(request, settings):
         if first and not chunk.startswith(b"-"):
             raise MalformedBody("the body must begin with its boundary")
         first = False
@@ -206,42 +205,39 @@ async def _read_multipart(form: RawForm, request: Request, limits: UploadLimits,
             file.seek(0)
 
 
-class _Parts:
-    """What the parser's callbacks write to: the headers and the content of the part being read."""
+class _PartWriter:
+    """Callbacks of the multipart parser: collects headers, and writes the content of the current part to the form."""
 
-    def __init__(self, form: RawForm, limits: UploadLimits) -> None:
-        self.form, self.limits = form, limits
+    def __init__(self, form: RawForm, settings: Settings) -> None:
+        self.form, self.settings = form, settings
         self.seen: set[str] = set()
         self._headers: dict[bytes, bytes] = {}
         self._field = self._value = b""
         self._part: PartName = "text"
         self._size = 0
         self._text = bytearray()
-        self._file: SpooledFile
-        self._pending: list[tuple[SpooledFile, bytes]] = []
+        self._file: IO[bytes]
+        self._pending: list[tuple[IO[bytes], bytes]] = []
 
     def callbacks(self) -> "MultipartCallbacks":
         return {
-            "on_part_begin": self._begin,
+            "on_part_begin": self._headers.clear,
             "on_header_field": self._header_field,
             "on_header_value": self._header_value,
             "on_header_end": self._header_end,
             "on_headers_finished": self._headers_finished,
-            "on_part_data": self._data,
-            "on_part_end": self._end_part,
+            "on_part_data": self._part_data,
+            "on_part_end": self._part_end,
         }
 
     async def flush(self) -> None:
-        """Write what the last chunk held; off the event loop where it goes to disk."""
+        """Write the content of the last chunk; in a thread where it goes to disk."""
         pending, self._pending = self._pending, []
         for file, data in pending:
-            if file.tell() + len(data) > self.limits.spool_bytes:
+            if file.tell() + len(data) > self.settings.spool_bytes:
                 await asyncio.to_thread(file.write, data)
             else:
                 file.write(data)
-
-    def _begin(self) -> None:
-        self._headers = {}
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
@@ -260,37 +256,86 @@ class _Parts:
         disposition, options = self._header(b"content-disposition")
         if disposition != b"form-data" or b"name" not in options:
             raise MalformedBody("a part has no Content-Disposition: form-data with a name")
-        part = _name(options[b"name"])
+        part = _part_name(options[b"name"].decode("latin-1"))
         if part is None:
             raise UnknownPart(f"only the parts {', '.join(PART_NAMES)} are accepted")
         if part in self.seen:
             raise DuplicatePart("the part may be given only once", part=part)
         if self._header(b"content-transfer-encoding", b"binary")[0] not in IDENTITY_ENCODINGS:
             raise UnsupportedPart("a part with a Content-Transfer-Encoding is not accepted", part=part)
+        self.seen.add(part)
+        self._part, self._size = part, 0
         if part == "text":
             kind, options = self._header(b"content-type", b"text/plain")
             if kind != b"text/plain" or options.get(b"charset", b"utf-8").lower() not in UTF8_CHARSETS:
                 raise UnsupportedPart("the text must be a form field or a text/plain file in UTF-8", part=part)
-        self.seen.add(part)
-        self._part, self._size = part, 0
-        # A file's declared type is not looked at: its first bytes decide.
-        if part != "text":
-            self._file = self.form.open(part, self.limits.spool_bytes)
+        else:
+            # The declared type of a file is ignored: the decoder looks at its first bytes.
+            self._file = SpooledFile(self.settings.spool_bytes)
+            setattr(self.form, part, self._file)
 
     def _header(self, field: bytes, default: bytes = b"") -> tuple[bytes, dict[bytes, bytes]]:
         return parse_options_header(self._headers.get(field, default).decode("latin-1"))
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start
         if self._part == "text":
-            if self._size > self.limits.text_bytes:
-                raise _text_too_long(self.limits)
+            if self._size > self.settings.max_text_bytes:
+                raise _text_too_long(self.settings)
             self._text += data[start:end]
             return
-        if self._part == "openface" and self._size > self.limits.openface_bytes:
-            raise PartTooLarge(f"an OpenFace CSV may hold at most {self.limits.openface_bytes} bytes", part="openface")
+        if self._part == "openface" and self._size > self.settings.max_openface_bytes:
+            raise PartTooLarge(
+                f"an OpenFace CSV may hold at most {self.settings.max_openface_bytes} bytes", part="openface"
+            )
         self._pending.append((self._file, data[start:end]))
 
-    def _end_part(self) -> None:
+    def _part_end(self) -> None:
         if self._part == "text":
             self.form.text = bytes(self._text)
+
+
+class _BoundaryParser:
+    """Parses a multipart body chunk by chunk, up to its closing boundary.
+
+    Args:
+        boundary: from the Content-Type header.
+        callbacks: of `python_multipart`; their exceptions propagate.
+
+    Raises:
+        MalformedBody: the boundary is not valid.
+    """
+
+    def __init__(self, boundary: bytes, callbacks: "MultipartCallbacks") -> None:
+        if not 0 < len(boundary) <= MAX_BOUNDARY_LENGTH or b"\r" in boundary or b"\n" in boundary:
+            raise MalformedBody(f"Content-Type must name a boundary of 1 to {MAX_BOUNDARY_LENGTH} bytes")
+        self.ended = False
+        self._parser = MultipartParser(boundary, {**callbacks, "on_end": self._end})
+        self._parser.logger = _SILENT
+        self._closing = b"\r\n--" + boundary + b"--"
+        # The end of the previous chunk, to find a closing boundary that two chunks share. A body may begin with one.
+        self._tail = b"\r\n"
+
+    def write(self, chunk: bytes) -> bytes:
+        """Parse a chunk; return what follows the closing boundary.
+
+        Raises:
+            MalformedBody: the body is not well-formed.
+        """
+        # A line inside a part may look like the closing boundary. The parser decides: it is given the bytes up to the
+        # end of each candidate, and calls `on_end` where the candidate is the closing boundary.
+        window, position = self._tail + chunk, len(self._tail)
+        self._tail = window[1 - len(self._closing) :]
+        search = 0
+        while not self.ended and position < len(window):
+            found = window.find(self._closing, search)
+            search = len(window) if found < 0 else found + len(self._closing)
+            try:
+                self._parser.write(window[position:search])
+            except FormParserError:  # its message quotes the body
+                raise MalformedBody("the multipart body is not well-formed") from None
+            position = search
+        return window[position:]
+
+    def _end(self) -> None:
+        self.ended = True

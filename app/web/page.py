@@ -1,8 +1,4 @@
-"""The page at `/` and the files it needs.
-
-For: trying the service from a browser, with no resource from anywhere else.
-Does not know: the model; the page asks the same `POST /predict` as everyone.
-"""
+"""The web page at `/` and its static files, loaded into memory once; nothing is requested from another origin."""
 
 from importlib.resources import files
 from typing import Final
@@ -20,13 +16,13 @@ _FILES: Final = {
 router = APIRouter(include_in_schema=False)
 
 
-def _add(path: str, name: str, media_type: str) -> None:
+def _add_route(path: str, name: str, media_type: str) -> None:
     content = files("app.web").joinpath(name).read_bytes()
 
     @router.get(path, name=name)
-    async def show() -> Response:
+    async def show_file() -> Response:
         return Response(content, headers={"Content-Type": media_type})
 
 
 for _path, (_name, _media_type) in _FILES.items():
-    _add(_path, _name, _media_type)
+    _add_route(_path, _name, _media_type)

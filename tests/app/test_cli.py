@@ -22,40 +22,40 @@ def files(parts: Mapping[str, Part], tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["predict"], ["train"], ["evaluate"]])
-def test_help_tells_the_way(command: list[str]) -> None:
+def test_every_command_has_help(command: list[str]) -> None:
     result = runner.invoke(cli, [*command, "--help"])
     assert result.exit_code == 0
     assert "--help" in result.output
 
 
-def test_help_is_there_before_pytorch_is() -> None:
+def test_help_does_not_import_pytorch_or_fastapi() -> None:
     code = "import sys; from app.cli import cli; sys.exit('torch' in sys.modules or 'fastapi' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_shown() -> None:
     assert runner.invoke(cli, ["--version"]).output.startswith("emmr ")
 
 
 @pytest.mark.parametrize("names", [["text"], ["audio"], ["openface"], ["text", "audio", "openface"]])
-def test_the_command_line_gives_the_services_answer(
+def test_the_command_line_predicts_as_the_service_does(
     client: TestClient, parts: Mapping[str, Part], files: dict[str, str], tiny_weights: Path, names: list[str]
 ) -> None:
     given = {**files, "text": parts["text"][1].decode()}
     options = [option for name in names for option in (f"--{name}", given[name])]
     result = runner.invoke(cli, ["predict", *options, "--weights", str(tiny_weights), "--explain", "--json"])
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
+    printed = json.loads(result.stdout)
     served = client.post("/predict?explain=true", files={name: parts[name] for name in names}).json()
-    assert list(told) == list(served)
-    assert told["probabilities"] == pytest.approx(served["probabilities"], abs=1e-5)
+    assert list(printed) == list(served)
+    assert printed["probabilities"] == pytest.approx(served["probabilities"], abs=1e-5)
     for field in ("score", "by_modality"):
-        assert told["key_missing"].pop(field) == pytest.approx(served["key_missing"].pop(field), abs=1e-5)
+        assert printed["key_missing"].pop(field) == pytest.approx(served["key_missing"].pop(field), abs=1e-5)
     for field in ("model", "polarity", "modalities", "key_missing", "summary", "warnings"):
-        assert told[field] == served[field]
+        assert printed[field] == served[field]
 
 
-def test_a_table_is_for_reading(files: dict[str, str], tiny_weights: Path) -> None:
+def test_the_table_shows_the_prediction(files: dict[str, str], tiny_weights: Path) -> None:
     options = ["--audio", files["audio"], "--weights", str(tiny_weights), "--explain", "--table"]
     result = runner.invoke(cli, ["predict", *options])
     assert result.exit_code == 0, result.output
@@ -64,7 +64,7 @@ def test_a_table_is_for_reading(files: dict[str, str], tiny_weights: Path) -> No
 
 
 @pytest.mark.parametrize(("threshold", "detected"), [("0", True), ("1", False)])
-def test_a_threshold_decides_what_is_reported(tiny_weights: Path, threshold: str, detected: bool) -> None:
+def test_the_threshold_applies(tiny_weights: Path, threshold: str, detected: bool) -> None:
     options = ["--text", "What a lovely day!", "--weights", str(tiny_weights), "--json"]
     result = runner.invoke(cli, ["predict", *options, "--threshold", threshold])
     assert result.exit_code == 0, result.output
@@ -73,7 +73,7 @@ def test_a_threshold_decides_what_is_reported(tiny_weights: Path, threshold: str
 
 
 @pytest.mark.parametrize("threshold", ["-0.1", "1.1", "nan", "half"])
-def test_a_threshold_that_is_no_probability_is_refused(tiny_weights: Path, threshold: str) -> None:
+def test_a_threshold_that_is_not_a_probability_is_refused(tiny_weights: Path, threshold: str) -> None:
     result = runner.invoke(
         cli, ["predict", "--text", "Hello.", "--weights", str(tiny_weights), "--threshold", threshold]
     )
@@ -81,13 +81,13 @@ def test_a_threshold_that_is_no_probability_is_refused(tiny_weights: Path, thres
     assert "threshold" in result.output
 
 
-def test_nothing_given_is_refused(tiny_weights: Path) -> None:
+def test_no_input_is_refused(tiny_weights: Path) -> None:
     result = runner.invoke(cli, ["predict", "--weights", str(tiny_weights)])
     assert result.exit_code == 2
     assert "--text, --audio and --openface" in result.output
 
 
-def test_a_bad_input_is_refused_in_a_sentence_with_its_place(tmp_path: Path, tiny_weights: Path) -> None:
+def test_bad_input_is_refused_with_its_place(tmp_path: Path, tiny_weights: Path) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text("frame,AU01_r\n1,nan\n")
     result = runner.invoke(cli, ["predict", "--openface", str(bad), "--weights", str(tiny_weights)])
@@ -96,7 +96,7 @@ def test_a_bad_input_is_refused_in_a_sentence_with_its_place(tmp_path: Path, tin
     assert "openface" in result.output
 
 
-def test_a_sound_that_is_none_is_refused_before_the_weights_are_loaded(tmp_path: Path) -> None:
+def test_bad_audio_is_refused_before_the_weights_are_loaded(tmp_path: Path) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"This is not a sound at all.")
     result = runner.invoke(cli, ["predict", "--audio", str(bad), "--weights", str(tmp_path)])
@@ -117,13 +117,13 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused(device: str, tiny_weights: Path) -> None:
+def test_an_unknown_device_is_refused(device: str, tiny_weights: Path) -> None:
     result = runner.invoke(cli, ["predict", "--text", "Hello.", "--weights", str(tiny_weights), "--device", device])
     assert result.exit_code == 2
     assert device in result.output
 
 
-def test_settings_that_do_not_fit_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     result = runner.invoke(cli, ["serve", "--port", "70000"])
     assert result.exit_code == 2
     assert "port" in result.output

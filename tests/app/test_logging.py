@@ -27,7 +27,7 @@ def test_an_event_is_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert (line["event"], line["seconds"], line["level"]) == ("ready", 1.5, "info")
 
 
-def test_a_librarys_message_takes_the_same_form_and_only_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_librarys_message_is_cut_to_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info")
     logging.getLogger("uvicorn.error").warning("a first line\nsecret words in the second")
     (line,) = lines(capsys)
@@ -51,7 +51,7 @@ def test_an_exceptions_message_is_never_written(capsys: pytest.CaptureFixture[st
     assert "secret" not in out
 
 
-def test_what_is_under_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_event_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("warning")
     get_logger().info("ready")
     assert lines(capsys) == []

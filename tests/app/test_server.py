@@ -1,4 +1,4 @@
-"""The real process: a port, signals, exit statuses."""
+"""The server process: port, signals and exit statuses."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ import uvicorn
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app import server as served
+from app import server as server_module
 from app.engine.lifecycle import Lifecycle, Phase
 from app.server import Server, serve
 from app.settings import Settings
@@ -30,7 +30,7 @@ def launch() -> Iterator[Launch]:
         yield start
 
 
-def test_on_sigterm_it_serves_through_the_grace_period_and_exits_0(
+def test_on_sigterm_it_serves_during_the_grace_period_and_exits_0(
     launch: Launch, tiny_weights: Path, parts: Mapping[str, Part], canary: str
 ) -> None:
     process = launch(tiny_weights, EMMR_GRACE_PERIOD="2", EMMR_LOG_LEVEL="debug")
@@ -50,7 +50,7 @@ def test_on_sigterm_it_serves_through_the_grace_period_and_exits_0(
     assert canary not in "".join(process.raw)
 
 
-def assert_what_is_not_http_is_refused_as_a_problem_too(base: str) -> None:
+def assert_malformed_http_is_answered_with_a_problem(base: str) -> None:
     host, _, port = base.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(b"NONSENSE\r\n\r\n")
@@ -63,35 +63,35 @@ def assert_what_is_not_http_is_refused_as_a_problem_too(base: str) -> None:
     assert f"x-request-id: {problem['request_id']}".encode() in head
 
 
-def test_an_accepted_request_is_finished_before_the_end(launch: Launch, tiny_weights: Path) -> None:
-    # The item is held back for company for two seconds; the end comes meanwhile.
+def test_an_accepted_request_is_finished_before_exit(launch: Launch, tiny_weights: Path) -> None:
+    # The batch is delayed for two seconds; the signal arrives meanwhile.
     process = launch(tiny_weights, EMMR_GRACE_PERIOD="0", EMMR_BATCH_DELAY_MS="2000")
     base = process.base()
     process.until(lambda e: e["event"] == "ready")
-    assert_what_is_not_http_is_refused_as_a_problem_too(base)
+    assert_malformed_http_is_answered_with_a_problem(base)
     answers: list[int] = []
 
-    def ask() -> None:
+    def send() -> None:
         answers.append(httpx2.post(f"{base}/predict", data={"text": "Hello."}, timeout=60).status_code)
 
-    asking = threading.Thread(target=ask)
-    asking.start()
+    sending = threading.Thread(target=send)
+    sending.start()
     end = time.monotonic() + 10
     while httpx2.get(f"{base}/health").json()["components"]["queue"]["detail"]["depth"] != 1:
         assert time.monotonic() < end
         time.sleep(0.01)
     process.popen.send_signal(signal.SIGTERM)
-    asking.join(30)
+    sending.join(30)
     assert answers == [200]
     assert process.exit_status() == 0
 
 
-# ---- the same in this process, where it can be looked into ----
+# ---- the server in this process ----
 
 
 @pytest.fixture
 def on_event() -> Iterator[Callable[[str, Callable[[], None]], None]]:
-    """Do something when the service logs an event."""
+    """Call a function when the service logs an event."""
     handlers: list[logging.Handler] = []
 
     def when(event: str, act: Callable[[], None]) -> None:
@@ -109,24 +109,24 @@ def on_event() -> Iterator[Callable[[str, Callable[[], None]], None]]:
     logging.captureWarnings(False)
 
 
-def test_serving_ends_well_when_told_to(
+def test_serving_until_a_signal_returns_0(
     tiny_weights: Path, on_event: Callable[[str, Callable[[], None]], None]
 ) -> None:
     on_event("ready", lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert serve(Settings(port=0, weights=tiny_weights, device="cpu", grace_period=0.05)) == 0
 
 
-def test_serving_ends_badly_when_the_weights_do_not_load(tmp_path: Path) -> None:
+def test_serving_without_weights_returns_1(tmp_path: Path) -> None:
     assert serve(Settings(port=0, weights=tmp_path, device="cpu")) == 1
 
 
-def test_serving_on_a_port_that_is_taken_ends_badly(tiny_weights: Path) -> None:
+def test_serving_on_a_port_in_use_exits(tiny_weights: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
         serve(Settings(port=taken.getsockname()[1], weights=tiny_weights, device="cpu"))
     assert ended.value.code not in {0, None}
 
 
-def test_the_way_out_has_two_steps_and_a_second_signal_takes_the_last_at_once() -> None:
+def test_a_second_signal_skips_the_grace_period() -> None:
     lifecycle = Lifecycle()
     lifecycle.advance(Phase.READY)
     server = Server(uvicorn.Config(lambda: None), lifecycle, grace=60)
@@ -140,8 +140,8 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await Response("hello")(scope, receive, send)
 
 
-def test_a_request_on_its_way_as_the_server_stops_listening_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served, "LAST_LOOK", 1.5)
+def test_a_request_arriving_as_the_server_stops_listening_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "IDLE_CLOSE_DELAY", 1.5)
     server = Server(uvicorn.Config(hello, port=0, log_config=None, lifespan="off"), Lifecycle(), grace=0)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -1,4 +1,4 @@
-"""The real process when things go wrong in it: what each client is told, what health says, how it ends."""
+"""The server process after failures: answers, health checks and exit status."""
 
 import json
 import socket
@@ -24,26 +24,26 @@ def launch() -> Iterator[Launch]:
 
 @pytest.fixture(scope="module", params=DEVICES)
 def process(tiny_weights: Path, request: pytest.FixtureRequest) -> Iterator[Process]:
-    """One that survives what the tests do to it; what comes within half a second runs together."""
+    """A process that survives the tests; requests within half a second run in one batch."""
     with launching() as start:
         process = start(tiny_weights, FAULTY, request.param, EMMR_BATCH_DELAY_MS="500", EMMR_BODY_TIMEOUT="0.5")
         process.ready()
         yield process
 
 
-def ask(base: str, text: str) -> httpx2.Response:
+def send(base: str, text: str) -> httpx2.Response:
     return httpx2.post(f"{base}/predict", data={"text": text}, timeout=60)
 
 
-def ask_together(base: str, texts: Sequence[str]) -> list[httpx2.Response]:
+def send_together(base: str, texts: Sequence[str]) -> list[httpx2.Response]:
     answers: dict[int, httpx2.Response] = {}
-    asking = [
-        threading.Thread(target=lambda i=i, text=text: answers.update({i: ask(base, text)}))
+    threads = [
+        threading.Thread(target=lambda i=i, text=text: answers.update({i: send(base, text)}))
         for i, text in enumerate(texts)
     ]
-    for thread in asking:
+    for thread in threads:
         thread.start()
-    for thread in asking:
+    for thread in threads:
         thread.join(60)
     return [answers[i] for i in range(len(texts))]
 
@@ -53,30 +53,30 @@ def kinds(answers: Sequence[httpx2.Response]) -> list[str]:
 
 
 def test_only_the_request_that_fails_the_forward_pass_fails(process: Process) -> None:
-    answers = ask_together(process.base(), ["Hello.", faulty.FAILS, "Good day.", "Fine."])
+    answers = send_together(process.base(), ["Hello.", faulty.FAILS, "Good day.", "Fine."])
     assert kinds(answers) == ["", "422 /problems/unprocessable", "", ""]
     assert process.health()["ready"]
 
 
-def test_requests_for_which_there_is_no_memory_together_are_answered_apart(process: Process) -> None:
+def test_requests_too_large_for_one_batch_are_answered_separately(process: Process) -> None:
     before = process.health()["components"]["worker"]["detail"]["out_of_memory"]
-    answers = ask_together(process.base(), ["Hello.", faulty.NO_ROOM_FOR_TWO, "Good day."])
+    answers = send_together(process.base(), ["Hello.", faulty.NO_ROOM_FOR_TWO, "Good day."])
     assert kinds(answers) == ["", "", ""]
     health = process.health()
     assert health["components"]["worker"]["detail"]["out_of_memory"] > before
     assert health["ready"]
 
 
-def test_a_request_for_which_there_is_no_memory_at_all_may_come_back(process: Process) -> None:
-    answers = ask_together(process.base(), ["Hello.", faulty.NO_ROOM])
+def test_a_request_too_large_for_the_memory_may_be_repeated(process: Process) -> None:
+    answers = send_together(process.base(), ["Hello.", faulty.NO_ROOM])
     assert kinds(answers) == ["", "503 /problems/short-of-memory"]
     assert int(answers[1].headers["retry-after"]) >= 1
-    assert ask(process.base(), "Hello.").status_code == 200
+    assert send(process.base(), "Hello.").status_code == 200
     assert process.health()["ready"]
 
 
 @pytest.mark.parametrize("body", [b"", b"text=Hel"], ids=["nothing", "a beginning"])
-def test_a_body_that_does_not_come_is_not_waited_for(process: Process, body: bytes) -> None:
+def test_a_body_that_does_not_arrive_is_refused(process: Process, body: bytes) -> None:
     host, _, port = process.base().removeprefix("http://").rpartition(":")
     began = time.monotonic()
     with socket.create_connection((host, int(port)), timeout=30) as connection:
@@ -89,7 +89,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(process: Process, body: byt
     assert json.loads(problem)["type"] == "/problems/slow-body"
 
 
-def test_a_body_that_drips_in_is_not_waited_for_either(process: Process) -> None:
+def test_a_body_that_arrives_slowly_is_refused(process: Process) -> None:
     def drip() -> Iterator[bytes]:
         for byte in b"text=Hello+there":
             time.sleep(0.1)
@@ -101,31 +101,29 @@ def test_a_body_that_drips_in_is_not_waited_for_either(process: Process) -> None
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_device_that_is_lost_ends_the_process_and_everyone_is_told(
-    launch: Launch, tiny_weights: Path, device: str
-) -> None:
+def test_a_lost_device_ends_the_process_after_answering(launch: Launch, tiny_weights: Path, device: str) -> None:
     process = launch(tiny_weights, FAULTY, device, EMMR_BATCH_DELAY_MS="300")
-    answers = ask_together(process.ready(), ["Hello.", faulty.BREAKS])
+    answers = send_together(process.ready(), ["Hello.", faulty.BREAKS])
     assert kinds(answers) == ["503 /problems/device-lost"] * 2
     assert process.exit_status(30) == 1
     assert any(event["event"] == "device lost" for event in process.events)
 
 
-def test_a_worker_that_hangs_shows_in_health_and_then_ends_the_process(launch: Launch, tiny_weights: Path) -> None:
+def test_a_hanging_worker_is_reported_and_ends_the_process(launch: Launch, tiny_weights: Path) -> None:
     process = launch(tiny_weights, FAULTY, EMMR_HEARTBEAT_TIMEOUT="1.5", EMMR_HANG_TIMEOUT="5")
     base = process.ready()
     answers: list[httpx2.Response] = []
-    asking = [
-        threading.Thread(target=lambda text=text: answers.append(ask(base, text))) for text in (faulty.HANGS, "Hello.")
+    threads = [
+        threading.Thread(target=lambda text=text: answers.append(send(base, text))) for text in (faulty.HANGS, "Hello.")
     ]
-    asking[0].start()
+    threads[0].start()
     end = time.monotonic() + 4
     while httpx2.get(f"{base}/health/live").status_code != 503:
         assert time.monotonic() < end
         time.sleep(0.1)
     assert process.health()["components"]["worker"]["state"] == "silent"
-    asking[1].start()  # behind the one that hangs
-    for thread in asking:
+    threads[1].start()  # queued behind the hanging one
+    for thread in threads:
         thread.join(30)
     assert kinds(answers) == ["503 /problems/device-lost"] * 2
     assert process.exit_status(30) == 1
@@ -133,12 +131,12 @@ def test_a_worker_that_hangs_shows_in_health_and_then_ends_the_process(launch: L
     assert lost["reason"] == "the worker has been silent for 5 seconds"
 
 
-def test_a_worker_that_hangs_does_not_keep_a_draining_process(launch: Launch, tiny_weights: Path) -> None:
+def test_a_hanging_worker_does_not_block_draining(launch: Launch, tiny_weights: Path) -> None:
     process = launch(tiny_weights, FAULTY, EMMR_GRACE_PERIOD="0", EMMR_DRAIN_TIMEOUT="2")
     base = process.ready()
-    asking = threading.Thread(target=lambda: ask_together(base, [faulty.HANGS]), daemon=True)
-    asking.start()
+    threads = threading.Thread(target=lambda: send_together(base, [faulty.HANGS]), daemon=True)
+    threads.start()
     time.sleep(1)
     process.popen.terminate()
-    assert process.exit_status(30) == 1  # for what was accepted has not been answered
-    asking.join(10)
+    assert process.exit_status(30) == 1  # an accepted request was not answered
+    threads.join(10)

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from app.settings import Settings
 
 
-def test_the_defaults_are_the_contracts_limits() -> None:
+def test_the_defaults_are_the_documented_limits() -> None:
     settings = Settings()
     assert settings.max_body_bytes == 25 * 2**20
     assert settings.max_text_bytes == 64 * 2**10
@@ -25,25 +25,25 @@ def test_the_environment_overrides_a_default(monkeypatch: pytest.MonkeyPatch) ->
     assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
 
 
-def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMMR_PORT", "9000")
     assert Settings(port=9001).port == 9001
 
 
 @pytest.mark.parametrize("name", ["api_keys", "admin_keys"])
-def test_a_key_never_shows_in_a_representation(name: str) -> None:
+def test_a_key_is_not_in_any_representation(name: str) -> None:
     settings = Settings.model_validate({name: ("hunter2",)})
     assert "hunter2" not in f"{settings} {settings!r} {settings.model_dump()}"
 
 
-def test_nothing_is_open_to_others_unless_configured() -> None:
+def test_the_service_is_local_by_default() -> None:
     settings = Settings()
     assert settings.host == "127.0.0.1"
     assert (settings.api_keys, settings.admin_keys, settings.cors_origins, settings.rate_limit) == ((), (), (), None)
 
 
 @pytest.mark.parametrize("rate", ["600/minute", "10 per second", "5/2 hour"])
-def test_a_rate_may_be_written_as_people_do(rate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_may_be_written_in_several_ways(rate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMMR_RATE_LIMIT", rate)
     assert Settings().rate_limit == rate
 

@@ -13,17 +13,17 @@ from tests.support.service import make_app, ready
 
 KEYS = (SecretStr("first-key"), SecretStr("zweiter-Schlüssel"))
 ADMIN = (SecretStr("admin-key"),)
-CLOSED = [("GET", "/model"), ("GET", "/metrics"), ("POST", "/predict")]
+PROTECTED = [("GET", "/model"), ("GET", "/metrics"), ("POST", "/predict")]
 
 
 @pytest.fixture(scope="module")
-def locked(tiny_weights: Path) -> Iterator[TestClient]:
+def keyed(tiny_weights: Path) -> Iterator[TestClient]:
     with TestClient(make_app(tiny_weights, api_keys=KEYS, admin_keys=ADMIN)) as client:
         ready(client)
         yield client
 
 
-@pytest.mark.parametrize(("method", "path"), CLOSED)
+@pytest.mark.parametrize(("method", "path"), PROTECTED)
 @pytest.mark.parametrize(
     "headers",
     [
@@ -34,44 +34,46 @@ def locked(tiny_weights: Path) -> Iterator[TestClient]:
         {"Authorization": "Basic first-key"},
     ],
 )
-def test_without_a_right_key_the_door_is_closed(
-    locked: TestClient, method: str, path: str, headers: dict[str, str]
+def test_a_request_without_a_valid_key_is_unauthorized(
+    keyed: TestClient, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    response = locked.request(method, path, headers=headers, data={"text": "Hello."} if method == "POST" else None)
+    response = keyed.request(method, path, headers=headers, data={"text": "Hello."} if method == "POST" else None)
     assert response.status_code == 401
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize(("method", "path"), CLOSED)
+@pytest.mark.parametrize(("method", "path"), PROTECTED)
 @pytest.mark.parametrize(
     "headers",
     [{"X-API-Key": "first-key"}, {"Authorization": "Bearer first-key"}, {"authorization": "bearer  first-key "}],
 )
-def test_with_a_right_key_it_opens(locked: TestClient, method: str, path: str, headers: dict[str, str]) -> None:
-    response = locked.request(method, path, headers=headers, data={"text": "Hello."} if method == "POST" else None)
+def test_a_request_with_a_valid_key_is_accepted(
+    keyed: TestClient, method: str, path: str, headers: dict[str, str]
+) -> None:
+    response = keyed.request(method, path, headers=headers, data={"text": "Hello."} if method == "POST" else None)
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/health/ready", "/openapi.json"])
-def test_the_page_and_the_health_checks_stay_open(locked: TestClient, path: str) -> None:
-    assert locked.get(path).status_code == 200
+def test_the_page_and_the_health_checks_need_no_key(keyed: TestClient, path: str) -> None:
+    assert keyed.get(path).status_code == 200
 
 
-def test_any_of_several_keys_is_found_and_no_part_of_one() -> None:
+def test_find_key_matches_whole_keys_only() -> None:
     assert find_key(b"first-key", KEYS) == 0
     assert find_key("zweiter-Schlüssel".encode(), KEYS) == 1
     wrong = (b"", b"first", b"first-keys", b"zweiter-Schlussel", "zweiter-Schlüssel".encode("latin-1"))
     assert [find_key(offered, KEYS) for offered in wrong] == [None] * len(wrong)
 
 
-def test_a_key_beyond_ascii_is_right_as_the_bytes_it_was_sent_in(locked: TestClient) -> None:
+def test_a_non_ascii_key_is_compared_as_utf8_bytes(keyed: TestClient) -> None:
     headers = {b"X-API-Key": "zweiter-Schlüssel".encode()}
-    assert locked.get("/model", headers=headers).status_code == 200
+    assert keyed.get("/model", headers=headers).status_code == 200
 
 
-def test_an_administrators_key_opens_what_a_users_opens(locked: TestClient) -> None:
-    assert locked.get("/model", headers={"X-API-Key": "admin-key"}).status_code == 200
+def test_an_administrators_key_is_valid_for_user_routes(keyed: TestClient) -> None:
+    assert keyed.get("/model", headers={"X-API-Key": "admin-key"}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_an_administrators_key_opens_what_a_users_opens(locked: TestClient) -> N
         (ADMIN, "admin-key", 200),
     ],
 )
-def test_an_administrators_door_opens_to_an_administrators_key_alone(
+def test_an_admin_route_accepts_administrators_keys_only(
     configured: tuple[SecretStr, ...], offered: str, status: int
 ) -> None:
     app = FastAPI(dependencies=[Depends(require_admin)])
@@ -98,15 +100,13 @@ def test_an_administrators_door_opens_to_an_administrators_key_alone(
     assert response.headers["content-type"] == ("application/json" if status == 200 else "application/problem+json")
 
 
-def test_the_openapi_document_says_how_a_key_is_brought_where_one_is_needed(
-    locked: TestClient, client: TestClient
-) -> None:
-    document = locked.get("/openapi.json").json()
+def test_openapi_declares_the_security_schemes_where_keys_are_configured(keyed: TestClient, client: TestClient) -> None:
+    document = keyed.get("/openapi.json").json()
     assert {scheme["type"] for scheme in document["components"]["securitySchemes"].values()} == {"http", "apiKey"}
     assert len(document["paths"]["/predict"]["post"]["security"]) == 2
     assert "security" not in document["paths"]["/health"]["get"]
     assert "security" not in client.get("/openapi.json").json()["paths"]["/predict"]["post"]
 
 
-def test_without_keys_configured_no_one_is_asked(client: TestClient) -> None:
+def test_no_key_is_needed_where_none_is_configured(client: TestClient) -> None:
     assert client.get("/model").status_code == 200

@@ -19,7 +19,7 @@ COMPONENTS = ["weights", "text_encoder", "decode_pool", "worker", "queue", "devi
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready", "/health/live"])
-def test_a_ready_service_is_well_in_every_part(client: TestClient, path: str) -> None:
+def test_every_component_of_a_ready_service_is_healthy(client: TestClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 200
     health = response.json()
@@ -31,7 +31,7 @@ def test_a_ready_service_is_well_in_every_part(client: TestClient, path: str) ->
     assert health["components"]["queue"]["detail"] == {"depth": 0, "capacity": 256}
 
 
-def test_a_bad_part_beside_a_good_one_does_not_make_the_service_unwell(
+def test_a_corrupt_part_does_not_make_the_service_unhealthy(
     client: TestClient, application: FastAPI, parts: Mapping[str, Part]
 ) -> None:
     pool = application.state.engine.pool
@@ -45,28 +45,28 @@ def test_a_bad_part_beside_a_good_one_does_not_make_the_service_unwell(
     assert pool.pids() == before
 
 
-def test_a_pool_whose_processes_are_being_replaced_is_well_and_says_so(
+def test_a_pool_that_replaces_its_processes_is_healthy(
     client: TestClient, application: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seen() -> str:
+    def pool_state() -> str:
         response = client.get("/health")
         assert response.status_code == 200, response.text
         return str(response.json()["components"]["decode_pool"]["state"])
 
     monkeypatch.setattr("app.decoding.pool.CHECK_SECONDS", 2.0)
-    time.sleep(2 * CHECK_SECONDS)  # from here on it is a while until the next look at idle processes
+    time.sleep(2 * CHECK_SECONDS)  # the pool now waits 2 s before it checks idle processes again
     pool = application.state.engine.pool
     for pid in pool.pids():
         os.kill(pid, signal.SIGKILL)
     for expected in ("replacing", "running"):
         end = time.monotonic() + 20.0
-        while seen() != expected:
+        while pool_state() != expected:
             assert time.monotonic() < end, expected
 
 
 @pytest.mark.anyio
-async def test_a_service_that_has_not_started_is_alive_and_not_ready(tiny_weights: Path) -> None:
-    transport = ASGITransport(app=make_app(tiny_weights, retry_after=9))  # without lifespan: nothing is ever loaded
+async def test_a_service_before_startup_is_alive_and_not_ready(tiny_weights: Path) -> None:
+    transport = ASGITransport(app=make_app(tiny_weights, retry_after=9))  # without lifespan: the weights are not loaded
     async with AsyncClient(transport=transport, base_url="http://test") as client:
         assert (await client.get("/health/live")).status_code == 200
         for path in ("/health", "/health/ready"):
@@ -83,7 +83,7 @@ async def test_a_service_that_has_not_started_is_alive_and_not_ready(tiny_weight
             assert response.json()["type"] == "/problems/not-ready"
 
 
-def test_a_leaving_service_is_not_ready_and_still_answers(tiny_weights: Path) -> None:
+def test_a_leaving_service_is_not_ready_and_still_serves(tiny_weights: Path) -> None:
     with TestClient(application := make_app(tiny_weights)) as client:
         wait_for(application, Phase.READY)
         lifecycle = application.state.engine.lifecycle
@@ -96,7 +96,7 @@ def test_a_leaving_service_is_not_ready_and_still_answers(tiny_weights: Path) ->
         assert client.get("/health/live").status_code == 200
 
 
-def test_altered_weights_fail_the_service_and_health_says_why(tiny_weights: Path, tmp_path: Path) -> None:
+def test_altered_weights_fail_the_service_with_the_reason(tiny_weights: Path, tmp_path: Path) -> None:
     altered = tmp_path / "altered"
     altered.mkdir()
     for file in tiny_weights.iterdir():
@@ -111,7 +111,7 @@ def test_altered_weights_fail_the_service_and_health_says_why(tiny_weights: Path
         assert client.post("/predict", data={"text": "Hello."}).json()["type"] == "/problems/device-lost"
 
 
-def test_health_never_asks_for_a_key(tiny_weights: Path) -> None:
+def test_health_needs_no_key(tiny_weights: Path) -> None:
     with TestClient(make_app(tiny_weights, api_keys=(SecretStr("one"),))) as client:
         assert client.get("/health/live").status_code == 200
         assert client.get("/health").status_code in {200, 503}
@@ -125,13 +125,13 @@ def wait_for(application: FastAPI, phase: Phase) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_worker_that_is_stuck_turns_health_to_503(tiny_weights: Path) -> None:
+async def test_a_silent_worker_makes_the_service_unhealthy(tiny_weights: Path) -> None:
     application = make_app(tiny_weights, heartbeat_timeout=0.05)
     async with application.router.lifespan_context(application):
         await asyncio.to_thread(wait_for, application, Phase.READY)
         transport = ASGITransport(app=application)
         async with AsyncClient(transport=transport, base_url="http://test") as client:
-            # An idle worker's signs of life are half a second apart, so with this timeout it soon counts as silent.
+            # An idle worker's heartbeats are 0.5 s apart, which exceeds this timeout.
             response = await client.get("/health")
             for _ in range(200):
                 if response.status_code == 503:

@@ -19,13 +19,13 @@ def samples(client: TestClient) -> dict[tuple[str, tuple[tuple[str, str], ...]],
     }
 
 
-def test_buckets_are_geometric_from_a_millisecond_to_half_a_minute() -> None:
+def test_buckets_are_geometric_from_1_ms_to_30_s() -> None:
     assert (BUCKETS[0], BUCKETS[-1]) == (0.001, 30.0)
     ratios = [later / earlier for earlier, later in pairwise(BUCKETS)]
     assert max(ratios) / min(ratios) < 1.01
 
 
-def test_an_answer_is_counted_in_every_metric_that_speaks_of_it(client: TestClient, parts: Mapping[str, Part]) -> None:
+def test_a_prediction_is_counted_in_every_metric(client: TestClient, parts: Mapping[str, Part]) -> None:
     before = samples(client)
     answer = client.post("/predict", files={name: parts[name] for name in ("text", "audio")}).json()
     after = samples(client)
@@ -46,25 +46,25 @@ def test_an_answer_is_counted_in_every_metric_that_speaks_of_it(client: TestClie
     assert grew("emmr_ensemble_used_total") == answer["ensemble"]["used"]
 
 
-def test_a_refusal_is_counted_by_its_reason(client: TestClient) -> None:
+def test_a_refusal_is_counted_by_reason(client: TestClient) -> None:
     key = ("emmr_rejected_total", (("reason", "unknown-part"),))
     before = samples(client).get(key, 0)
     client.post("/predict", files={"video": (None, b"x")})
     assert samples(client)[key] == before + 1
 
 
-def test_the_state_of_the_service_is_told(client: TestClient) -> None:
+def test_the_gauges_show_the_state_of_the_service(client: TestClient) -> None:
     now = samples(client)
     assert now["emmr_queue_depth", ()] == 0
-    assert now["emmr_in_flight", ()] == 1  # the request that asks
+    assert now["emmr_in_flight", ()] == 1  # this request
     assert now["emmr_worker_up", ()] == 1
-    assert now["emmr_device_memory_bytes", ()] == 0  # a CPU's is the process's
+    assert now["emmr_device_memory_bytes", ()] == 0  # zero on a CPU
     version = client.get("/model").json()["version"]
     assert now["emmr_model_info", (("name", "tiny"), ("version", version))] == 1
     assert ("process_resident_memory_bytes", ()) in now
 
 
-def test_two_applications_count_apart() -> None:
+def test_two_applications_have_separate_registries() -> None:
     one, other = Metrics(), Metrics()
     one.ensemble_used.inc()
     assert other.registry.get_sample_value("emmr_ensemble_used_total") == 0

@@ -1,6 +1,5 @@
-import inspect
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-import app.engine.errors
-import app.uploads.errors
-from app.api.problems import TABLE, ErrorResponse, code_of, trouble
-from app.engine.errors import NothingUsable, NotReady, QueueFull, ServiceError, Unavailable
+from app.api.problems import PROBLEM_TYPES, StatusError, as_service_error
 from app.engine.warmup import still_face
-from app.uploads.errors import BodyTooLarge, CorruptPart, UploadError
+from app.errors import BodyTooLarge, CorruptPart, NoRoom, NothingUsable, NotReady, QueueFull, ServiceError, Unavailable
 from model.errors import CorruptModality, EmptyModality, ModalityTooLarge, UnsupportedFormat
 from model.features.visual.openface import ACTION_UNIT_COLUMNS
 from model.modality import Modality
@@ -26,14 +22,6 @@ from tests.support.service import Part
 
 FIELDS = ["type", "title", "status", "detail", "instance", "request_id", "errors"]
 BOUNDARY = "limit"
-
-
-def members(module: object, base: type[Exception], *, but: tuple[type[Exception], ...] = ()) -> list[type[Exception]]:
-    return [
-        kind
-        for _, kind in inspect.getmembers(module, inspect.isclass)
-        if issubclass(kind, base) and kind not in but and kind.__module__ == getattr(module, "__name__", "")
-    ]
 
 
 def assert_problem(response: Any, status: int, code: str | None, part: str | None = None) -> dict[str, Any]:
@@ -50,20 +38,23 @@ def assert_problem(response: Any, status: int, code: str | None, part: str | Non
     return problem
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *members(app.uploads.errors, UploadError),
-        *members(app.engine.errors, ServiceError, but=(ServiceError, Unavailable)),
-    ],
-    ids=lambda kind: kind.__name__,
-)
-def test_every_error_of_ours_is_in_the_table(kind: type[Exception]) -> None:
-    assert code_of(kind) in TABLE
+def subclasses(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from subclasses(subclass)
 
 
-def test_the_table_has_no_status_that_is_no_error() -> None:
-    assert all(400 <= entry.status < 600 and entry.title and entry.summary for entry in TABLE.values())
+CLASSES = [kind for kind in subclasses(ServiceError) if kind not in (Unavailable, StatusError)]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_service_error_is_a_problem_type(kind: type[ServiceError]) -> None:
+    entry = PROBLEM_TYPES[kind.code]
+    assert (entry.status, entry.title) == (kind.status, kind.title)
+
+
+def test_every_problem_type_has_an_error_status_a_title_and_a_summary() -> None:
+    assert all(400 <= entry.status < 600 and entry.title and entry.summary for entry in PROBLEM_TYPES.values())
 
 
 @pytest.mark.parametrize(
@@ -82,87 +73,87 @@ def test_the_table_has_no_status_that_is_no_error() -> None:
         (ValueError("secret words"), 500, "internal"),
     ],
 )
-def test_each_kind_of_exception_means_a_status(error: Exception, status: int, code: str | None) -> None:
-    said = trouble(error)
-    assert (said.status, said.code) == (status, code)
-    assert said.reason == (code or f"http-{status}")
+def test_each_exception_maps_to_a_status(error: Exception, status: int, code: str | None) -> None:
+    mapped = as_service_error(error)
+    assert (mapped.status, mapped.code) == (status, code or "")
 
 
-def test_an_unknown_exception_says_nothing_of_itself() -> None:
-    assert "secret" not in str(trouble(ValueError("secret words")))
+def test_an_unknown_exception_is_not_quoted() -> None:
+    assert "secret" not in as_service_error(ValueError("secret words")).detail
 
 
-def test_part_and_place_are_told() -> None:
-    (fault,) = trouble(CorruptModality(Modality.VISUAL, "not a number", "line 7, column AU12_r")).faults
+def test_part_and_place_are_stated() -> None:
+    (fault,) = as_service_error(CorruptModality(Modality.VISUAL, "not a number", "line 7, column AU12_r")).faults
     assert (fault.part, fault.place, fault.detail) == ("openface", "line 7, column AU12_r", "not a number")
 
 
-def test_every_empty_part_is_named_when_nothing_usable_remains() -> None:
+def test_nothing_usable_names_every_empty_part() -> None:
     empty = {m: EmptyModality(m, "silent", "nothing there") for m in (Modality.AUDIO, Modality.VISUAL)}
-    assert [fault.part for fault in trouble(NothingUsable(empty)).faults] == ["audio", "openface"]
+    assert [fault.part for fault in NothingUsable(empty).faults] == ["audio", "openface"]
 
 
-def test_a_refusal_for_now_says_when_to_come_back() -> None:
-    assert trouble(QueueFull("full", 3)).headers == (("Retry-After", "3"),)
+def test_an_unavailable_service_sends_retry_after() -> None:
+    assert QueueFull("full", 3).headers == {"Retry-After": "3"}
 
 
-def test_a_body_not_read_to_its_end_closes_the_connection() -> None:
-    assert trouble(BodyTooLarge("too large")).headers == (("Connection", "close"),)
+def test_a_body_not_read_completely_closes_the_connection() -> None:
+    assert BodyTooLarge("too large").headers == {"Connection": "close"}
+    assert NoRoom("full").headers == {"Connection": "close", "Retry-After": "5"}
 
 
-def test_what_a_type_means_can_be_looked_up(client: TestClient) -> None:
+def test_problem_types_can_be_listed_and_looked_up(client: TestClient) -> None:
     listed = client.get("/problems").json()
-    assert [entry["code"] for entry in listed] == list(TABLE)
+    assert [entry["code"] for entry in listed] == list(PROBLEM_TYPES)
     assert client.get("/problems/queue-full").json()["status"] == 429
     assert_problem(client.get("/problems/no-such"), 404, None)
 
 
-# ---- over HTTP: each row of the contract ----
+# ---- over HTTP
 
 
-def test_an_unknown_path(client: TestClient) -> None:
+def test_an_unknown_path_is_not_found(client: TestClient) -> None:
     assert_problem(client.get("/nowhere"), 404, None)
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/predict"), ("POST", "/health"), ("DELETE", "/"), ("PUT", "/model")]
 )
-def test_a_method_that_is_not_allowed(client: TestClient, method: str, path: str) -> None:
+def test_an_unsupported_method_is_not_allowed(client: TestClient, method: str, path: str) -> None:
     response = client.request(method, path)
     assert_problem(response, 405, None)
     assert response.headers["allow"]
 
 
-def test_a_query_that_is_not_understood(client: TestClient) -> None:
+def test_an_invalid_query_option_is_refused(client: TestClient) -> None:
     problem = assert_problem(client.post("/predict?explain=perhaps", data={"text": "Fine."}), 422, "invalid-query")
     assert problem["errors"][0]["place"] == "query.explain"
 
 
-def test_a_json_body(client: TestClient) -> None:
+def test_a_json_body_is_an_unsupported_content_type(client: TestClient) -> None:
     assert_problem(client.post("/predict", json={"text": "Fine."}), 415, "unsupported-content-type")
 
 
-def test_no_body_at_all(client: TestClient) -> None:
+def test_a_missing_body_is_an_unsupported_content_type(client: TestClient) -> None:
     assert_problem(client.post("/predict"), 415, "unsupported-content-type")
 
 
-def test_an_empty_form(client: TestClient) -> None:
+def test_an_empty_form_is_refused(client: TestClient) -> None:
     headers = {"content-type": "application/x-www-form-urlencoded"}
     assert_problem(client.post("/predict", content=b"", headers=headers), 422, "empty-form")
 
 
-def test_a_body_cut_before_its_closing_boundary(client: TestClient) -> None:
+def test_a_truncated_body_is_malformed(client: TestClient) -> None:
     body = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="text"\r\n\r\nFine.\r\n--{BOUNDARY}'
     headers = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
     assert_problem(client.post("/predict", content=body, headers=headers), 400, "malformed-body")
     assert client.post("/predict", content=body + "--\r\n", headers=headers).status_code == 200
 
 
-def test_an_unknown_part(client: TestClient) -> None:
+def test_an_unknown_part_is_refused(client: TestClient) -> None:
     assert_problem(client.post("/predict", files={"video": (None, b"x")}), 422, "unknown-part")
 
 
-def test_a_part_given_twice(client: TestClient, parts: Mapping[str, Part]) -> None:
+def test_a_duplicate_part_is_refused(client: TestClient, parts: Mapping[str, Part]) -> None:
     twice = [("text", parts["text"]), ("text", parts["text"])]
     assert_problem(client.post("/predict", files=twice), 422, "duplicate-part", "text")
 
@@ -170,34 +161,34 @@ def test_a_part_given_twice(client: TestClient, parts: Mapping[str, Part]) -> No
 @pytest.mark.parametrize(
     "text", [b"", b"  \n\t ", b"\xff\xfe caf\xe9", b"a\x00b"], ids=["empty", "blank", "bytes", "NUL"]
 )
-def test_a_text_that_is_none(client: TestClient, text: bytes) -> None:
+def test_an_empty_or_undecodable_text_is_corrupt(client: TestClient, text: bytes) -> None:
     assert_problem(client.post("/predict", files={"text": (None, text)}), 422, "corrupt-part", "text")
 
 
-def test_a_text_at_its_limit_and_one_past_it(client: TestClient) -> None:
+def test_a_text_is_accepted_up_to_its_limit(client: TestClient) -> None:
     words = (b"word " * 2**14)[: 2**16 - 1]
     assert client.post("/predict", files={"text": (None, words)}).status_code == 200
     assert client.post("/predict", files={"text": (None, words + b".")}).status_code == 200
     assert_problem(client.post("/predict", files={"text": (None, words + b"..")}), 422, "text-too-long", "text")
 
 
-def test_a_body_past_its_limit(client: TestClient) -> None:
-    too_much = {"audio": ("a.wav", bytes(25 * 2**20), "audio/wav")}
-    assert_problem(client.post("/predict", files=too_much), 413, "body-too-large")
+def test_a_body_over_the_limit_is_too_large(client: TestClient) -> None:
+    oversized = {"audio": ("a.wav", bytes(25 * 2**20), "audio/wav")}
+    assert_problem(client.post("/predict", files=oversized), 413, "body-too-large")
 
 
-def test_a_sound_that_is_none(client: TestClient) -> None:
+def test_an_unknown_audio_format_is_unsupported(client: TestClient) -> None:
     response = client.post("/predict", files={"audio": ("a.wav", b"This is not a sound at all.", "audio/wav")})
     assert_problem(response, 415, "unsupported-part", "audio")
 
 
-def test_a_sound_cut_in_its_header(client: TestClient, parts: Mapping[str, Part]) -> None:
+def test_audio_truncated_in_its_header_is_corrupt(client: TestClient, parts: Mapping[str, Part]) -> None:
     response = client.post("/predict", files={"audio": ("a.wav", parts["audio"][1][:30], "audio/wav")})
     assert_problem(response, 422, "corrupt-part", "audio")
 
 
 @pytest.mark.parametrize("cell", ["nan", "1e999", "1_000", "", "wide"])
-def test_a_cell_that_is_no_finite_number(client: TestClient, cell: str) -> None:
+def test_a_cell_that_is_not_a_finite_number_is_corrupt(client: TestClient, cell: str) -> None:
     face = still_face(ACTION_UNIT_COLUMNS).decode().splitlines()
     cells = face[2].split(",")
     cells[7] = cell
@@ -208,11 +199,11 @@ def test_a_cell_that_is_no_finite_number(client: TestClient, cell: str) -> None:
     assert ACTION_UNIT_COLUMNS[2] in problem["errors"][0]["place"]
 
 
-def test_silence_and_no_face_leave_nothing_usable(client: TestClient) -> None:
+def test_silence_and_no_face_are_nothing_usable(client: TestClient) -> None:
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros(16_000), 16_000, format="WAV")
-    nobody = still_face(ACTION_UNIT_COLUMNS).replace(b",0.98,1,", b",0.98,0,")
-    files = {"audio": ("a.wav", silence.getvalue(), "audio/wav"), "openface": ("a.csv", nobody, "text/csv")}
+    no_face = still_face(ACTION_UNIT_COLUMNS).replace(b",0.98,1,", b",0.98,0,")
+    files = {"audio": ("a.wav", silence.getvalue(), "audio/wav"), "openface": ("a.csv", no_face, "text/csv")}
     problem = assert_problem(client.post("/predict", files=files), 422, "nothing-usable")
     assert sorted(fault["part"] for fault in problem["errors"]) == ["audio", "openface"]
 
@@ -224,8 +215,7 @@ def test_silence_and_no_face_leave_nothing_usable(client: TestClient) -> None:
     assert answer["modalities"]["visual"]["reason"] == "no_face"
 
 
-def test_a_fault_of_the_service_is_a_problem_too(application: FastAPI, client: TestClient) -> None:
-    # No request is known to cause one; a route that raises shows what would become of it.
+def test_an_unhandled_exception_is_an_internal_error(application: FastAPI, client: TestClient) -> None:
     async def broken(_: Request) -> Response:
         raise ValueError("secret words")
 
@@ -233,5 +223,7 @@ def test_a_fault_of_the_service_is_a_problem_too(application: FastAPI, client: T
     assert_problem(client.get("/broken"), 500, "internal")
 
 
-def test_trouble_is_a_value() -> None:
-    assert ErrorResponse(None, 404, "Not found", "Not found") == trouble(HTTPException(404, "Not found"))
+def test_an_http_exception_keeps_its_status_detail_and_headers() -> None:
+    error = as_service_error(HTTPException(405, "No.", {"Allow": "GET"}))
+    assert (error.status, error.title, error.detail) == (405, "Method not allowed", "No.")
+    assert error.headers == {"Allow": "GET"}

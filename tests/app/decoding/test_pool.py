@@ -1,37 +1,38 @@
-"""Processes that are killed, stopped, starved and lied to: each costs one request at most, and is replaced."""
+"""Processes that are killed, stopped or exceed a limit: each fails one request at most, and is replaced."""
 
 import asyncio
 import io
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import psutil
 import pytest
 
-from app.decoding.audio import decode_audio
-from app.decoding.pool import DROPPED_SECONDS, DecodePool
-from app.uploads.errors import DecoderFailed, NoDecoder, UploadError
-from app.uploads.spool import SpooledFile
-from model.features.audio.loading import SoundLimits, read_sound
-from model.features.audio.raw_features import listen
+from app.decoding.parts import PoolDecoders
+from app.decoding.pool import CANCELLED_SECONDS, DecodePool
+from app.errors import DecoderFailed, NoDecoder, UploadError
+from app.settings import Settings
+from model.config import AudioConfig
+from model.features.audio.loading import read_sound
+from model.features.audio.raw_features import extract_voice
 from tests.support.sound import encode, voice_like
 
 pytestmark = pytest.mark.anyio
 
-Spool = Callable[[bytes], SpooledFile]
+Spool = Callable[[bytes], IO[bytes]]
 CLIP = encode(voice_like(1.0), "wav")
-# Elements of two bytes each: some seconds of walking, whatever the machine.
-LONG_WALK = encode(voice_like(0.1, 48_000), "webm", 48_000) + b"\xec\x80" * 10 * 2**20
-LIMITS = SoundLimits()
+# Elements of two bytes each: parsing them takes seconds on any machine.
+SLOW_FILE = encode(voice_like(0.1, 48_000), "webm", 48_000) + b"\xec\x80" * 10 * 2**20
 
 
 @pytest.fixture
 def own_pool() -> Iterator[Callable[..., DecodePool]]:
-    """Pools to do harm to."""
+    """Makes pools that a test may damage."""
     pools = []
 
     def make(workers: int = 1, timeout: float = 10.0, **options: Any) -> DecodePool:
@@ -48,7 +49,7 @@ def own_pool() -> Iterator[Callable[..., DecodePool]]:
 async def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it does not come true"
+        assert time.monotonic() < end, "the condition does not become true"
         await asyncio.sleep(0.02)
 
 
@@ -56,12 +57,12 @@ def alive(pid: int) -> bool:
     return bool(psutil.pid_exists(pid))
 
 
-async def decode(pool: DecodePool, file: SpooledFile, limits: SoundLimits = LIMITS) -> float:
-    return (await decode_audio(file, False, -60.0, limits, pool)).seconds
+async def decode(pool: DecodePool, file: IO[bytes], **limits: Any) -> float:
+    return (await PoolDecoders(pool, Settings(**limits)).audio(file, AudioConfig())).seconds
 
 
 async def decode_bytes(pool: DecodePool, content: bytes) -> float:
-    with SpooledFile(2**20) as file:
+    with tempfile.SpooledTemporaryFile(2**20) as file:
         file.write(content)
         return await decode(pool, file)
 
@@ -76,7 +77,7 @@ async def test_more_files_than_processes_wait_their_turn(pool: DecodePool, spool
     assert await asyncio.gather(*(decode(pool, spool(CLIP)) for _ in range(20))) == [1.0] * 20
 
 
-async def test_an_idle_process_that_is_killed_is_replaced_unasked(own_pool: Callable[..., DecodePool]) -> None:
+async def test_an_idle_process_that_is_killed_is_replaced(own_pool: Callable[..., DecodePool]) -> None:
     pool = own_pool(workers=2)
     (victim, other) = pool.pids()
     os.kill(victim, signal.SIGKILL)
@@ -85,16 +86,16 @@ async def test_an_idle_process_that_is_killed_is_replaced_unasked(own_pool: Call
     assert pool.state().replaced == 1
 
 
-async def test_a_request_just_after_the_kill_does_not_notice(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
+async def test_a_request_just_after_a_kill_is_answered(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
     pool = own_pool()
     os.kill(pool.pids()[0], signal.SIGKILL)
     assert await decode(pool, spool(CLIP)) == 1.0
 
 
-async def test_a_process_that_was_stopped_while_idle_is_replaced_and_the_request_answered(
+async def test_a_stopped_idle_process_is_replaced_and_the_request_answered(
     own_pool: Callable[..., DecodePool], spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.decoding.pool.HEARD_SECONDS", 0.2)
+    monkeypatch.setattr("app.decoding.pool.CONFIRM_SECONDS", 0.2)
     pool = own_pool()
     (victim,) = pool.pids()
     os.kill(victim, signal.SIGSTOP)
@@ -103,11 +104,11 @@ async def test_a_process_that_was_stopped_while_idle_is_replaced_and_the_request
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV])
-async def test_a_process_killed_at_work_fails_its_own_request_alone(
+async def test_a_process_killed_while_decoding_fails_only_its_own_request(
     sent: signal.Signals, own_pool: Callable[..., DecodePool], spool: Spool
 ) -> None:
     pool = own_pool()
-    failing = asyncio.create_task(decode(pool, spool(LONG_WALK)))
+    failing = asyncio.create_task(decode(pool, spool(SLOW_FILE)))
     waiting = asyncio.create_task(decode(pool, spool(CLIP)))
     await eventually(lambda: pool.state().busy == 1)
     await asyncio.sleep(0.2)
@@ -118,11 +119,11 @@ async def test_a_process_killed_at_work_fails_its_own_request_alone(
     assert await waiting == 1.0
 
 
-async def test_a_process_stopped_at_work_fails_its_request_once_the_time_is_up(
+async def test_a_process_stopped_while_decoding_fails_its_request_in_time(
     own_pool: Callable[..., DecodePool], spool: Spool
 ) -> None:
     pool = own_pool(timeout=1.0)
-    failing = asyncio.create_task(decode(pool, spool(LONG_WALK)))
+    failing = asyncio.create_task(decode(pool, spool(SLOW_FILE)))
     await eventually(lambda: pool.state().busy == 1)
     await asyncio.sleep(0.1)
     (victim,) = pool.pids()
@@ -133,11 +134,11 @@ async def test_a_process_stopped_at_work_fails_its_request_once_the_time_is_up(
     assert not alive(victim)
 
 
-async def test_a_file_that_takes_too_long_fails_in_time(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
+async def test_a_file_that_takes_too_long_fails(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
     pool = own_pool(timeout=0.3)
     began = time.monotonic()
     with pytest.raises(DecoderFailed, match="longer"):
-        await decode(pool, spool(LONG_WALK))
+        await decode(pool, spool(SLOW_FILE))
     assert time.monotonic() - began < 3.0
 
 
@@ -146,11 +147,11 @@ async def test_a_file_that_takes_too_much_processor_time_fails(
 ) -> None:
     pool = own_pool(timeout=60.0, cpu_seconds=0.0)
     with pytest.raises(DecoderFailed, match="processor"):
-        await decode(pool, spool(LONG_WALK))
+        await decode(pool, spool(SLOW_FILE))
     assert await decode(pool, spool(CLIP)) == 1.0
 
 
-async def test_the_processor_time_of_one_file_is_not_that_of_the_next(
+async def test_the_processor_time_limit_applies_to_each_file_separately(
     own_pool: Callable[..., DecodePool], spool: Spool
 ) -> None:
     pool = own_pool(cpu_seconds=1.0)
@@ -161,45 +162,43 @@ async def test_the_processor_time_of_one_file_is_not_that_of_the_next(
     assert pool.pids() == before
 
 
-async def test_a_file_that_takes_too_much_memory_fails_and_the_next_does_not(
-    own_pool: Callable[..., DecodePool], spool: Spool
-) -> None:
+async def test_only_a_file_that_takes_too_much_memory_fails(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
     pool = own_pool(memory_bytes=512 * 2**20)
     # Small to send, and 183 MiB once decoded, twice: a process has 380 MiB of address space to begin with.
     large = encode(np.zeros(1_000 * 48_000, dtype=np.float32), "flac", 48_000)
     with pytest.raises(DecoderFailed, match="memory"):
-        await decode(pool, spool(large), SoundLimits(max_seconds=1_000, max_decoded_bytes=2**28))
+        await decode(pool, spool(large), max_audio_seconds=1_000, max_audio_decoded_bytes=2**28)
     assert await decode(pool, spool(CLIP)) == 1.0
 
 
-async def test_a_dropped_request_that_takes_long_gives_its_process_up(
+async def test_a_cancelled_request_that_takes_long_costs_its_process(
     own_pool: Callable[..., DecodePool], spool: Spool
 ) -> None:
     pool = own_pool()
     before = pool.pids()
-    dropped = asyncio.create_task(decode(pool, spool(LONG_WALK)))
-    never_begun = asyncio.create_task(decode(pool, spool(LONG_WALK)))
+    cancelled = asyncio.create_task(decode(pool, spool(SLOW_FILE)))
+    never_begun = asyncio.create_task(decode(pool, spool(SLOW_FILE)))
     await eventually(lambda: pool.state().busy == 1)
     await asyncio.sleep(0.1)
-    for task in (never_begun, dropped):
+    for task in (never_begun, cancelled):
         task.cancel()
-    for task in (never_begun, dropped):
+    for task in (never_begun, cancelled):
         with pytest.raises(asyncio.CancelledError):
             await task
     began = time.monotonic()
     assert await decode(pool, spool(CLIP)) == 1.0
-    assert time.monotonic() - began < DROPPED_SECONDS + 4.0
+    assert time.monotonic() - began < CANCELLED_SECONDS + 4.0
     assert pool.pids() != before
 
 
 @pytest.mark.parametrize("content", [CLIP, CLIP + bytes(8 * 2**20)], ids=["small", "large"])
-async def test_dropped_requests_cost_the_pool_no_process_whenever_they_are_dropped(
+async def test_cancelled_requests_cost_no_process_whenever_they_are_cancelled(
     content: bytes, own_pool: Callable[..., DecodePool]
 ) -> None:
     pool = own_pool(workers=2)
     before = pool.pids()
     for number in range(40):
-        with SpooledFile(2**20) as file:  # closed as soon as the request is gone, as a form's are
+        with tempfile.SpooledTemporaryFile(2**20) as file:  # closed after the cancellation, as the files of a form are
             file.write(content)
             task = asyncio.create_task(decode(pool, file))
             await asyncio.sleep(0.0005 * number)
@@ -210,7 +209,7 @@ async def test_dropped_requests_cost_the_pool_no_process_whenever_they_are_dropp
     assert pool.state().replaced == 0
 
 
-async def test_a_file_closed_under_way_harms_nobody_else(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
+async def test_a_closed_file_fails_only_its_own_request(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
     pool = own_pool()
     file = spool(CLIP)
     file.close()
@@ -219,15 +218,15 @@ async def test_a_file_closed_under_way_harms_nobody_else(own_pool: Callable[...,
     assert await decode(pool, spool(CLIP)) == 1.0
 
 
-async def test_a_stopped_pool_takes_nothing_and_leaves_nothing_behind(
+async def test_a_stopped_pool_refuses_files_and_leaves_no_process(
     own_pool: Callable[..., DecodePool], spool: Spool
 ) -> None:
     pool = own_pool(workers=2)
     pids = pool.pids()
-    working = asyncio.create_task(decode(pool, spool(LONG_WALK)))
+    working = asyncio.create_task(decode(pool, spool(SLOW_FILE)))
     await eventually(lambda: pool.state().busy == 1)
     await asyncio.to_thread(pool.stop)
-    # Lost with its process, or stopped on its way to one: which of the two is the machine's speed.
+    # Which of the two depends on whether the process has the file yet.
     with pytest.raises((DecoderFailed, NoDecoder)):
         await working
     assert pool.state().alive == 0
@@ -237,15 +236,15 @@ async def test_a_stopped_pool_takes_nothing_and_leaves_nothing_behind(
         await decode(pool, spool(CLIP))
 
 
-async def test_a_pool_that_was_never_started_takes_nothing(spool: Spool) -> None:
+async def test_a_pool_that_was_never_started_refuses_files(spool: Spool) -> None:
     pool = DecodePool(workers=1)
     with pytest.raises(NoDecoder) as caught:
         await decode(pool, spool(CLIP))
-    assert (caught.value.status, caught.value.retry_after) == (503, 2)  # the service's trouble, not the file's
+    assert (caught.value.status, caught.value.retry_after) == (503, 2)
     pool.stop()
 
 
-async def test_a_process_knows_nothing_of_the_service_s_secrets(
+async def test_a_process_does_not_inherit_the_environment(
     own_pool: Callable[..., DecodePool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMMR_API_KEYS", '["secret"]')
@@ -253,16 +252,16 @@ async def test_a_process_knows_nothing_of_the_service_s_secrets(
     assert "EMMR_API_KEYS" not in psutil.Process(pid).environ()
 
 
-async def test_isolation_costs_a_small_upload_at_most_five_milliseconds(pool: DecodePool, spool: Spool) -> None:
+async def test_isolation_costs_a_small_upload_under_five_milliseconds(pool: DecodePool, spool: Spool) -> None:
     clip = encode(voice_like(2.5), "wav")
     here, there = [], []
     for _ in range(40):
         began = time.perf_counter()
-        listen(read_sound(io.BytesIO(clip)).waveform, dynamics=False, silence_dbfs=-60.0)
+        extract_voice(read_sound(io.BytesIO(clip)).waveform, dynamics=False, silence_dbfs=-60.0)
         here.append(time.perf_counter() - began)
         file = spool(clip)
         began = time.perf_counter()
         await decode(pool, file)
         there.append(time.perf_counter() - began)
-    # The quickest of many, turn by turn: this machine may be busy. `benchmarks.isolation` gives medians.
+    # Minima of alternating runs, since the machine may be busy. `benchmarks.isolation` reports medians.
     assert min(there) - min(here) < 0.005

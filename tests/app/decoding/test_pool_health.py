@@ -1,4 +1,4 @@
-"""When a pool counts as well: not only while its processes are there, also while others take their place."""
+"""`PoolState.ok` while processes die and are replaced."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from app.decoding.pool import CHECK_SECONDS, DecodePool
 
 @pytest.fixture
 def pool() -> Iterator[DecodePool]:
-    """A pool to do harm to."""
+    """A pool that the test may damage."""
     pool = DecodePool(workers=2)
     pool.start()
     yield pool
@@ -23,7 +23,7 @@ def pool() -> Iterator[DecodePool]:
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it does not come true"
+        assert time.monotonic() < end, "the condition does not become true"
         time.sleep(0.01)
 
 
@@ -32,33 +32,33 @@ def kill_all(pool: DecodePool) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_pool_whose_processes_have_all_died_is_well_until_others_have_come_up(
+def test_a_pool_without_processes_is_ok_until_replacements_have_started(
     pool: DecodePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.decoding.pool.CHECK_SECONDS", 2.0)
-    time.sleep(2 * CHECK_SECONDS)  # from here on it is a while until the next look at idle processes
+    time.sleep(2 * CHECK_SECONDS)  # the next check of idle processes is two seconds away
     kill_all(pool)
     eventually(lambda: pool.state().alive == 0, 1.0)
-    well = []
+    ok = []
 
-    def whole() -> bool:
+    def complete() -> bool:
         state = pool.state()
-        well.append(state.ok)
+        ok.append(state.ok)
         return (state.alive, state.replaced) == (2, 2)
 
-    eventually(whole)
-    assert all(well)
+    eventually(complete)
+    assert all(ok)
 
 
 @pytest.mark.parametrize("program", [os.devnull, "/bin/false"], ids=["none starts", "each ends at once"])
-def test_it_is_not_well_once_a_replacement_does_not_come_up_and_is_again_when_one_has(
+def test_a_pool_whose_replacements_fail_is_not_ok_until_one_starts(
     program: str, pool: DecodePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(sys, "executable", program)
         kill_all(pool)
         eventually(lambda: not pool.state().ok)
-        # Attempts are made ever more seldom, and count as failures only when they are made.
+        # The delay between attempts grows.
         tried = pool.state().replaced
         time.sleep(1.2)
         assert pool.state().replaced <= tried + 2
@@ -66,17 +66,17 @@ def test_it_is_not_well_once_a_replacement_does_not_come_up_and_is_again_when_on
     eventually(lambda: pool.state().alive == 2 and pool.state().ok)
 
 
-def test_a_replacement_that_never_comes_up_is_noticed_though_nobody_asks_for_it(
+def test_a_replacement_that_never_starts_is_noticed_without_a_request(
     pool: DecodePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.decoding.pool.START_SECONDS", 0.001)
     assert pool.state().ok
     kill_all(pool)
     eventually(lambda: not pool.state().ok)
-    assert pool.state().replaced > 0  # it was tried
+    assert pool.state().replaced > 0
 
 
-def test_a_pool_that_has_not_started_or_has_been_stopped_is_not_well(pool: DecodePool) -> None:
+def test_a_pool_that_is_not_running_is_not_ok(pool: DecodePool) -> None:
     assert not DecodePool(workers=1).state().ok
     pool.stop()
     assert not pool.state().ok

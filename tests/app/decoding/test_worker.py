@@ -1,4 +1,4 @@
-"""The worker's loop, run here in this process; `test_decode_pool` runs it where it belongs."""
+"""The worker's loop, run in this process; `test_pool` runs it in processes of its own."""
 
 import io
 import os
@@ -10,29 +10,25 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from app.decoding.frames import PREFIX, Json, pack, parse
-from app.decoding.replies import restore
+from app.decoding.protocol import PREFIX, Json, decode_reply, pack, parse
 from app.decoding.worker import perform, serve
 from model.errors import CorruptModality
 from model.features.audio.loading import SoundLimits, read_sound
-from model.features.audio.raw_features import Voice, raw_audio_features
+from model.features.audio.raw_features import Voice, extract_voice
 from model.features.visual.openface import FaceTrack, OpenFaceLimits
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import encode, voice_like
 
 CPU_SECONDS = 3600.0  # of this process, which the worker's limit would otherwise end
-SOUND_JOB: dict[str, object] = {
-    "kind": "sound",
-    "dynamics": True,
-    "silence_dbfs": -60.0,
-    "conditioned": False,
-    "encoder": "acoustic",
+AUDIO_CONFIG = {"dynamics": True, "silence_dbfs": -60.0, "conditioned": False, "encoder": "acoustic"}
+AUDIO_JOB: dict[str, object] = {
+    "kind": "audio",
+    "config": AUDIO_CONFIG,
     "limits": asdict(SoundLimits()),
 }
 FACE_JOB: dict[str, object] = {
     "kind": "openface",
-    "columns": "action_units",
-    "min_confidence": 0.5,
+    "config": {"columns": "action_units", "min_confidence": 0.5},
     "limits": asdict(OpenFaceLimits()),
 }
 
@@ -60,61 +56,61 @@ def answers(sent: bytes) -> list[tuple[Json, bytearray]]:
     return frames(writer.getvalue())
 
 
-def test_each_job_is_heard_then_answered() -> None:
+def test_each_job_is_confirmed_then_answered() -> None:
     wav, csv = encode(voice_like(0.5), "wav"), simulate_openface_csv(3)
-    ready, *rest = answers(pack(SOUND_JOB) + pack({}, len(wav)) + wav + pack(FACE_JOB) + pack({}, len(csv)) + csv)
+    ready, *rest = answers(pack(AUDIO_JOB) + pack({}, len(wav)) + wav + pack(FACE_JOB) + pack({}, len(csv)) + csv)
     assert ready[0] == {"kind": "ready"}
     assert [message["kind"] for message, _ in rest] == ["started", "Voice", "started", "FaceTrack"]
-    voice = restore(*rest[1])
+    voice = decode_reply(*rest[1])
     assert isinstance(voice, Voice)
-    expected = raw_audio_features(read_sound(io.BytesIO(wav)).waveform, dynamics=True, silence_dbfs=-60.0)
+    expected = extract_voice(read_sound(io.BytesIO(wav)).waveform, dynamics=True, silence_dbfs=-60.0).features
     assert np.array_equal(voice.features, expected)
-    track = restore(*rest[3])
+    track = decode_reply(*rest[3])
     assert isinstance(track, FaceTrack)
     assert track.values.shape == (3, 35)
 
 
-def test_a_clip_is_conditioned_where_the_job_says_so_and_its_channel_named() -> None:
+def test_a_clip_is_conditioned_if_the_job_says_so() -> None:
     voice = np.pad(voice_like(0.5), 8_000)
     wav = encode(np.stack([np.zeros_like(voice), voice], axis=1), "wav", subtype="FLOAT")
-    *_, reply = answers(pack(SOUND_JOB | {"conditioned": True}) + pack({}, len(wav)) + wav)
-    heard = restore(*reply)
-    assert isinstance(heard, Voice)
-    assert (heard.seconds, heard.channel) == (1.5, 1)
-    assert heard.spoken == pytest.approx(0.6, abs=0.05)
-    expected = raw_audio_features(voice, dynamics=True, silence_dbfs=-60.0, conditioned=True)
-    np.testing.assert_array_equal(heard.features, expected)
+    *_, reply = answers(pack(AUDIO_JOB | {"config": AUDIO_CONFIG | {"conditioned": True}}) + pack({}, len(wav)) + wav)
+    trimmed = decode_reply(*reply)
+    assert isinstance(trimmed, Voice)
+    assert (trimmed.seconds, trimmed.channel) == (1.5, 1)
+    assert trimmed.spoken == pytest.approx(0.6, abs=0.05)
+    expected = extract_voice(voice, dynamics=True, silence_dbfs=-60.0, conditioned=True).features
+    np.testing.assert_array_equal(trimmed.features, expected)
 
 
-@pytest.mark.parametrize("sent", [b"", pack(SOUND_JOB), pack(SOUND_JOB)[:5], pack(SOUND_JOB) + pack({}, 9) + b"cut"])
+@pytest.mark.parametrize("sent", [b"", pack(AUDIO_JOB), pack(AUDIO_JOB)[:5], pack(AUDIO_JOB) + pack({}, 9) + b"cut"])
 def test_the_loop_ends_with_its_input(sent: bytes) -> None:
     kinds = [message["kind"] for message, _ in answers(sent)]
     assert kinds == ["ready", "started"][: len(kinds)]
 
 
-def test_the_limits_of_the_job_are_kept() -> None:
-    message, _ = perform(SOUND_JOB | {"limits": asdict(SoundLimits(max_seconds=0.1))}, encode(voice_like(0.2), "wav"))
+def test_the_limits_of_the_job_apply() -> None:
+    message, _ = perform(AUDIO_JOB | {"limits": asdict(SoundLimits(max_seconds=0.1))}, encode(voice_like(0.2), "wav"))
     assert message["kind"] == "ModalityTooLarge"
 
 
-def test_a_fault_of_the_file_is_a_reply() -> None:
+def test_an_error_of_the_file_is_a_reply() -> None:
     message, content = perform(FACE_JOB, b"frame\n1\n")
     assert message["kind"] == "UnsupportedFormat"
-    message, content = perform(SOUND_JOB, encode(voice_like(0.1), "flac")[:-9])
+    message, content = perform(AUDIO_JOB, encode(voice_like(0.1), "flac")[:-9])
     with pytest.raises(CorruptModality):
-        restore(message, bytearray(content))
+        decode_reply(message, bytearray(content))
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"kind": "sound"},
-        SOUND_JOB | {"limits": 3},
-        SOUND_JOB | {"silence_dbfs": None},
-        FACE_JOB | {"min_confidence": "x"},
+        {"kind": "audio"},
+        AUDIO_JOB | {"limits": 3},
+        AUDIO_JOB | {"limits": {"max_pitch": 1}},
+        FACE_JOB | {"config": {"rows": 3}},
     ],
 )
-def test_a_job_that_makes_no_sense_is_the_caller_s_fault(wrong: Json) -> None:
+def test_an_invalid_job_raises(wrong: Json) -> None:
     with pytest.raises((KeyError, TypeError)):
         perform(wrong, b"")
 
@@ -124,14 +120,14 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
 
 
-def test_the_worker_loads_neither_torch_nor_librosa_nor_a_web_framework() -> None:
+def test_the_worker_imports_no_torch_librosa_or_web_framework() -> None:
     done = run_python("import sys, app.decoding.worker; print(*sys.modules)")
     loaded = set(done.stdout.split())
     assert "soundfile" in loaded
     assert loaded.isdisjoint({"torch", "transformers", "librosa", "numba", "starlette", "fastapi", "pydantic"})
 
 
-def test_a_confined_process_can_take_no_more_memory_and_write_no_file(tmp_path: object) -> None:
+def test_a_confined_process_cannot_exceed_its_memory_or_write_files(tmp_path: object) -> None:
     done = run_python(
         "from app.decoding.worker import confine\n"
         "confine(2**30)\n"
@@ -147,6 +143,8 @@ def test_a_confined_process_can_take_no_more_memory_and_write_no_file(tmp_path: 
     assert done.stdout.splitlines() == ["no memory", "no file"]
 
 
-def test_a_process_past_its_processor_time_is_ended() -> None:
-    done = run_python("from app.decoding.worker import allow_processor\nallow_processor(0.1)\nwhile True: pass")
+def test_a_process_past_its_processor_time_is_killed() -> None:
+    done = run_python(
+        "from app.decoding.worker import limit_processor_time\nlimit_processor_time(0.1)\nwhile True: pass"
+    )
     assert done.returncode == -signal.SIGXCPU

@@ -3,113 +3,232 @@ import time
 
 import pytest
 
-from app.engine.admission import FEW, Admission
-from app.engine.errors import QueueFull
+from app.engine.admission import HALF_LIFE, MIN_QUEUE, Admission, ThroughputMeter
+from app.errors import QueueFull
 
 
-def test_there_are_as_many_as_were_made_and_one_more_only_for_the_service_itself() -> None:
-    places = Admission(2, retry_after=5)
-    first, _ = places.take(), places.take()
-    for refused in (places.take, places.admit):
+def test_requests_past_the_capacity_are_refused_unless_extra() -> None:
+    admission = Admission(2, retry_after=5)
+    first, _ = admission.acquire(), admission.acquire()
+    for refused in (admission.acquire, admission.check):
         with pytest.raises(QueueFull) as refusal:
             refused()
         assert refusal.value.retry_after == 5
-    places.take(extra=True)
-    assert places.taken == 3
-    places.give_up(first)
-    assert places.taken == 2
+    admission.acquire(extra=True)
+    assert admission.waiting == 3
+    admission.release(first)
+    assert admission.waiting == 2
 
 
-def test_a_place_is_given_up_once_however_often_it_is_said() -> None:
-    places = Admission(2, retry_after=1)
-    first, _ = places.take(), places.take()
+def test_releasing_a_ticket_twice_does_nothing() -> None:
+    admission = Admission(2, retry_after=1)
+    first, _ = admission.acquire(), admission.acquire()
     for _ in range(3):
-        places.give_up(first)
-    assert places.taken == 1
+        admission.release(first)
+    assert admission.waiting == 1
 
 
-def test_who_is_refused_is_told_how_long_those_who_wait_will_take() -> None:
-    places = Admission(40, retry_after=1)
-    tickets = [places.take() for _ in range(40)]
+def test_a_refusal_names_the_expected_wait() -> None:
+    admission = Admission(40, retry_after=1)
+    tickets = [admission.acquire() for _ in range(40)]
     for ticket in tickets[:4]:
         time.sleep(0.2)
-        places.give_up(ticket)
-        places.take()
+        admission.release(ticket)
+        admission.acquire()
     with pytest.raises(QueueFull) as refusal:
-        places.take()
-    assert 8 <= refusal.value.retry_after <= 12  # 40 places, one every 0.2 seconds or a little more
+        admission.acquire()
+    # 40 requests, one departure every 0.2 seconds or a little more
+    assert refusal.value.retry_after in range(8, 13)
 
 
-def test_no_place_is_lost_or_given_twice_between_threads() -> None:
-    places, most = Admission(3, retry_after=1), []
+def test_tickets_are_consistent_across_threads() -> None:
+    admission, most = Admission(3, retry_after=1), []
 
-    def come_and_go() -> None:
+    def acquire_and_release() -> None:
         for _ in range(500):
             try:
-                ticket = places.take()
+                ticket = admission.acquire()
             except QueueFull:
                 continue
-            most.append(places.taken)
-            places.give_up(ticket)
+            most.append(admission.waiting)
+            admission.release(ticket)
 
-    threads = [threading.Thread(target=come_and_go) for _ in range(8)]
+    threads = [threading.Thread(target=acquire_and_release) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert places.taken == 0
+    assert admission.waiting == 0
     assert max(most) <= 3
 
 
-def served(places: Admission, waiting: int, seconds: float, each: float) -> list[object]:
-    """So many wait, one of them leaves each so often and another takes its place; those who then wait."""
-    tickets = [places.take() for _ in range(waiting)]
+def serve(admission: Admission, waiting: int, seconds: float, each: float) -> list[object]:
+    """Keep `waiting` requests waiting, replacing one of them every `each` seconds; return their tickets."""
+    tickets = [admission.acquire() for _ in range(waiting)]
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(each)
-        places.give_up(tickets.pop(0))
-        tickets.append(places.take(extra=True))
+        admission.release(tickets.pop(0))
+        tickets.append(admission.acquire(extra=True))
     return tickets
 
 
-def test_one_more_is_refused_when_those_who_wait_will_take_too_long() -> None:
-    places = Admission(256, retry_after=1, max_wait=1.0)
-    tickets = served(places, 60, seconds=1.5, each=0.025)  # 40 a second at most
-    for refused in (places.take, places.admit):
+def test_requests_are_refused_if_the_expected_wait_is_too_long() -> None:
+    admission = Admission(256, retry_after=1, max_wait=1.0)
+    tickets = serve(admission, 60, seconds=1.5, each=0.025)  # 40 a second at most
+    for refused in (admission.acquire, admission.check):
         with pytest.raises(QueueFull, match="longer than 1 seconds") as refusal:
             refused()
-        assert refusal.value.retry_after >= 2
-    places.give_up(places.take(extra=True))
-    while len(tickets) > FEW - 1:
-        places.give_up(tickets.pop())
-    places.admit()
-    assert places.take()
+        assert refusal.value.retry_after in range(2, 61)
+    admission.release(admission.acquire(extra=True))
+    while len(tickets) > MIN_QUEUE - 1:
+        admission.release(tickets.pop())
+    admission.check()
+    assert admission.acquire()
 
 
 @pytest.mark.parametrize("max_wait", [0.0, 60.0])
-def test_no_one_is_refused_for_a_wait_that_is_allowed(max_wait: float) -> None:
-    places = Admission(256, retry_after=1, max_wait=max_wait)
-    served(places, 100, seconds=1.2, each=0.05)
+def test_no_request_is_refused_within_the_maximum_wait(max_wait: float) -> None:
+    admission = Admission(256, retry_after=1, max_wait=max_wait)
+    serve(admission, 100, seconds=1.2, each=0.05)
     for _ in range(156):
-        places.take()
+        admission.acquire()
     with pytest.raises(QueueFull, match="256 requests"):
-        places.take()
+        admission.acquire()
 
 
-def test_a_crowd_that_comes_all_at_once_is_let_in_while_no_rate_is_known() -> None:
-    places = Admission(256, retry_after=1, max_wait=0.001)
-    for _ in range(20):  # one after the other: this says nothing of a crowd
-        ticket = places.take()
+def test_a_burst_is_admitted_while_no_throughput_is_known() -> None:
+    admission = Admission(256, retry_after=1, max_wait=0.001)
+    for _ in range(20):  # one after the other, which does not measure the throughput
+        ticket = admission.acquire()
         time.sleep(0.06)
-        places.give_up(ticket)
-    assert all(places.take() for _ in range(256))
-    assert places.taken == 256
+        admission.release(ticket)
+    assert all(admission.acquire() for _ in range(256))
+    assert admission.waiting == 256
 
 
-def test_a_few_are_never_too_many() -> None:
-    places = Admission(256, retry_after=1, max_wait=0.001)
-    tickets = served(places, FEW, seconds=1.2, each=0.1)
+def test_a_short_queue_is_never_refused() -> None:
+    admission = Admission(256, retry_after=1, max_wait=0.001)
+    tickets = serve(admission, MIN_QUEUE, seconds=1.2, each=0.1)
     with pytest.raises(QueueFull, match=r"longer than 0\.001 seconds"):
-        places.take()
-    places.give_up(tickets.pop())
-    places.take()
+        admission.acquire()
+    admission.release(tickets.pop())
+    admission.acquire()
+
+
+# ---- ThroughputMeter -------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def count_departures(meter: ThroughputMeter, clock: Clock, seconds: float, count: int) -> None:
+    """`count` departures of a busy queue, that many seconds apart."""
+    meter.start()
+    for _ in range(count):
+        clock.now += seconds
+        meter.count(busy=True)
+
+
+def test_without_observations_retry_after_is_the_minimum(clock: Clock) -> None:
+    meter = ThroughputMeter(clock)
+    meter.start()
+    assert meter.seconds_for(100) == 0
+    assert meter.retry_after(100, minimum=4) == 4
+
+
+@pytest.mark.parametrize(("interval", "waiting", "expected"), [(0.1, 95, 10), (0.25, 10, 3), (0.01, 256, 3)])
+def test_the_expected_wait_follows_the_throughput(clock: Clock, interval: float, waiting: int, expected: int) -> None:
+    meter = ThroughputMeter(clock)
+    count_departures(meter, clock, interval, 100)
+    assert meter.seconds_for(waiting) == pytest.approx(interval * waiting)
+    assert meter.retry_after(waiting, minimum=1) == expected
+
+
+def test_idle_time_is_not_counted(clock: Clock) -> None:
+    meter = ThroughputMeter(clock)
+    count_departures(meter, clock, 0.1, 50)
+    meter.count(busy=False)
+    before = meter.seconds_for(10)
+    clock.now += 3600
+    assert meter.seconds_for(10) == before
+    count_departures(meter, clock, 0.1, 50)
+    assert meter.seconds_for(10) == pytest.approx(before, rel=0.05)
+
+
+def test_recent_departures_have_more_weight(clock: Clock) -> None:
+    meter = ThroughputMeter(clock)
+    count_departures(meter, clock, 0.1, 1000)
+    count_departures(meter, clock, 1.0, int(HALF_LIFE))
+    after_one_half_life = meter.seconds_for(1)
+    count_departures(meter, clock, 1.0, int(5 * HALF_LIFE))
+    assert 0.15 < after_one_half_life < 0.25
+    assert meter.seconds_for(1) > 0.7
+
+
+def test_departures_before_a_pause_have_less_weight(clock: Clock) -> None:
+    meter = ThroughputMeter(clock)
+    count_departures(meter, clock, 1.0, 50)
+    meter.count(busy=False)
+    clock.now += 3 * HALF_LIFE
+    count_departures(meter, clock, 0.1, 50)
+    assert meter.seconds_for(1) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("interval", "count", "known"), [(0.1, 9, False), (0.1, 12, True), (2, 2, False), (2, 3, True)]
+)
+def test_a_throughput_is_known_after_enough_observations(
+    clock: Clock, interval: float, count: int, known: bool
+) -> None:
+    meter = ThroughputMeter(clock)
+    count_departures(meter, clock, interval, count)
+    assert meter.known is known
+
+
+def test_an_old_throughput_is_not_known_but_still_used(clock: Clock) -> None:
+    meter = ThroughputMeter(clock)
+    count_departures(meter, clock, 1.0, 100)
+    meter.count(busy=False)
+    clock.now += 600
+    meter.start()
+    assert not meter.known
+    assert meter.seconds_for(5) == pytest.approx(5, rel=0.1)
+
+
+def test_a_throughput_stays_known_during_a_stall(clock: Clock) -> None:
+    meter = ThroughputMeter(clock)
+    count_departures(meter, clock, 0.3, 5)
+    clock.now += 3 * HALF_LIFE
+    assert meter.known
+
+
+def test_retry_after_grows_during_a_stall(clock: Clock) -> None:
+    meter = ThroughputMeter(clock)
+    count_departures(meter, clock, 0.1, 100)
+    assert meter.retry_after(19, minimum=1) == 2
+    seconds = []
+    for _ in range(90):
+        clock.now += 1
+        seconds.append(meter.retry_after(19, minimum=1))
+    assert seconds == sorted(seconds)
+    assert seconds[-1] == 60
+
+
+@pytest.mark.parametrize(("interval", "minimum", "expected"), [(1e-6, 1, 1), (1e-6, 0, 1), (1e-6, 9, 9), (30, 1, 60)])
+def test_retry_after_is_between_a_second_and_a_minute(
+    clock: Clock, interval: float, minimum: int, expected: int
+) -> None:
+    meter = ThroughputMeter(clock)
+    count_departures(meter, clock, interval, 20)
+    assert meter.retry_after(10, minimum) == expected

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.batch_cost import by_length, encoding_cost, estimate_tokens
+from app.engine.batch_cost import encoding_cost, estimate_tokens, group_by_length
 
 LENGTHS = st.lists(st.integers(2, 48), max_size=9)
 
@@ -23,27 +23,27 @@ def every_cut(lengths: list[int], call: float) -> list[float]:
 
 
 @given(LENGTHS, st.sampled_from([0.0, 5.0, 25.0, 1e6]))
-def test_sentences_are_grouped_as_cheaply_as_can_be(lengths: list[int], call: float) -> None:
-    groups = by_length(lengths, call)
+def test_sentences_are_grouped_at_the_lowest_cost(lengths: list[int], call: float) -> None:
+    groups = group_by_length(lengths, call)
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     assert cost_of(groups, lengths, call) == encoding_cost(lengths, call) == min(every_cut(lengths, call), default=0)
 
 
-def test_a_long_sentence_is_not_the_short_ones_measure() -> None:
-    groups = by_length([4] * 31 + [48], call=25)
+def test_a_long_sentence_is_not_grouped_with_short_ones() -> None:
+    groups = group_by_length([4] * 31 + [48], call=25)
     assert [len(group) for group in groups] == [31, 1]
 
 
-def test_where_a_call_is_dear_there_is_one() -> None:
-    assert len(by_length([4] * 31 + [48], call=2_000)) == 1
+def test_expensive_calls_lead_to_one_group() -> None:
+    assert len(group_by_length([4] * 31 + [48], call=2_000)) == 1
 
 
-def test_nothing_costs_nothing() -> None:
-    assert (by_length([], 25), encoding_cost([], 25)) == ([], 0)
+def test_no_sentences_cost_nothing() -> None:
+    assert (group_by_length([], 25), encoding_cost([], 25)) == ([], 0)
 
 
 @pytest.mark.parametrize("text", ["", "a", "word " * 500, "x" * 10_000, "?" * 500, "12345 6,789", "日本語の文", "\n\n"])
-def test_an_estimate_is_of_at_least_the_frame_and_at_most_the_limit(text: str) -> None:
+def test_an_estimate_is_between_the_special_tokens_and_the_limit(text: str) -> None:
     assert 2 <= estimate_tokens(text, 48) <= 48
 
 

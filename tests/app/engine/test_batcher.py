@@ -3,133 +3,133 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.engine.errors import NotReady, QueueFull
-from tests.support.device import Doubler, ask, hold, until, wait_together, working
+from app.errors import NotReady, QueueFull
+from tests.support.device import Doubler, hold, run_job, until, wait_together, working
 
 pytestmark = pytest.mark.anyio
 
 
 def padded(jobs: Sequence[int]) -> float:
-    """As if a job were as many tokens as its number."""
+    """Cost of a padded batch whose jobs have as many tokens as their number."""
     return len(jobs) * max(jobs)
 
 
 async def test_every_job_gets_its_own_result() -> None:
     with working(Doubler()) as batcher:
-        assert await asyncio.gather(*(ask(batcher, job) for job in range(8))) == [2 * job for job in range(8)]
+        assert await asyncio.gather(*(run_job(batcher, job) for job in range(8))) == [2 * job for job in range(8)]
 
 
-async def test_what_waits_together_runs_together_up_to_the_largest_batch() -> None:
+async def test_waiting_jobs_run_together_up_to_the_maximum_batch() -> None:
     device = Doubler()
     with working(device) as batcher:
         await asyncio.gather(*await wait_together(batcher, device, range(1, 7)))
     assert device.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-async def test_a_batch_is_closed_by_the_job_that_would_make_it_cost_too_much() -> None:
+async def test_a_batch_ends_before_a_job_that_exceeds_its_budget() -> None:
     device = Doubler()
     with working(device, max_batch=8, cost=padded, budget=12) as batcher:
         await asyncio.gather(*await wait_together(batcher, device, [3, 4, 2, 2, 12, 1, 5]))
     assert device.batches == [[0], [3, 4, 2], [2], [12], [1, 5]]
 
 
-async def test_a_job_that_costs_more_than_a_batch_may_runs_alone_and_in_its_turn() -> None:
+async def test_a_job_over_the_budget_runs_alone_in_order() -> None:
     device = Doubler()
     with working(device, max_batch=8, cost=padded, budget=12) as batcher:
         await asyncio.gather(*await wait_together(batcher, device, [1, 99, 1, 1]))
     assert device.batches == [[0], [1], [99], [1, 1]]
 
 
-async def test_jobs_leave_in_the_order_they_came_whatever_they_cost() -> None:
+async def test_jobs_run_in_order_of_arrival_whatever_they_cost() -> None:
     device, jobs = Doubler(), [7, 1, 1, 9, 1, 30, 1, 1, 1, 8, 2, 2]
     with working(device, capacity=20, max_batch=3, cost=padded, budget=10) as batcher:
         await asyncio.gather(*await wait_together(batcher, device, jobs))
     assert [job for batch in device.batches for job in batch] == [0, *jobs]
 
 
-async def test_jobs_that_do_not_belong_together_run_apart_and_in_their_turn() -> None:
+async def test_jobs_that_cannot_run_together_run_separately_in_order() -> None:
     device = Doubler()
     with working(device, together=lambda first, other: first % 2 == other % 2) as batcher:
         await asyncio.gather(*await wait_together(batcher, device, [1, 3, 2, 4, 5]))
     assert device.batches == [[0], [1, 3], [2, 4], [5]]
 
 
-async def test_a_delay_holds_a_batch_back_for_company() -> None:
+async def test_a_delay_lets_a_batch_wait_for_more_jobs() -> None:
     device = Doubler()
     with working(device, delay=5.0, max_batch=2) as batcher:
-        first = asyncio.create_task(ask(batcher, 1))
+        first = asyncio.create_task(run_job(batcher, 1))
         await asyncio.sleep(0.05)
         assert device.batches == []
-        assert list(await asyncio.gather(first, ask(batcher, 2))) == [2, 4]
+        assert list(await asyncio.gather(first, run_job(batcher, 2))) == [2, 4]
     assert device.batches == [[1, 2]]
 
 
-async def test_a_batch_held_back_is_let_go_once_no_more_fits() -> None:
+async def test_a_delayed_batch_runs_once_the_next_job_does_not_fit() -> None:
     device = Doubler()
     with working(device, delay=60.0, max_batch=8, cost=padded, budget=12) as batcher:
-        first = asyncio.create_task(ask(batcher, 6))
+        first = asyncio.create_task(run_job(batcher, 6))
         await until(lambda: batcher.depth == 1)
-        second = asyncio.create_task(ask(batcher, 9))
+        second = asyncio.create_task(run_job(batcher, 9))
         assert await first == 12
         assert device.batches == [[6]]
         second.cancel()
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+async def test_a_full_queue_refuses_with_retry_after() -> None:
     device = Doubler()
     with working(device, capacity=2, retry_after=7) as batcher:
         held = await hold(batcher, device)
-        waiting = [asyncio.create_task(ask(batcher, job)) for job in (1, 2)]
+        waiting = [asyncio.create_task(run_job(batcher, job)) for job in (1, 2)]
         await until(lambda: batcher.depth == 2)
         with pytest.raises(QueueFull) as refusal:
-            await ask(batcher, 3)
+            await run_job(batcher, 3)
         assert refusal.value.retry_after == 7
         device.free.set()
         assert await asyncio.gather(held, *waiting) == [0, 2, 4]
-        assert await ask(batcher, 3) == 6
+        assert await run_job(batcher, 3) == 6
         assert batcher.depth == 0
 
 
-async def test_a_place_counts_before_its_job_is_submitted() -> None:
+async def test_a_ticket_counts_before_its_job_is_submitted() -> None:
     with working(Doubler(), capacity=1) as batcher:
-        with batcher.place():
+        with batcher.reserve():
             assert batcher.depth == 1
             with pytest.raises(QueueFull):
-                await ask(batcher, 1)
-            with batcher.place(extra=True):
+                await run_job(batcher, 1)
+            with batcher.reserve(extra=True):
                 assert batcher.depth == 2
-        assert await ask(batcher, 1) == 2
+        assert await run_job(batcher, 1) == 2
 
 
-async def test_a_client_that_left_while_waiting_is_dropped_before_the_forward_pass() -> None:
+async def test_a_cancelled_job_is_dropped_before_it_runs() -> None:
     device = Doubler()
     with working(device) as batcher:
         held = await hold(batcher, device)
-        gone, stays = (asyncio.create_task(ask(batcher, job)) for job in (1, 2))
+        cancelled, stays = (asyncio.create_task(run_job(batcher, job)) for job in (1, 2))
         await until(lambda: batcher.depth == 2)
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
         assert batcher.depth == 1
         device.free.set()
         assert list(await asyncio.gather(held, stays)) == [0, 4]
     assert device.batches == [[0], [2]]
 
 
-async def test_stopping_finishes_what_was_accepted_and_takes_nothing_more() -> None:
+async def test_stopping_finishes_accepted_jobs_and_refuses_new_ones() -> None:
     device = Doubler()
     with working(device) as batcher:
         held = await hold(batcher, device)
-        accepted = asyncio.create_task(ask(batcher, 1))
+        accepted = asyncio.create_task(run_job(batcher, 1))
         await until(lambda: batcher.depth == 1)
         stopped = asyncio.create_task(asyncio.to_thread(batcher.stop, 10))
         await until(lambda: batcher.stopping)
         with pytest.raises(NotReady):
-            await ask(batcher, 2)
+            await run_job(batcher, 2)
         device.free.set()
         assert list(await asyncio.gather(held, accepted, stopped)) == [0, 2, True]
 
 
-async def test_an_idle_worker_keeps_giving_signs_of_life_and_a_stuck_one_does_not() -> None:
+async def test_an_idle_worker_has_heartbeats_and_a_stuck_one_has_none() -> None:
     device = Doubler()
     with working(device) as batcher:
         await asyncio.sleep(1.2)
@@ -141,9 +141,9 @@ async def test_an_idle_worker_keeps_giving_signs_of_life_and_a_stuck_one_does_no
         await held
 
 
-async def test_a_worker_that_holds_a_batch_back_gives_signs_of_life() -> None:
+async def test_a_worker_that_delays_a_batch_has_heartbeats() -> None:
     with working(Doubler(), delay=60.0) as batcher:
-        waiting = asyncio.create_task(ask(batcher, 1))
+        waiting = asyncio.create_task(run_job(batcher, 1))
         await asyncio.sleep(1.2)
         assert batcher.silence < 1.0
         assert not waiting.done()

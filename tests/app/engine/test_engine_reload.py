@@ -3,26 +3,27 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
+from pydantic.types import StringConstraints
 
-from app.engine.engine import Engine
-from app.engine.errors import NotReady, ReloadRefused, ReloadUnderway
+from app.engine.engine import WEIGHTS_NAME, Engine, weights_folder
 from app.engine.lifecycle import Phase
 from app.engine.predictor import Options, Predictor
+from app.errors import NotReady, ReloadRefused, ReloadUnderway
 from app.settings import Settings
 from app.uploads.form import RawForm
+from model.errors import CheckpointError
 from tests.support.checkpoints import altered, like, mismatched, scaled
 from tests.support.device import until
 from tests.support.service import reach
 
-pytestmark = pytest.mark.anyio
-
 
 @pytest.fixture
 def root(tiny_weights: Path, tmp_path: Path) -> Path:
-    """A folder of weights folders; `one` is served."""
+    """A folder of weights folders; `one` is being served."""
     shutil.copytree(tiny_weights, tmp_path / "weights" / "one")
     return tmp_path / "weights"
 
@@ -38,35 +39,37 @@ async def running(root: Path, **settings: Any) -> AsyncIterator[Engine]:
         await engine.stop()
 
 
-async def version_of_an_answer(engine: Engine) -> str:
+async def served_version(engine: Engine) -> str:
     return (await engine.answer(RawForm(text=b"Hello."), Options())).checkpoint.version
 
 
-async def test_new_weights_are_served_once_they_are_warm(root: Path) -> None:
+@pytest.mark.anyio
+async def test_new_weights_are_served_after_their_warm_up(root: Path) -> None:
     new_version = like(root / "one", root / "two", scaled(0.9))
     async with running(root) as engine:
         before = engine.checkpoint
-        assert await version_of_an_answer(engine) == before.version
+        assert await served_version(engine) == before.version
         old, new = await engine.reload("two")
         assert (old.version, new.version) == (before.version, new_version)
         assert engine.checkpoint is new
-        assert await version_of_an_answer(engine) == new_version
+        assert await served_version(engine) == new_version
         assert engine.predictor is not None
         engine.predictor.check()
         assert not engine.reloading
 
 
-async def test_without_a_name_the_configured_folder_is_read_again(root: Path) -> None:
+@pytest.mark.anyio
+async def test_without_a_name_the_configured_folder_is_reloaded(root: Path) -> None:
     async with running(root) as engine:
         new_version = like(root / "one", root / "next", scaled(0.9))
         shutil.rmtree(root / "one")
         (root / "next").rename(root / "one")
         assert (await engine.reload())[1].version == new_version
-        assert await version_of_an_answer(engine) == new_version
+        assert await served_version(engine) == new_version
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("damage", "reason"),
     [
         (lambda one, bad: None, "no weights folder 'bad'"),
         (lambda one, bad: bad.mkdir(), "is not a weights folder"),
@@ -77,10 +80,11 @@ async def test_without_a_name_the_configured_folder_is_read_again(root: Path) ->
     ],
     ids=["missing", "empty", "config altered", "weights altered", "wrong config", "not a number"],
 )
-async def test_a_bad_folder_is_refused_and_the_old_weights_serve_on(
-    root: Path, spoil: Callable[[Path, Path], object], reason: str
+@pytest.mark.anyio
+async def test_a_bad_folder_is_refused_and_the_old_weights_stay(
+    root: Path, damage: Callable[[Path, Path], object], reason: str
 ) -> None:
-    spoil(root / "one", root / "bad")
+    damage(root / "one", root / "bad")
     async with running(root) as engine:
         before = engine.checkpoint
         with pytest.raises(ReloadRefused, match=reason):
@@ -89,11 +93,12 @@ async def test_a_bad_folder_is_refused_and_the_old_weights_serve_on(
         assert engine.lifecycle.phase is Phase.READY
         assert engine.batcher.alive
         assert not engine.reloading
-        assert await version_of_an_answer(engine) == before.version
-        assert await engine.reload("one")  # and the next attempt is not in its way
+        assert await served_version(engine) == before.version
+        assert await engine.reload("one")  # the next attempt is not blocked
 
 
-async def test_weights_for_which_there_is_no_memory_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.anyio
+async def test_weights_that_do_not_fit_in_memory_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(root) as engine:
 
         def too_large(weights: Path, device: str, threads: int) -> Predictor:
@@ -107,7 +112,8 @@ async def test_weights_for_which_there_is_no_memory_are_refused(root: Path, monk
         assert engine.lifecycle.ready
 
 
-async def test_two_reloads_do_not_run_at_once(root: Path) -> None:
+@pytest.mark.anyio
+async def test_two_reloads_do_not_run_at_the_same_time(root: Path) -> None:
     async with running(root) as engine:
         first = asyncio.create_task(engine.reload())
         await until(lambda: engine.reloading)
@@ -117,17 +123,19 @@ async def test_two_reloads_do_not_run_at_once(root: Path) -> None:
         await engine.reload()
 
 
-async def test_a_service_that_is_not_ready_reloads_nothing(root: Path) -> None:
+@pytest.mark.anyio
+async def test_a_service_that_is_not_ready_refuses_a_reload(root: Path) -> None:
     engine = Engine(Settings(weights=root / "one", device="cpu"))
     with pytest.raises(NotReady):
         await engine.reload()
 
 
-async def test_a_request_is_decided_by_the_weights_it_was_prepared_for(
+@pytest.mark.anyio
+async def test_a_request_is_decided_by_the_weights_it_was_prepared_with(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A request waits for company for two seconds; weights are replaced meanwhile, which needs no more than that where
-    # no warm-up waits for company as well.
+    # The batch is delayed for two seconds, and the weights are replaced meanwhile. The warm-up is skipped, since its
+    # batches would be delayed too.
     new_version = like(root / "one", root / "two", scaled(0.9))
     batches: list[set[str]] = []
     async with running(root) as engine:
@@ -137,11 +145,11 @@ async def test_a_request_is_decided_by_the_weights_it_was_prepared_for(
         old_version = engine.checkpoint.version
         monkeypatch.setattr("app.engine.engine.warm_up", lambda *_: asyncio.sleep(0))
         engine.batcher.delay = 2.0
-        waiting = asyncio.create_task(version_of_an_answer(engine))
+        waiting = asyncio.create_task(served_version(engine))
         await until(lambda: engine.batcher.depth == 1)
         await engine.reload("two")
         assert not batches
-        later = asyncio.create_task(version_of_an_answer(engine))
+        later = asyncio.create_task(served_version(engine))
         assert await waiting == old_version
         assert await later == new_version
     assert all(len(versions) == 1 for versions in batches)
@@ -149,8 +157,64 @@ async def test_a_request_is_decided_by_the_weights_it_was_prepared_for(
     assert {new_version} in batches
 
 
-async def test_a_reload_goes_through_while_the_queue_is_full(root: Path) -> None:
+@pytest.mark.anyio
+async def test_a_reload_succeeds_while_the_queue_is_full(root: Path) -> None:
     async with running(root, queue_size=1) as engine:
-        with engine.batcher.place():
+        with engine.batcher.reserve():
             await engine.reload()
         assert engine.batcher.depth == 0
+
+
+# ---- names of weights folders ----------------------------------------------------------------------------------------
+
+
+NAME_TYPE = TypeAdapter(Annotated[str, StringConstraints(pattern=WEIGHTS_NAME)])
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    for name in ("weights/one", "weights/two", "elsewhere", "weights/one/inner"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "weights" / "file").write_text("not a folder")
+    (tmp_path / "weights" / "way-out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "weights" / "latest").symlink_to(tmp_path / "weights" / "two")
+    return tmp_path / "weights"
+
+
+def test_without_a_name_the_configured_folder_is_used(folders: Path) -> None:
+    assert weights_folder(Settings(weights=folders / "one"), None) == folders / "one"
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_name_is_a_folder_beside_the_configured_one(folders: Path, name: str) -> None:
+    assert weights_folder(Settings(weights=folders / "one"), name) == folders / name
+
+
+def test_a_link_to_a_folder_beside_it_is_followed(folders: Path) -> None:
+    assert weights_folder(Settings(weights=folders / "one"), "latest") == folders / "two"
+
+
+def test_the_root_of_the_folders_can_be_set(folders: Path, tmp_path: Path) -> None:
+    assert (
+        weights_folder(Settings(weights=folders / "one", weights_root=tmp_path), "elsewhere") == tmp_path / "elsewhere"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nowhere", "file", "way-out", "..", ".", "../elsewhere", "one/../../elsewhere", "one/inner", "/tmp", ""],
+)
+def test_no_other_folder_is_accepted(folders: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match="no weights folder"):
+        weights_folder(Settings(weights=folders / "one"), name)
+
+
+@pytest.mark.parametrize("name", ["a", "default", "v1.2_b-3", "A" * 128])
+def test_a_plain_folder_name_is_valid(name: str) -> None:
+    assert NAME_TYPE.validate_python(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a\\b", "a\0", "a\n", "ä", "-rf", "A" * 129, "a b"])
+def test_a_path_is_not_a_valid_name(name: str) -> None:
+    with pytest.raises(ValidationError):
+        NAME_TYPE.validate_python(name)

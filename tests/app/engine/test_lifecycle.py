@@ -1,10 +1,10 @@
 import pytest
 
-from app.engine.errors import DeviceLost, NotReady
 from app.engine.lifecycle import Lifecycle, Phase
+from app.errors import DeviceLost, NotReady
 
 
-def test_life_goes_forward_only() -> None:
+def test_phases_only_advance() -> None:
     lifecycle = Lifecycle()
     phases = [Phase.WARMING, Phase.READY, Phase.LEAVING, Phase.DRAINING]
     assert [lifecycle.advance(phase) for phase in phases] == [True] * 4
@@ -12,7 +12,7 @@ def test_life_goes_forward_only() -> None:
     assert lifecycle.phase is Phase.DRAINING
 
 
-def test_told_to_leave_while_starting_it_never_becomes_ready() -> None:
+def test_a_service_leaving_while_starting_never_becomes_ready() -> None:
     lifecycle = Lifecycle()
     assert lifecycle.advance(Phase.LEAVING)
     assert not lifecycle.advance(Phase.READY)
@@ -29,7 +29,7 @@ def test_told_to_leave_while_starting_it_never_becomes_ready() -> None:
         (Phase.DRAINING, False, False),
     ],
 )
-def test_each_phase_knows_whether_it_takes_requests(phase: Phase, ready: bool, admits: bool) -> None:
+def test_each_phase_admits_or_refuses_requests(phase: Phase, ready: bool, admits: bool) -> None:
     lifecycle = Lifecycle()
     lifecycle.advance(phase)
     assert lifecycle.ready is ready
@@ -41,12 +41,12 @@ def test_each_phase_knows_whether_it_takes_requests(phase: Phase, ready: bool, a
         assert refusal.value.retry_after == 3
 
 
-def test_failure_is_final_told_once_and_keeps_its_first_reason() -> None:
-    told: list[str] = []
-    lifecycle = Lifecycle(on_failure=lambda: told.append("failed"))
+def test_a_failure_is_final_and_reported_once() -> None:
+    failures: list[str] = []
+    lifecycle = Lifecycle(on_failure=lambda: failures.append("failed"))
     lifecycle.fail("the weights are altered")
     lifecycle.fail("something later")
-    assert told == ["failed"]
+    assert failures == ["failed"]
     assert lifecycle.reason == "the weights are altered"
     assert not lifecycle.advance(Phase.DRAINING)
     with pytest.raises(DeviceLost):

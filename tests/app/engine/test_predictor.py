@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from app.engine.errors import NothingUsable
-from app.engine.predictor import Inputs, Options, Predictor, short_of_memory
-from model.errors import CheckpointError, ConfigError, EmptyModality
+from app.engine.predictor import Options, Predictor, PreparedRequest, is_out_of_memory
+from model.errors import CheckpointError, ConfigError
 from model.features.audio.loading import Sound
+from model.features.audio.raw_features import extract_voice
 from model.features.visual.openface import FaceTrack
 from model.modality import SUBSETS, Modality, ModalitySet
 from model.pipeline import Pipeline
@@ -38,7 +38,7 @@ def track() -> FaceTrack:
 
 @dataclass
 class SpeechWith:
-    """Gives every sound the same probability of being speech."""
+    """Reports the same probability of speech for every sound."""
 
     probability: float | None
 
@@ -46,17 +46,32 @@ class SpeechWith:
         return self.probability
 
 
-def inputs(subset: ModalitySet, explain: bool = False) -> Inputs:
-    return Inputs(
-        text="What a lovely surprise!" if T in subset else None,
-        sound=sound() if A in subset else None,
-        track=track() if V in subset else None,
-        options=Options(explain),
-    )
+def prepare(
+    predictor: Predictor,
+    text: str | None = None,
+    sound: Sound | None = None,
+    track: FaceTrack | None = None,
+    options: Options | None = None,
+) -> PreparedRequest:
+    request = PreparedRequest(predictor, options or Options())
+    if text is not None:
+        request.add_text(text)
+    if sound is not None:
+        config = predictor.pipeline.config.audio
+        request.add_audio(extract_voice(sound.waveform, channel=sound.channel, **config.model_dump()))
+    if track is not None:
+        request.add_visual(track)
+    return request
 
 
-def test_a_batch_of_every_subset_explained_or_not_is_answered_in_order_and_as_alone(predictor: Predictor) -> None:
-    batch = [predictor.prepare(inputs(subset, explain)) for subset in SUBSETS for explain in (False, True)]
+def prepare_subset(predictor: Predictor, subset: ModalitySet, explain: bool = False) -> PreparedRequest:
+    text = "What a lovely surprise!" if T in subset else None
+    options = Options(explain)
+    return prepare(predictor, text, sound() if A in subset else None, track() if V in subset else None, options)
+
+
+def test_a_mixed_batch_gives_the_results_of_single_requests_in_order(predictor: Predictor) -> None:
+    batch = [prepare_subset(predictor, subset, explain) for subset in SUBSETS for explain in (False, True)]
     outcomes = predictor.decide(batch)
     for prepared, outcome in zip(batch, outcomes, strict=True):
         (alone,) = predictor.decide([prepared])
@@ -67,26 +82,13 @@ def test_a_batch_of_every_subset_explained_or_not_is_answered_in_order_and_as_al
 
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
 def test_presence_is_what_was_given(predictor: Predictor, subset: ModalitySet) -> None:
-    assert predictor.prepare(inputs(subset)).presence == subset
+    assert prepare_subset(predictor, subset).presence == subset
 
 
-def test_silence_counts_as_missing_with_its_reason(predictor: Predictor) -> None:
-    prepared = predictor.prepare(Inputs(text="Hello.", sound=sound(level=0.0)))
-    assert prepared.presence == ModalitySet.of(T)
-    assert prepared.empty[A].reason == "silent"
-    assert prepared.audio is None
-
-
-def test_an_answer_can_say_which_channel_was_heard_and_how_much_of_it(predictor: Predictor) -> None:
-    prepared = predictor.prepare(Inputs(sound=replace(sound(), channel=1)))
+def test_audio_features_have_their_duration_and_channel(predictor: Predictor) -> None:
+    prepared = prepare(predictor, sound=replace(sound(), channel=1))
     assert prepared.audio is not None
     assert (prepared.audio.seconds, prepared.audio.spoken, prepared.audio.channel) == (1.0, 1.0, 1)
-
-
-def test_what_was_empty_before_stays_missing(predictor: Predictor) -> None:
-    nobody = EmptyModality(V, "no_face", "nobody in it")
-    prepared = predictor.prepare(Inputs(text="Hello.", empty={V: nobody}))
-    assert prepared.empty == {V: nobody}
 
 
 @pytest.mark.parametrize(
@@ -99,77 +101,71 @@ def test_what_was_empty_before_stays_missing(predictor: Predictor) -> None:
         ("Xylophone!", set(), None),
     ],
 )
-def test_a_text_that_is_not_english_or_no_words_is_doubtful(
+def test_a_text_without_english_words_is_doubtful(
     predictor: Predictor, text: str, doubtful: set[Modality], language: str | None
 ) -> None:
-    prepared = predictor.prepare(Inputs(text=text, track=track()))
+    prepared = prepare(predictor, text, track=track())
     assert prepared.doubtful == doubtful
     assert prepared.check is not None
     assert language in {None, prepared.check.language}
 
 
-def test_what_is_not_there_is_not_doubtful(predictor: Predictor) -> None:
-    assert predictor.prepare(inputs(V_ONLY)).doubtful == set()
-    assert predictor.prepare(inputs(V_ONLY)).check is None
+def test_a_missing_modality_is_not_doubtful(predictor: Predictor) -> None:
+    assert prepare_subset(predictor, V_ONLY).doubtful == set()
+    assert prepare_subset(predictor, V_ONLY).check is None
 
 
 def test_a_face_without_any_action_unit_is_doubtful(predictor: Predictor) -> None:
-    prepared = predictor.prepare(Inputs(track=replace(track(), all_zero=True)))
+    prepared = prepare(predictor, track=replace(track(), all_zero=True))
     assert prepared.doubtful == {V}
     (outcome,) = predictor.decide([prepared])
     assert outcome.decision.probabilities == pytest.approx([1 / 3] * 3)
 
 
 @pytest.mark.parametrize(("probability", "doubtful"), [(None, set()), (0.5, set()), (0.49, {A}), (0.02, {A})])
-def test_a_sound_that_is_likely_no_speech_is_doubtful(
+def test_a_sound_that_is_likely_not_speech_is_doubtful(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch, probability: float | None, doubtful: set[Modality]
 ) -> None:
     monkeypatch.setattr(predictor.pipeline.extractor, "reliability", SpeechWith(probability))
-    prepared = predictor.prepare(Inputs(text="Hello there.", sound=sound()))
+    prepared = prepare(predictor, "Hello there.", sound())
     assert prepared.doubtful == doubtful
     assert prepared.audio is not None
     assert prepared.audio.speech == probability
 
 
-def test_a_sound_that_is_surely_no_speech_counts_as_missing_unless_any_sound_will_do(
+def test_a_sound_without_speech_is_missing_unless_any_sound_is_accepted(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictor.pipeline.extractor, "reliability", SpeechWith(0.019))
-    prepared = predictor.prepare(Inputs(text="Hello there.", sound=sound()))
+    prepared = prepare(predictor, "Hello there.", sound())
     assert (prepared.audio, prepared.empty[A].reason) == (None, "no_speech")
-    taken = predictor.prepare(Inputs(sound=sound(), options=Options(any_sound=True)))
+    taken = prepare(predictor, sound=sound(), options=Options(any_sound=True))
     assert taken.presence == ModalitySet.of(A)
 
 
-def test_each_request_of_a_batch_has_its_own_doubts_and_threshold(predictor: Predictor) -> None:
+def test_each_request_of_a_batch_has_its_own_threshold(predictor: Predictor) -> None:
     texts = ("What a lovely surprise!", "Je ne sais pas pourquoi il est parti si vite.")
-    batch = [predictor.prepare(Inputs(text, options=Options(threshold=t))) for text in texts for t in (0.0, 1.0, None)]
+    batch = [prepare(predictor, text, options=Options(threshold=t)) for text in texts for t in (0.0, 1.0, None)]
     decisions = [outcome.decision for outcome in predictor.decide(batch)]
     assert [decision.threshold for decision in decisions] == [0.0, 1.0, 0.5, 0.0, 1.0, 0.5]
     assert [bool(decision.key_modalities) for decision in decisions[:2]] == [True, False]
     assert [decision.familiarity[T] for decision in decisions] == [1, 1, 1, 0, 0, 0]
 
 
-def test_nothing_usable_is_an_error_that_names_every_empty_modality(predictor: Predictor) -> None:
-    with pytest.raises(NothingUsable) as refusal:
-        predictor.prepare(Inputs(sound=sound(level=0.0), empty={V: EmptyModality(V, "no_face", "nobody in it")}))
-    assert set(refusal.value.empty) == {A, V}
-
-
-def test_the_check_runs_what_is_known_to_work_and_shows_when_it_no_longer_does(tiny_weights: Path) -> None:
+def test_the_check_fails_once_known_good_requests_fail(tiny_weights: Path) -> None:
     broken = Predictor.load(tiny_weights, "cpu")
-    broken.remember([broken.prepare(inputs(subset)) for subset in SUBSETS])
+    broken.known_good = [prepare_subset(broken, subset) for subset in SUBSETS]
     broken.check()
-    broken.pipeline.checkpoint.network.to("meta")  # weights without numbers: a device that lost its memory
+    broken.pipeline.checkpoint.network.to("meta")  # parameters without data, as on a lost device
     with pytest.raises(RuntimeError):
         broken.check()
 
 
-def test_the_device_is_told_and_a_cpu_has_no_memory_of_its_own(predictor: Predictor) -> None:
+def test_a_cpu_reports_no_device_memory(predictor: Predictor) -> None:
     assert (predictor.device, predictor.device_memory()) == ("cpu", 0)
 
 
-def test_a_device_that_is_not_there_is_a_config_error(tiny_weights: Path) -> None:
+def test_an_unknown_device_is_a_config_error(tiny_weights: Path) -> None:
     with pytest.raises(ConfigError, match="abacus"):
         Predictor.load(tiny_weights, "abacus")
 
@@ -179,8 +175,8 @@ def test_a_folder_without_weights_is_a_checkpoint_error(tmp_path: Path) -> None:
         Predictor.load(tmp_path, "cpu")
 
 
-def test_what_is_prepared_holds_no_frames_and_knows_whose_it_is(predictor: Predictor) -> None:
-    prepared = predictor.prepare(inputs(SUBSETS[0]))
+def test_a_prepared_request_holds_no_frames(predictor: Predictor) -> None:
+    prepared = prepare_subset(predictor, SUBSETS[0])
     assert prepared.predictor is predictor
     assert prepared.track is not None
     assert prepared.track.values.size == 0
@@ -188,9 +184,9 @@ def test_what_is_prepared_holds_no_frames_and_knows_whose_it_is(predictor: Predi
     assert prepared.tokens == 7  # [CLS] What a lovely surprise ! [SEP]
 
 
-def test_sentences_of_any_length_are_answered_in_order_and_as_alone(predictor: Predictor) -> None:
+def test_sentences_of_any_length_are_answered_in_order(predictor: Predictor) -> None:
     sentences = ["Fine.", "word " * 200, "What a lovely day it is!", "No", "a b c d e f g h " * 3, "x" * 300, "Yes."]
-    batch = [predictor.prepare(Inputs(text=sentence)) for sentence in sentences]
+    batch = [prepare(predictor, sentence) for sentence in sentences]
     for prepared, outcome in zip(batch, predictor.decide(batch), strict=True):
         (alone,) = predictor.decide([prepared])
         assert outcome.decision.probabilities == pytest.approx(alone.decision.probabilities, abs=1e-4)
@@ -199,27 +195,27 @@ def test_sentences_of_any_length_are_answered_in_order_and_as_alone(predictor: P
         assert outcome.text.tokens == alone.text.tokens
 
 
-def test_a_batch_costs_what_its_sentences_take_when_grouped(predictor: Predictor) -> None:
-    short, long, mute = (predictor.prepare(given) for given in (Inputs("Fine."), Inputs("word " * 60), inputs(V_ONLY)))
-    explained = predictor.prepare(Inputs("Fine.", options=Options(explain=True)))
+def test_the_cost_of_a_batch_follows_its_grouped_sentences(predictor: Predictor) -> None:
+    short, long = (prepare(predictor, text) for text in ("Fine.", "word " * 60))
+    mute, explained = prepare_subset(predictor, V_ONLY), prepare(predictor, "Fine.", options=Options(explain=True))
     alone, many = predictor.cost([short]), predictor.cost([short] * 20)
     assert many < 20 * alone
     assert predictor.cost([mute]) < alone < predictor.cost([explained]) < predictor.cost([long])
-    # One long sentence among short ones costs itself, and not its length for each of them.
+    # A long sentence does not add its length as padding to each of the short ones.
     assert predictor.cost([*[short] * 20, long]) <= many + predictor.cost([long])
     assert predictor.cost([long] * 9) <= predictor.rates.budget < predictor.cost([long] * 11)
 
 
-def test_splitting_a_very_long_text_into_tokens_counts_too(predictor: Predictor) -> None:
-    long, longest = (predictor.prepare(Inputs("word " * count)) for count in (60, 13_000))
+def test_the_cost_includes_tokenising_a_very_long_text(predictor: Predictor) -> None:
+    long, longest = (prepare(predictor, "word " * count) for count in (60, 13_000))
     assert predictor.cost([longest]) > 2 * predictor.cost([long])
 
 
-def test_answers_that_are_no_numbers_are_an_error(tiny_weights: Path, tmp_path: Path) -> None:
+def test_probabilities_that_are_not_finite_are_an_error(tiny_weights: Path, tmp_path: Path) -> None:
     like(tiny_weights, tmp_path / "nan", scaled(float("nan")))
     nan = Predictor.load(tmp_path / "nan", "cpu")
     with pytest.raises(ArithmeticError):
-        nan.decide([nan.prepare(Inputs("Hello."))])
+        nan.decide([prepare(nan, "Hello.")])
 
 
 @pytest.mark.parametrize(
@@ -231,17 +227,17 @@ def test_answers_that_are_no_numbers_are_an_error(tiny_weights: Path, tmp_path: 
         (ArithmeticError("the probabilities are not finite"), False),
     ],
 )
-def test_running_out_of_memory_is_told_from_other_failures(error: Exception, short: bool) -> None:
-    assert short_of_memory(error) is short
+def test_lack_of_memory_is_distinguished_from_other_errors(error: Exception, short: bool) -> None:
+    assert is_out_of_memory(error) is short
 
 
-def test_running_out_of_the_machines_memory_is_told_too() -> None:
+def test_lack_of_host_memory_is_recognised() -> None:
     with pytest.raises(RuntimeError) as failure:
         torch.empty(2**60)
-    assert short_of_memory(failure.value)
+    assert is_out_of_memory(failure.value)
 
 
-def test_passes_are_recorded_before_anything_is_served(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_graphs_are_recorded_on_load(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded: list[Pipeline] = []
 
     def record(pipeline: Pipeline) -> None:

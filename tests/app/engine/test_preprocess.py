@@ -1,142 +1,137 @@
 import asyncio
 import gc
+import io
 import threading
 import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
 
-from app.decoding.openface import decode_openface
-from app.engine import preprocess as digest
+from app.decoding.parts import PoolDecoders
 from app.engine.engine import Engine
-from app.engine.errors import NothingUsable
 from app.engine.lifecycle import Phase
-from app.engine.predictor import Heard, Options, Predictor, Seen
+from app.engine.predictor import Options, PreparedRequest
 from app.engine.warmup import still_face, tone
+from app.errors import NothingUsable
 from app.settings import Settings
 from app.uploads.form import RawForm
+from model.config import VisualConfig
 from model.features.audio.raw_features import Voice
 from model.features.visual.openface import ACTION_UNIT_COLUMNS, FaceTrack
-from model.modality import Modality
+from model.modality import Modality, ModalitySet
+from tests.support.device import until
 from tests.support.service import reach
 from tests.support.sound import encode
 
 pytestmark = pytest.mark.anyio
 T, A, V = Modality
 
+SILENCE = encode(np.zeros(16_000, dtype=np.float32), "wav")
+
+
+@asynccontextmanager
+async def running(weights: Path, **settings: Any) -> AsyncIterator[Engine]:
+    engine = Engine(Settings(weights=weights, device="cpu", **settings))
+    engine.start()
+    await reach(engine, Phase.READY)
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
 
 def form() -> RawForm:
-    made = RawForm(text=b"Hello.")
-    audio, openface = made.open("audio", 2**20), made.open("openface", 2**20)
-    for file, content in ((audio, tone()), (openface, still_face(ACTION_UNIT_COLUMNS))):
-        file.write(content)
-        file.seek(0)
-    return made
+    return RawForm(b"Hello.", io.BytesIO(tone()), io.BytesIO(still_face(ACTION_UNIT_COLUMNS)))
 
 
-async def test_while_a_request_waits_nothing_is_left_of_its_upload(
+def watch(monkeypatch: pytest.MonkeyPatch, method: str, before: Callable[[Any], None]) -> None:
+    """Call `before` with the content that a `PreparedRequest` is given."""
+    real = getattr(PreparedRequest, method)
+
+    def watched(self: PreparedRequest, content: Voice | FaceTrack) -> None:
+        before(content)
+        real(self, content)
+
+    monkeypatch.setattr(PreparedRequest, method, watched)
+
+
+async def test_a_waiting_request_holds_nothing_of_its_upload(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded: list[weakref.ref[object]] = []
-    hear, see = Predictor.audio_features, Predictor.visual_features
-
-    def watched_hear(self: Predictor, voice: Voice, *, any_sound: bool) -> Heard:
-        decoded.append(weakref.ref(voice.features))
-        return hear(self, voice, any_sound=any_sound)
-
-    def watched_see(self: Predictor, track: FaceTrack) -> Seen:
-        decoded.append(weakref.ref(track.values))
-        return see(self, track)
-
-    engine = Engine(Settings(weights=tiny_weights, device="cpu"))
-    engine.start()
-    await reach(engine, Phase.READY)
-    monkeypatch.setattr(Predictor, "audio_features", watched_hear)
-    monkeypatch.setattr(Predictor, "visual_features", watched_see)
-    engine.batcher.delay = 60.0
-    sent = form()
-    files = [sent.audio, sent.openface]
-    waiting = asyncio.create_task(engine.answer(sent, Options()))
-    for _ in range(2000):
-        if len(decoded) == 2 and engine.batcher._waiting:
-            break
-        await asyncio.sleep(0.005)
-    assert len(decoded) == 2
-    gc.collect()
-    assert all(file is not None and file.closed for file in files)
-    assert [content() for content in decoded] == [None, None]
-    assert engine.batcher._waiting[0].job.track is not None
-    assert engine.batcher._waiting[0].job.track.values.size == 0
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    await engine.stop()
+    arrays: list[weakref.ref[object]] = []
+    async with running(tiny_weights) as engine:
+        watch(monkeypatch, "add_audio", lambda voice: arrays.append(weakref.ref(voice.features)))
+        watch(monkeypatch, "add_visual", lambda track: arrays.append(weakref.ref(track.values)))
+        engine.batcher.delay = 60.0
+        sent = form()
+        waiting = asyncio.create_task(engine.answer(sent, Options()))
+        await until(lambda: len(arrays) == 2 and bool(engine.batcher._waiting))
+        gc.collect()
+        assert all(file is not None and file.closed for file in (sent.audio, sent.openface))
+        assert [array() for array in arrays] == [None, None]
+        track = engine.batcher._waiting[0].job.track
+        assert track is not None
+        assert track.values.size == 0
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def test_only_so_many_requests_hold_decoded_content(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(Settings(weights=tiny_weights, device="cpu", decode_workers=1, feature_threads=1))
-    engine.start()
-    await reach(engine, Phase.READY)
-    going, most = 0, 0
-    real = engine._digestion._describe
-
-    async def describe(*args: Any) -> Any:
-        nonlocal going, most
-        going += 1
-        most = max(most, going)
-        try:
-            return await real(*args)
-        finally:
-            await asyncio.sleep(0.02)
-            going -= 1
-
-    monkeypatch.setattr(engine._digestion, "_describe", describe)
-    replies = await asyncio.gather(*(engine.answer(form(), Options()) for _ in range(8)))
-    assert len(replies) == 8
-    assert most == 2
-    assert engine.batcher.depth == 0
-    await engine.stop()
-
-
-async def test_a_sound_is_described_while_the_face_is_still_being_decoded(
+async def test_the_number_of_requests_with_decoded_content_is_limited(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard = threading.Event()
-    hear = Predictor.audio_features
+    async with running(tiny_weights, decode_workers=1, feature_threads=1) as engine:
+        active, most = 0, 0
+        real = engine._preprocessor._add_files
 
-    def watched(self: Predictor, voice: Voice, *, any_sound: bool) -> Heard:
-        found = hear(self, voice, any_sound=any_sound)
-        heard.set()
-        return found
+        async def add_files(*args: Any) -> None:
+            nonlocal active, most
+            active += 1
+            most = max(most, active)
+            try:
+                await real(*args)
+            finally:
+                await asyncio.sleep(0.02)
+                active -= 1
 
-    async def late(*args: Any) -> FaceTrack:
-        assert await asyncio.to_thread(heard.wait, 30)
-        return await decode_openface(*args)
-
-    engine = Engine(Settings(weights=tiny_weights, device="cpu"))
-    engine.start()
-    await reach(engine, Phase.READY)
-    monkeypatch.setattr(Predictor, "audio_features", watched)
-    monkeypatch.setattr(digest, "decode_openface", late)
-    reply = await engine.answer(form(), Options())
-    assert len(reply.prepared.presence) == 3
-    await engine.stop()
+        monkeypatch.setattr(engine._preprocessor, "_add_files", add_files)
+        results = await asyncio.gather(*(engine.answer(form(), Options()) for _ in range(8)))
+        assert len(results) == 8
+        assert most == 2
+        assert engine.batcher.depth == 0
 
 
-async def test_parts_that_are_all_empty_are_named_together(tiny_weights: Path) -> None:
-    engine = Engine(Settings(weights=tiny_weights, device="cpu"))
-    engine.start()
-    await reach(engine, Phase.READY)
-    sent = RawForm()
-    nobody = still_face(ACTION_UNIT_COLUMNS).replace(b",0.98,1,", b",0.98,0,")
-    for file, content in (
-        (sent.open("audio", 2**20), encode(np.zeros(16_000, dtype=np.float32), "wav")),
-        (sent.open("openface", 2**20), nobody),
-    ):
-        file.write(content)
-        file.seek(0)
-    with pytest.raises(NothingUsable) as refusal:
-        await engine.answer(sent, Options())
-    assert {m: e.reason for m, e in refusal.value.empty.items()} == {A: "silent", V: "no_face"}
-    await engine.stop()
+async def test_audio_features_are_computed_while_the_face_is_being_decoded(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio_added = threading.Event()
+    decode = PoolDecoders.openface
+
+    async def wait_for_audio(self: PoolDecoders, file: IO[bytes], config: VisualConfig) -> FaceTrack:
+        assert await asyncio.to_thread(audio_added.wait, 30)
+        return await decode(self, file, config)
+
+    async with running(tiny_weights) as engine:
+        watch(monkeypatch, "add_audio", lambda _: audio_added.set())
+        monkeypatch.setattr(PoolDecoders, "openface", wait_for_audio)
+        result = await engine.answer(form(), Options())
+        assert len(result.request.presence) == 3
+
+
+async def test_a_silent_sound_counts_as_missing(tiny_weights: Path) -> None:
+    async with running(tiny_weights) as engine:
+        request = (await engine.answer(RawForm(b"Hello.", io.BytesIO(SILENCE)), Options())).request
+        assert request.presence == ModalitySet.of(T)
+        assert (request.audio, request.empty[A].reason) == (None, "silent")
+
+
+async def test_a_form_whose_parts_are_all_empty_is_refused(tiny_weights: Path) -> None:
+    no_face = still_face(ACTION_UNIT_COLUMNS).replace(b",0.98,1,", b",0.98,0,")
+    async with running(tiny_weights) as engine:
+        with pytest.raises(NothingUsable) as refusal:
+            await engine.answer(RawForm(None, io.BytesIO(SILENCE), io.BytesIO(no_face)), Options())
+        assert {fault.part for fault in refusal.value.faults} == {"audio", "openface"}
+        assert engine.batcher.depth == 0

@@ -1,4 +1,4 @@
-"""A server whose application is hardly there, asked over a socket."""
+"""The protocol over a socket, with a minimal application."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ ANSWER = b'{"status": 413, "request_id": "a"}'
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers without a look at the body: `/early` as one that is too large, `/late` so too, but with its time."""
+    """Responds 200 to `/`, and 413 to `/early` at once and to `/late` after a delay, without reading the body."""
     if scope["path"] == "/":
         await Response("hello")(scope, receive, send)
         return
@@ -59,9 +59,9 @@ def connect(server: uvicorn.Server) -> Callable[[], socket.socket]:
 
 
 def answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
-    """Status and problem of what comes until the server closes."""
-    said = b"".join(iter(lambda: connection.recv(65_536), b""))
-    head, _, body = said.partition(b"\r\n\r\n")
+    """Read until the server closes; return the status and the problem."""
+    received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
     problem: dict[str, Any] = json.loads(body)
     assert b"content-type: application/problem+json" in head
     assert f"x-request-id: {problem['request_id']}".encode() in head
@@ -70,35 +70,33 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
     return status, problem
 
 
-def test_what_is_not_http_is_refused(connect: Callable[[], socket.socket]) -> None:
+def test_malformed_http_is_refused(connect: Callable[[], socket.socket]) -> None:
     with connect() as connection:
         connection.sendall(b"NONSENSE\r\n\r\n")
         assert answer(connection)[0] == 400
 
 
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nX-Long: ", b"GET /", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 9000])
-def test_a_head_past_its_limit_is_refused_though_it_never_ends(
-    connect: Callable[[], socket.socket], start: bytes
-) -> None:
+def test_a_head_past_its_limit_is_refused_before_it_ends(connect: Callable[[], socket.socket], start: bytes) -> None:
     with connect() as connection:
         connection.sendall(start + b"a" * HEAD_BYTES)
         assert answer(connection)[0] == 431
 
 
-def test_a_head_within_its_limit_is_not_and_a_body_is_not_part_of_it(connect: Callable[[], socket.socket]) -> None:
+def test_the_limit_of_the_head_does_not_include_the_body(connect: Callable[[], socket.socket]) -> None:
     size = 3 * HEAD_BYTES
     head = f"POST / HTTP/1.1\r\nHost: x\r\nX-Long: {'a' * (HEAD_BYTES - 1000)}\r\nContent-Length: {size}\r\n\r\n"
     with connect() as connection:
-        for _ in range(2):  # on one connection: each request has the limit to itself
+        for _ in range(2):  # on one connection: the limit applies to each request
             connection.sendall(head.encode() + b"b" * size)
-            said = b""
-            while not said.endswith(b"hello"):
-                said += connection.recv(65_536)
-            assert said.startswith(b"HTTP/1.1 200 ")
+            received = b""
+            while not received.endswith(b"hello"):
+                received += connection.recv(65_536)
+            assert received.startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("start", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"])
-def test_a_head_that_does_not_end_in_time_is_refused(
+def test_a_head_that_takes_too_long_is_refused(
     connect: Callable[[], socket.socket], start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol.ProblemProtocol, "head_seconds", 0.3)
@@ -109,7 +107,7 @@ def test_a_head_that_does_not_end_in_time_is_refused(
         assert 0.2 < time.monotonic() - began < 10
 
 
-def test_a_connection_that_has_asked_may_stay_and_ask_again(
+def test_a_connection_may_be_idle_between_requests(
     connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol.ProblemProtocol, "head_seconds", 0.3)
@@ -120,51 +118,51 @@ def test_a_connection_that_has_asked_may_stay_and_ask_again(
             time.sleep(0.5)
 
 
-def test_the_time_for_a_head_is_what_the_service_is_told() -> None:
+def test_the_time_limit_of_a_head_can_be_set() -> None:
     assert protocol.protocol_within(2.5).head_seconds == 2.5
     assert protocol.ProblemProtocol.head_seconds == protocol.HEAD_SECONDS
 
 
-# ---- whoever goes on sending ----
+# ---- clients that continue to send ----
 
 
 @pytest.mark.parametrize(
     ("start", "status"),
     [
         (post("/early"), 413),
-        (post("/late") + b"b" * 200_000, 413),  # more than is read ahead: reading rests when the answer comes
+        (post("/late") + b"b" * 200_000, 413),  # more than is read ahead, so reading is paused at the response
         (b"GET / HTTP/1.1\r\nHost: x\r\n", 408),
         (b"GET /" + b"a" * HEAD_BYTES, 431),
         (b"NONSENSE\r\n\r\n", 400),
     ],
 )
-def test_a_client_that_sends_on_after_its_answer_reads_all_of_it(
+def test_a_client_still_sending_receives_the_whole_response(
     connect: Callable[[], socket.socket], start: bytes, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if status == 408:
         monkeypatch.setattr(protocol.ProblemProtocol, "head_seconds", 0.3)
     with connect() as connection:
         connection.sendall(start)
-        assert select.select([connection], [], [], 30)[0]  # it has been answered, and perhaps closed
+        assert select.select([connection], [], [], 30)[0]  # the response has arrived, and perhaps the close
         for _ in range(LARGE // 2**16):
             connection.sendall(b"a" * 2**16)
         assert answer(connection)[0] == status
 
 
-def test_a_client_that_sends_everything_before_it_reads_is_answered(connect: Callable[[], socket.socket]) -> None:
+def test_a_client_that_sends_everything_first_receives_the_response(connect: Callable[[], socket.socket]) -> None:
     with connect() as connection:
         connection.sendall(post("/early", 4 * LARGE) + b"b" * 4 * LARGE)
         assert answer(connection)[0] == 413
 
 
-def test_whoever_has_been_answered_and_does_not_go_is_ended(
+def test_a_client_that_stays_after_its_response_is_disconnected(
     connect: Callable[[], socket.socket], server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lingering_close, "LINGER_SECONDS", 0.3)
     with connect() as connection:
         connection.sendall(post("/early"))
         assert answer(connection)[0] == 413
-        assert not server.server_state.connections  # though it is still there
+        assert not server.server_state.connections  # while the connection lingers
         with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
             send_for(connection, 30)
 
@@ -176,16 +174,16 @@ def send_for(connection: socket.socket, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def test_a_server_that_ends_does_not_wait_for_those_that_linger(
+def test_the_shutdown_does_not_wait_for_lingering_connections(
     connect: Callable[[], socket.socket], server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lingering_close, "LINGER_SECONDS", 300.0)
     with connect() as connection:
         connection.sendall(post("/early"))
-        assert answer(connection)[0] == 413  # and the server ends, or its fixture fails
+        assert answer(connection)[0] == 413  # the fixture fails if the server does not end
 
 
-def test_a_connection_is_kept_where_the_rest_of_an_answered_body_comes_in_time(
+def test_a_connection_is_kept_if_the_body_ends_after_the_response(
     connect: Callable[[], socket.socket], server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server.config, "timeout_keep_alive", 1)
@@ -195,11 +193,11 @@ def test_a_connection_is_kept_where_the_rest_of_an_answered_body_comes_in_time(
             assert connection.recv(65_536).endswith(b"hello")
             connection.sendall(b"b" * LARGE)
         began = time.monotonic()
-        assert connection.recv(65_536) == b""  # and ends like any other that asks nothing more
+        assert connection.recv(65_536) == b""  # the keep-alive timeout applies
         assert 0.5 < time.monotonic() - began < 10
 
 
-def test_the_rest_of_an_answered_body_is_not_waited_for(
+def test_a_body_that_does_not_end_after_the_response_is_refused(
     connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol.ProblemProtocol, "head_seconds", 0.3)

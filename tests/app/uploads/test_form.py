@@ -1,4 +1,4 @@
-"""Bodies as they arrive: in chunks of any size, cut, doubled, too large, too slow."""
+"""Reading forms: valid bodies in chunks of any size, and every kind of invalid body."""
 
 import logging
 import logging.config
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.uploads.errors import (
+from app.errors import (
     ClientGone,
     DuplicatePart,
     EmptyForm,
@@ -17,17 +17,18 @@ from app.uploads.errors import (
     UnsupportedPart,
     UploadError,
 )
-from app.uploads.form import UploadLimits, read_form
+from app.settings import Settings
+from app.uploads.form import read_form
 from tests.support.forms import GOOD, MULTIPART, URLENCODED, body, contents, in_chunks, part, read, request
 
 pytestmark = pytest.mark.anyio
 
 
-# ---- what is accepted -----------------------------------------------------------------------------------------------
+# ---- accepted -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 1_000_000])
-async def test_the_three_parts_are_read_whatever_the_chunks(chunk: int) -> None:
+async def test_the_three_parts_are_read_from_chunks_of_any_size(chunk: int) -> None:
     assert await read(GOOD, chunk=chunk) == {
         "text": "Grüße".encode(),
         "audio": b"RIFF\r\n--front\r\n\r\n-" * 40,
@@ -36,22 +37,22 @@ async def test_the_three_parts_are_read_whatever_the_chunks(chunk: int) -> None:
 
 
 @pytest.mark.parametrize("names", [("text",), ("audio",), ("openface",), ("openface", "text"), ("audio", "openface")])
-async def test_any_subset_in_any_order_is_a_form(names: tuple[str, ...]) -> None:
+async def test_any_subset_of_parts_in_any_order_is_read(names: tuple[str, ...]) -> None:
     found = await read(body(*(part(name, name.encode(), filename=None if name == "text" else "f") for name in names)))
     assert found == {name: name.encode() for name in names}
 
 
-async def test_an_empty_part_is_there_and_empty() -> None:
+async def test_an_empty_part_is_empty_not_missing() -> None:
     assert await read(body(part("text", b""), part("audio", b"", filename=""))) == {"text": b"", "audio": b""}
 
 
 @pytest.mark.parametrize("ending", [b"", b"\r\n", b"\r\n\r\n"])
-async def test_a_body_may_end_with_or_without_a_line_end(ending: bytes) -> None:
+async def test_a_body_may_end_with_line_ends(ending: bytes) -> None:
     assert await read(GOOD.removesuffix(b"\r\n") + ending) == await read(GOOD)
 
 
 @pytest.mark.parametrize("content_type", ['Multipart/Form-Data; charset=utf-8; boundary="frontier"', MULTIPART + " "])
-async def test_the_content_type_may_be_written_in_other_ways(content_type: str) -> None:
+async def test_the_content_type_may_be_written_differently(content_type: str) -> None:
     assert await read(GOOD, content_type) == await read(GOOD)
 
 
@@ -73,12 +74,12 @@ async def test_the_text_may_be_a_plain_text_file(kind: str) -> None:
     ],
 )
 @pytest.mark.parametrize("content_type", [URLENCODED, URLENCODED + "; charset=UTF-8"])
-async def test_text_alone_may_come_urlencoded(data: bytes, text: bytes, content_type: str) -> None:
+async def test_text_alone_may_be_urlencoded(data: bytes, text: bytes, content_type: str) -> None:
     assert await read(data, content_type, chunk=3) == {"text": text}
 
 
-async def test_files_stand_at_their_beginning_and_are_closed_afterwards() -> None:
-    async with read_form(request([GOOD], [("Content-Type", MULTIPART)]), UploadLimits()) as form:
+async def test_files_are_at_position_0_and_closed_afterwards() -> None:
+    async with read_form(request([GOOD], [("Content-Type", MULTIPART)]), Settings()) as form:
         audio, openface = form.audio, form.openface
         assert audio is not None
         assert openface is not None
@@ -88,14 +89,14 @@ async def test_files_stand_at_their_beginning_and_are_closed_afterwards() -> Non
 
 
 def open_files(folder: Path) -> list[str]:
-    """What this process holds open in `folder`; a spooled file has no name on disk."""
+    """Files of `folder` that this process has open; a spooled file has no name on disk."""
     found = (link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
     return [*(target.name for target in found if target.is_relative_to(folder)), *(p.name for p in folder.iterdir())]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to see the files a process holds open")
 @pytest.mark.parametrize("fault", [None, "cut", "unknown", "gone"])
-async def test_a_large_part_goes_to_disk_and_is_removed_whatever_happens(
+async def test_a_large_part_is_on_disk_and_always_removed(
     fault: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -112,7 +113,7 @@ async def test_a_large_part_goes_to_disk_and_is_removed_whatever_happens(
             yield chunk
 
     monkeypatch.setattr(sent, "stream", watched)
-    limits = UploadLimits(spool_bytes=100_000)
+    limits = Settings(spool_bytes=100_000)
     if fault is None:
         async with read_form(sent, limits) as form:
             assert len(open_files(tmp_path)) == 1
@@ -126,19 +127,19 @@ async def test_a_large_part_goes_to_disk_and_is_removed_whatever_happens(
     assert open_files(tmp_path) == []
 
 
-# ---- what is an error, never a missing part -------------------------------------------------------------------------
+# ---- errors ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_body_cut_anywhere_before_its_closing_boundary_is_an_error() -> None:
+async def test_a_body_cut_before_its_closing_boundary_is_an_error() -> None:
     end = GOOD.rindex(b"--frontier--") + len(b"--frontier--")
     for cut in range(end):
         with pytest.raises(MalformedBody):
             await read(GOOD[:cut])
 
 
-async def test_a_client_that_hangs_up_is_told_apart() -> None:
+async def test_a_client_that_disconnects_has_its_own_error() -> None:
     with pytest.raises(ClientGone):
-        async with read_form(request([GOOD[:50]], [("Content-Type", MULTIPART)], gone=True), UploadLimits()):
+        async with read_form(request([GOOD[:50]], [("Content-Type", MULTIPART)], gone=True), Settings()):
             pytest.fail("the form was accepted")
 
 
@@ -159,10 +160,10 @@ async def test_another_content_type_is_an_error(content_type: str) -> None:
         await read(b'{"text": "hello"}', content_type)
 
 
-async def test_no_content_type_and_two_of_them_are_errors() -> None:
+async def test_no_content_type_or_two_are_errors() -> None:
     for headers in ([], [("Content-Type", MULTIPART), ("Content-Type", MULTIPART)]):
         with pytest.raises(UnsupportedContentType):
-            async with read_form(request([GOOD], headers), UploadLimits()):
+            async with read_form(request([GOOD], headers), Settings()):
                 pytest.fail("the form was accepted")
 
 
@@ -179,13 +180,13 @@ async def test_another_charset_is_an_error(content_type: str) -> None:
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=", "; boundary=" + "b" * 71, '; boundary=""'])
-async def test_a_boundary_that_cannot_be_is_an_error(boundary: str) -> None:
+async def test_an_invalid_boundary_is_an_error(boundary: str) -> None:
     with pytest.raises(MalformedBody, match="boundary"):
         await read(GOOD, "multipart/form-data" + boundary)
 
 
 @pytest.mark.parametrize("name", ["Text", "video", "text ", "", "audio[]", "_charset_", "téxt"])
-async def test_an_unknown_part_is_an_error_that_does_not_repeat_its_name(name: str) -> None:
+async def test_an_unknown_part_is_an_error_without_its_name(name: str) -> None:
     with pytest.raises(UnknownPart) as caught:
         await read(body(part("text", b"hi"), part(name, b"x")))
     assert caught.value.part is None
@@ -193,7 +194,7 @@ async def test_an_unknown_part_is_an_error_that_does_not_repeat_its_name(name: s
 
 
 @pytest.mark.parametrize("data", [b"video=1", b"text=a&video=1", b"=a", b"audio=RIFF"])
-async def test_an_unknown_part_is_an_error_urlencoded_too(data: bytes) -> None:
+async def test_an_unknown_urlencoded_part_is_an_error(data: bytes) -> None:
     with pytest.raises(UnknownPart):
         await read(data, URLENCODED)
 
@@ -205,7 +206,7 @@ async def test_a_part_given_twice_is_an_error(name: str) -> None:
     assert (caught.value.part, caught.value.status) == (name, 422)
 
 
-async def test_a_text_given_twice_is_an_error_urlencoded_too() -> None:
+async def test_an_urlencoded_text_given_twice_is_an_error() -> None:
     with pytest.raises(DuplicatePart):
         await read(b"text=a&text=b", URLENCODED)
 
@@ -218,7 +219,7 @@ async def test_a_form_without_a_part_is_an_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"&", b"&&&"])
-async def test_a_form_without_a_part_is_an_error_urlencoded_too(data: bytes) -> None:
+async def test_an_urlencoded_form_without_a_part_is_an_error(data: bytes) -> None:
     with pytest.raises(EmptyForm):
         await read(data, URLENCODED)
 
@@ -269,15 +270,15 @@ async def test_a_text_of_another_type_or_charset_is_an_error(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["text", "audio"])
-async def test_a_part_in_another_transfer_encoding_is_an_error_not_read_as_it_stands(name: str) -> None:
+async def test_a_part_in_another_transfer_encoding_is_an_error(name: str) -> None:
     with pytest.raises(UnsupportedPart):
         await read(body(part(name, b"aGk=", "Content-Transfer-Encoding: base64")))
     assert await read(body(part(name, b"hi", "Content-Transfer-Encoding: 8BIT"))) == {name: b"hi"}
 
 
-async def test_nothing_of_a_malformed_body_reaches_a_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_malformed_body_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # as a server does when it starts
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # as uvicorn does at start
     with pytest.raises(MalformedBody):
         await read(body(part("text", b"hi", "xylophone\x7f: x")))
     assert [record for record in caplog.records if "multipart" in record.name or "uploads" in record.name] == []

@@ -1,4 +1,4 @@
-"""What a body may cost, and that no body at all raises anything but the documented errors."""
+"""Limits of a body, and that arbitrary bodies raise only the documented errors."""
 
 import asyncio
 import tracemalloc
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from app.uploads.errors import (
+from app.errors import (
     BodyTooLarge,
     PartTooLarge,
     SlowBody,
@@ -17,7 +17,8 @@ from app.uploads.errors import (
     UnknownPart,
     UploadError,
 )
-from app.uploads.form import UploadLimits, read_form
+from app.settings import Settings
+from app.uploads.form import read_form
 from tests.support.forms import GOOD, MULTIPART, URLENCODED, body, in_chunks, part, read, request
 
 pytestmark = pytest.mark.anyio
@@ -30,48 +31,48 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize(
     ("data", "content_type"), [(GOOD, MULTIPART), (b"text=" + b"a" * 500, URLENCODED)], ids=["multipart", "urlencoded"]
 )
-async def test_the_limit_of_the_body(data: bytes, content_type: str, declared: bool) -> None:
+async def test_the_limit_of_the_body_applies(data: bytes, content_type: str, declared: bool) -> None:
     headers = [("Content-Length", str(len(data)))] if declared else []
     for allowance in (0, 1):
-        limits = UploadLimits(body_bytes=len(data) + allowance)
+        limits = Settings(max_body_bytes=len(data) + allowance)
         assert await read(data, content_type, limits, chunk=50, headers=headers)
     with pytest.raises(BodyTooLarge) as caught:
-        await read(data, content_type, UploadLimits(body_bytes=len(data) - 1), chunk=50, headers=headers)
+        await read(data, content_type, Settings(max_body_bytes=len(data) - 1), chunk=50, headers=headers)
     assert caught.value.status == 413
 
 
-async def test_a_body_that_declares_too_much_is_refused_unread() -> None:
+async def test_a_content_length_past_the_limit_is_refused_unread() -> None:
     sent = request([], [("Content-Type", MULTIPART), ("Content-Length", str(26 * 2**20))])
     with pytest.raises(BodyTooLarge):
-        async with read_form(sent, UploadLimits()):
+        async with read_form(sent, Settings()):
             pytest.fail("the form was accepted")
 
 
-async def test_a_body_that_declares_less_than_it_sends_is_counted_all_the_same() -> None:
+async def test_a_body_longer_than_its_content_length_is_counted() -> None:
     with pytest.raises(BodyTooLarge):
-        await read(GOOD, limits=UploadLimits(body_bytes=100), headers=[("Content-Length", "50")], chunk=20)
+        await read(GOOD, settings=Settings(max_body_bytes=100), headers=[("Content-Length", "50")], chunk=20)
 
 
 @pytest.mark.parametrize("as_file", [True, False])
-async def test_the_limit_of_the_text(as_file: bool) -> None:
-    limits = UploadLimits(text_bytes=100)
+async def test_the_limit_of_the_text_applies(as_file: bool) -> None:
+    limits = Settings(max_text_bytes=100)
     filename = "t.txt" if as_file else None
     for size in (99, 100):
-        assert await read(body(part("text", b"a" * size, filename=filename)), limits=limits) == {"text": b"a" * size}
+        assert await read(body(part("text", b"a" * size, filename=filename)), settings=limits) == {"text": b"a" * size}
     with pytest.raises(TextTooLong) as caught:
-        await read(body(part("text", b"a" * 101, filename=filename)), limits=limits, chunk=30)
+        await read(body(part("text", b"a" * 101, filename=filename)), settings=limits, chunk=30)
     assert caught.value.status == 422
 
 
-async def test_the_limit_of_the_text_holds_for_what_is_decoded_urlencoded_too() -> None:
-    limits = UploadLimits(text_bytes=100)
+async def test_the_limit_of_the_text_applies_to_decoded_urlencoded_text() -> None:
+    limits = Settings(max_text_bytes=100)
     assert await read(b"text=" + b"%61" * 100, URLENCODED, limits) == {"text": b"a" * 100}
     with pytest.raises(TextTooLong):
         await read(b"text=" + b"%61" * 101, URLENCODED, limits)
 
 
-async def test_of_an_urlencoded_body_no_more_is_kept_than_a_text_can_take() -> None:
-    limits, chunks = UploadLimits(text_bytes=1000), [b"text=", *[b"a" * 10_000] * 2000]
+async def test_an_urlencoded_body_is_kept_only_up_to_the_text_limit() -> None:
+    limits, chunks = Settings(max_text_bytes=1000), [b"text=", *[b"a" * 10_000] * 2000]
     headers = [("Content-Type", URLENCODED)]
     tracemalloc.start()
     try:
@@ -84,59 +85,59 @@ async def test_of_an_urlencoded_body_no_more_is_kept_than_a_text_can_take() -> N
     assert peak < 2**20
 
 
-async def test_the_limit_of_the_body_holds_for_what_is_not_kept() -> None:
-    limits = UploadLimits(text_bytes=100, body_bytes=50_000)
+async def test_the_limit_of_the_body_applies_to_discarded_bytes() -> None:
+    limits = Settings(max_text_bytes=100, max_body_bytes=50_000)
     with pytest.raises(TextTooLong):
         await read(b"text=" + b"a" * 49_995, URLENCODED, limits, chunk=1000)
     with pytest.raises(BodyTooLarge):
         await read(b"text=" + b"a" * 49_996, URLENCODED, limits, chunk=1000)
 
 
-async def test_what_is_unknown_is_that_first_however_long_it_is() -> None:
+async def test_an_unknown_part_is_reported_before_its_length() -> None:
     with pytest.raises(UnknownPart):
-        await read(b"video=" + b"a" * 5000, URLENCODED, UploadLimits(text_bytes=100))
+        await read(b"video=" + b"a" * 5000, URLENCODED, Settings(max_text_bytes=100))
 
 
-async def test_the_limit_of_the_openface_part() -> None:
-    limits = UploadLimits(openface_bytes=1000)
+async def test_the_limit_of_the_openface_part_applies() -> None:
+    limits = Settings(max_openface_bytes=1000)
     for size in (999, 1000):
-        assert len((await read(body(part("openface", b"1" * size)), limits=limits))["openface"]) == size
+        assert len((await read(body(part("openface", b"1" * size)), settings=limits))["openface"]) == size
     with pytest.raises(PartTooLarge) as caught:
-        await read(body(part("openface", b"1" * 1001)), limits=limits, chunk=100)
+        await read(body(part("openface", b"1" * 1001)), settings=limits, chunk=100)
     assert (caught.value.status, caught.value.part) == (413, "openface")
 
 
-async def test_a_body_slower_than_the_limit_in_all_is_an_error_though_each_chunk_is_quick() -> None:
+async def test_a_slow_body_of_fast_chunks_is_an_error() -> None:
     sent = request(in_chunks(GOOD, 100), [("Content-Type", MULTIPART)], pause=0.03)
     with pytest.raises(SlowBody) as caught:
-        async with read_form(sent, UploadLimits(body_seconds=0.1)):
+        async with read_form(sent, Settings(body_timeout=0.1)):
             pytest.fail("the form was accepted")
     assert caught.value.status == 408
 
 
 async def test_the_time_limit_ends_with_the_body() -> None:
     sent = request([GOOD], [("Content-Type", MULTIPART)])
-    async with read_form(sent, UploadLimits(body_seconds=0.05)) as form:
+    async with read_form(sent, Settings(body_timeout=0.05)) as form:
         await asyncio.sleep(0.1)
         assert form.text == "Grüße".encode()
 
 
-async def test_a_timeout_of_another_is_not_taken_for_a_slow_body() -> None:
+async def test_another_timeout_error_is_not_a_slow_body() -> None:
     async def receive() -> dict[str, object]:
-        raise TimeoutError("of somebody else")
+        raise TimeoutError("another timeout")
 
     sent = Request({"type": "http", "headers": [(b"content-type", MULTIPART.encode())]}, receive)
-    with pytest.raises(TimeoutError, match="somebody else"):
-        async with read_form(sent, UploadLimits()):
+    with pytest.raises(TimeoutError, match="another timeout"):
+        async with read_form(sent, Settings()):
             pytest.fail("the form was accepted")
 
 
-# ---- anything -------------------------------------------------------------------------------------------------------
+# ---- arbitrary bodies -----------------------------------------------------------------------------------------------
 
 
 @st.composite
 def damaged(draw: Callable[[st.SearchStrategy[int]], int]) -> bytes:
-    """A good body with a few bytes changed."""
+    """A valid body with a few bytes changed."""
     data = bytearray(GOOD)
     for _ in range(draw(st.integers(1, 5))):
         start = draw(st.integers(0, len(data) - 1))
@@ -148,7 +149,7 @@ def damaged(draw: Callable[[st.SearchStrategy[int]], int]) -> bytes:
 
 @given(data=st.one_of(damaged(), st.binary(max_size=100).map(b"--frontier\r\n".__add__)), chunk=st.integers(1, 40))
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
-def test_whatever_the_body_only_a_form_or_a_fault_comes_out(data: bytes, chunk: int) -> None:
+def test_a_damaged_body_gives_a_form_or_an_upload_error(data: bytes, chunk: int) -> None:
     try:
         found = asyncio.run(read(data, chunk=chunk))
     except UploadError:
@@ -159,7 +160,7 @@ def test_whatever_the_body_only_a_form_or_a_fault_comes_out(data: bytes, chunk: 
 
 @given(data=st.binary(max_size=60), content_type=st.sampled_from([URLENCODED, MULTIPART, "text/plain"]))
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_whatever_the_bytes_no_other_error_comes_out(data: bytes, content_type: str) -> None:
+def test_arbitrary_bytes_raise_only_upload_errors(data: bytes, content_type: str) -> None:
     try:
         asyncio.run(read(data, content_type))
     except UploadError as error:

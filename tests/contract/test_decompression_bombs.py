@@ -1,7 +1,6 @@
-"""Small uploads that would be large or slow if anybody believed them: each is refused soon, and in little memory.
+"""Small uploads that decode to large or slow data are refused quickly and in little memory.
 
-Asked of a real service over HTTP. Memory is what the kernel counts: the highest each process's resident memory has been
-since just before the request, the serving process and its decoders added up.
+Memory is the rise of peak resident memory (VmHWM) of the server process and its decoders together.
 """
 
 import io
@@ -26,8 +25,8 @@ from tools.load.service import Service, serving
 SECONDS = 2.0
 MIB = 2**20
 EXTRA_BYTES = 100 * MIB
-TRIES = 3  # of which the quickest counts for time, for the machine may be busy, and the largest for memory
-HIGHEST_RESIDENT = "5"  # what clears it, written to clear_refs (proc_pid_clear_refs(5))
+TRIES = 3  # the fastest counts for time, because the machine may be busy, and the largest for memory
+RESET_PEAK = "5"  # written to clear_refs, resets VmHWM; see proc_pid_clear_refs(5)
 
 
 def silence(seconds: float, rate: int, channels: int, major: str, subtype: str) -> bytes:
@@ -40,17 +39,17 @@ def silence(seconds: float, rate: int, channels: int, major: str, subtype: str) 
 
 
 def commas(rows: int) -> bytes:
-    """Two megabytes of commas: in one line, or in as many as there are."""
+    """Two megabytes of commas in `rows` lines."""
     return (b"," * (2_000_000 // rows) + b"\n") * rows
 
 
 def wide_rows() -> bytes:
-    """Two megabytes of commas under a header that is right."""
+    """Two megabytes of commas under a valid header."""
     return simulate_openface_csv(1, "action_units").partition(b"\n")[0] + b"\n" + commas(2000)
 
 
 BOMBS: dict[str, tuple[str, Callable[[], bytes], int, int]] = {
-    # What it is: the part, how it is made, how large it may be, the status.
+    # Name: part, content, largest size in bytes, status.
     "an hour of silence in FLAC": ("audio", lambda: silence(3600, 16_000, 1, "FLAC", "PCM_16"), 180 * 1024, 413),
     "a FLAC that claims 256 GiB": ("audio", lambda: forged_flac(2**36 - 1), 132, 422),
     "a WAV at 1 Hz": ("audio", lambda: wav_header(1, 1, 2000) + b"\1\0" * 1000, 2044, 422),
@@ -67,7 +66,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], int, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one request."""
+    """Cost of one request."""
 
     status: int
     seconds: float
@@ -80,18 +79,18 @@ def resident(process: psutil.Process, line: str) -> int:
     return int(found.split()[1]) * 1024
 
 
-def ask(service: Service, part_name: str, content: bytes) -> Cost:
+def predict(service: Service, part_name: str, content: bytes) -> Cost:
     processes = [psutil.Process(service.pid), *service.decoders()]
     before = {process: resident(process, "VmRSS") for process in processes}
     for process in processes:
-        Path(f"/proc/{process.pid}/clear_refs").write_text(HIGHEST_RESIDENT, encoding="utf-8")
+        Path(f"/proc/{process.pid}/clear_refs").write_text(RESET_PEAK, encoding="utf-8")
     sent = body(part(part_name, content, filename="a"))
-    began = time.perf_counter()
+    start = time.perf_counter()
     answer = httpx2.post(
         f"http://127.0.0.1:{service.port}/predict", content=sent, headers={"Content-Type": MULTIPART}, timeout=60
     )
-    seconds = time.perf_counter() - began
-    # A decoder that was killed would take its figure along.
+    seconds = time.perf_counter() - start
+    # The figure of a killed decoder would be lost.
     assert service.decoders() == processes[1:]
     extra = sum(resident(process, "VmHWM") - before[process] for process in processes)
     return Cost(answer.status_code, seconds, extra)
@@ -100,18 +99,18 @@ def ask(service: Service, part_name: str, content: bytes) -> Cost:
 @pytest.fixture(scope="module")
 def service(tiny_weights: Path) -> Iterator[Service]:
     with serving(tiny_weights) as service:
-        ask(service, "text", b"The first request of all takes memory that stays.")
+        predict(service, "text", b"The first request allocates memory that is kept.")
         yield service
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_soon_and_in_little_memory(
+def test_a_bomb_is_refused_quickly_and_in_little_memory(
     service: Service, name: str, record_property: Callable[[str, Any], None]
 ) -> None:
     part_name, make, size, status = BOMBS[name]
     bomb = make()
     assert len(bomb) <= size
-    costs = [ask(service, part_name, bomb) for _ in range(TRIES)]
+    costs = [predict(service, part_name, bomb) for _ in range(TRIES)]
     seconds, extra = min(cost.seconds for cost in costs), max(cost.extra_bytes for cost in costs)
     record_property("seconds", seconds)
     record_property("extra_mib", extra / MIB)

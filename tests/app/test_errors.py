@@ -1,6 +1,6 @@
 import pytest
 
-from app.uploads.errors import (
+from app.errors import (
     CorruptPart,
     PartTooLarge,
     TextTooLong,
@@ -31,25 +31,30 @@ from model.modality import Modality
         (UnsupportedFormat(Modality.VISUAL, "columns"), CorruptPart, 422, "openface"),
     ],
 )
-def test_a_fault_of_a_modality_becomes_a_fault_of_its_part(
+def test_a_modality_error_becomes_an_error_of_its_part(
     error: ModalityError, kind: type[UploadError], status: int, part: str
 ) -> None:
-    said = from_modality(error)
-    assert type(said) is kind
-    assert (said.status, said.part, said.place, said.detail) == (status, part, error.place, error.detail)
+    translated = from_modality(error)
+    assert type(translated) is kind
+    assert (translated.status, translated.part, translated.place, translated.detail) == (
+        status,
+        part,
+        error.place,
+        error.detail,
+    )
 
 
-def test_an_empty_modality_is_no_fault() -> None:
+def test_an_empty_modality_is_not_an_error() -> None:
     with pytest.raises(TypeError):
         from_modality(EmptyModality(Modality.AUDIO, "silent", "quiet"))
 
 
-def test_a_fault_that_nobody_thought_of_is_not_given_a_status() -> None:
+def test_an_unknown_modality_error_has_no_status() -> None:
     with pytest.raises(TypeError):
         from_modality(ModalityError(Modality.AUDIO, "odd"))
 
 
-def test_an_upload_error_reads_as_part_place_and_detail() -> None:
+def test_an_upload_error_prints_part_place_and_detail() -> None:
     assert str(CorruptPart("a cell is not a finite number", part="openface", place="line 7")) == (
         "openface: line 7: a cell is not a finite number"
     )

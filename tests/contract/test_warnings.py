@@ -1,4 +1,4 @@
-"""What an answer says of how far it can be trusted: warnings, familiarity, and what is missing."""
+"""Warnings, familiarity and key missing modalities of a prediction."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,7 +33,7 @@ def zero_face() -> bytes:
 
 @pytest.fixture(scope="module")
 def shipped() -> Iterator[TestClient]:
-    """A service with the shipped weights, of whose figures nothing is asked here."""
+    """A service with the shipped weights; their figures are not tested here."""
     with TestClient(make_app(DEFAULT_WEIGHTS)) as client:
         ready(client)
         yield client
@@ -41,7 +41,7 @@ def shipped() -> Iterator[TestClient]:
 
 @pytest.fixture
 def reliability(application: FastAPI, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reliability]:
-    """What the weights of `client` have fitted: nothing, until a test changes it."""
+    """The reliability model of `client`: not fitted until a test changes it."""
     pipeline = application.state.engine.predictor.pipeline
     fitted: Reliability = pipeline.checkpoint.reliability
     before = {name: value.clone() for name, value in fitted.state_dict().items()}
@@ -50,7 +50,7 @@ def reliability(application: FastAPI, client: TestClient, monkeypatch: pytest.Mo
     fitted.load_state_dict(before)
 
 
-def ask(client: TestClient, query: str = "", /, **files: bytes | str | Part) -> dict[str, Any]:
+def predict(client: TestClient, query: str = "", /, **files: bytes | str | Part) -> dict[str, Any]:
     parts: dict[str, Part] = {}
     for name, given in files.items():
         if isinstance(given, tuple):
@@ -88,12 +88,12 @@ def detail(answer: Mapping[str, Any], code: str) -> str:
     return found
 
 
-def even(answer: Mapping[str, Any]) -> bool:
+def uniform(answer: Mapping[str, Any]) -> bool:
     probabilities = list(answer["probabilities"].values())
     return bool(np.allclose(probabilities, 1 / len(probabilities)))
 
 
-# ---- text -----------------------------------------------------------------------------------------------------------
+# ---- text
 
 
 @pytest.mark.parametrize(
@@ -105,57 +105,55 @@ def even(answer: Mapping[str, Any]) -> bool:
         ("ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ ᎤᏁᎳᏅᎯ", "(in which language was not recognised)"),
     ],
 )
-def test_a_text_in_another_language_is_warned_of_and_counts_for_nothing(
-    shipped: TestClient, text: str, likely: str
-) -> None:
-    answer = ask(shipped, text=text)
+def test_a_foreign_text_gives_a_warning_and_has_no_influence(shipped: TestClient, text: str, likely: str) -> None:
+    answer = predict(shipped, text=text)
     assert codes(answer) == ["language"]
     assert likely in detail(answer, "language")
     assert answer["modalities"]["text"]["familiarity"] == 0
-    assert even(answer)
+    assert uniform(answer)
 
 
 @pytest.mark.parametrize("text", ["😀 👍", "42 !!", ":-)"])
-def test_a_text_without_words_is_warned_of_and_counts_for_nothing(shipped: TestClient, text: str) -> None:
-    answer = ask(shipped, text=text)
+def test_a_text_without_words_gives_a_warning_and_has_no_influence(shipped: TestClient, text: str) -> None:
+    answer = predict(shipped, text=text)
     assert codes(answer) == ["low_information"]
     assert answer["modalities"]["text"]["familiarity"] == 0
-    assert even(answer)
+    assert uniform(answer)
 
 
-def test_beside_a_face_it_makes_no_difference_what_a_foreign_text_says(shipped: TestClient) -> None:
+def test_the_content_of_a_foreign_text_has_no_influence_beside_a_face(shipped: TestClient) -> None:
     texts = (FRENCH, "Quelle belle journée, je suis tellement heureuse aujourd'hui !")
-    one, other = (ask(shipped, text=text, openface=FACE) for text in texts)
+    one, other = (predict(shipped, text=text, openface=FACE) for text in texts)
     assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
 
 @pytest.mark.parametrize("text", [ENGLISH, "No.", "Chandler.", "lol ok"])
-def test_an_english_text_is_not_warned_of(client: TestClient, text: str) -> None:
-    assert codes(ask(client, text=text)) == []
+def test_an_english_text_gives_no_warning(client: TestClient, text: str) -> None:
+    assert codes(predict(client, text=text)) == []
 
 
-# ---- face -----------------------------------------------------------------------------------------------------------
+# ---- face
 
 
-def test_a_face_without_any_action_unit_is_warned_of_and_counts_for_nothing(shipped: TestClient) -> None:
-    answer = ask(shipped, openface=zero_face())
+def test_an_all_zero_face_gives_a_warning_and_has_no_influence(shipped: TestClient) -> None:
+    answer = predict(shipped, openface=zero_face())
     assert codes(answer) == ["unfamiliar_face"]
     assert answer["modalities"]["visual"]["familiarity"] == 0
     assert answer["confidence"] <= 0.6
-    assert even(answer)
+    assert uniform(answer)
 
 
-def test_action_units_outside_their_scale_are_warned_of(shipped: TestClient) -> None:
+def test_action_units_outside_their_scale_give_a_warning(shipped: TestClient) -> None:
     face = with_cell(with_cell(FACE, 3, "AU12_r", b"5.5"), 4, "AU45_c", b"0.5")
-    assert "2 of 10 frames" in detail(ask(shipped, openface=face), "out_of_scale")
-    assert "out_of_scale" not in codes(ask(shipped, openface=FACE))
+    assert "2 of 10 frames" in detail(predict(shipped, openface=face), "out_of_scale")
+    assert "out_of_scale" not in codes(predict(shipped, openface=FACE))
 
 
 @pytest.mark.parametrize(
     ("column", "cell", "scale"),
     [("AU12_r", b"100000", "0 to 5"), ("AU12_r", b"-3", "0 to 5"), ("AU45_c", b"4", "0 or 1")],
 )
-def test_action_units_far_outside_their_scale_are_refused_with_their_place(
+def test_action_units_far_outside_their_scale_are_refused(
     shipped: TestClient, column: str, cell: bytes, scale: str
 ) -> None:
     face = with_cell(FACE, 3, column, cell)
@@ -168,21 +166,21 @@ def test_action_units_far_outside_their_scale_are_refused_with_their_place(
     assert scale in fault["detail"]
 
 
-# ---- voice ----------------------------------------------------------------------------------------------------------
+# ---- voice
 
 
-def speech_map(reliability: Reliability, probability: float) -> None:
-    """Let every sound have this probability of being speech."""
+def set_speech_probability(reliability: Reliability, probability: float) -> None:
+    """Give every audio clip this probability of being speech."""
     reliability.speech.weight.zero_()
     reliability.speech.bias.fill_(float(np.log(probability / (1 - probability))))
     reliability.speech_fitted.fill_(True)
 
 
-def test_a_sound_that_is_surely_no_speech_counts_as_missing(
+def test_certain_nonspeech_counts_as_missing(
     client: TestClient, parts: Mapping[str, Part], reliability: Reliability
 ) -> None:
-    speech_map(reliability, 0.019)
-    answer = ask(client, text=ENGLISH, audio=parts["audio"])
+    set_speech_probability(reliability, 0.019)
+    answer = predict(client, text=ENGLISH, audio=parts["audio"])
     assert codes(answer) == ["audio_no_speech"]
     assert answer["modalities"]["audio"]["status"] == "missing"
     assert answer["modalities"]["audio"]["reason"] == "no_speech"
@@ -190,52 +188,50 @@ def test_a_sound_that_is_surely_no_speech_counts_as_missing(
     assert (alone.status_code, alone.json()["type"]) == (422, "/problems/nothing-usable")
 
 
-def test_a_sound_that_is_likely_no_speech_is_warned_of_and_counts_for_nothing(
+def test_likely_nonspeech_gives_a_warning_and_has_no_influence(
     client: TestClient, parts: Mapping[str, Part], reliability: Reliability
 ) -> None:
-    speech_map(reliability, 0.49)
-    answer = ask(client, audio=parts["audio"])
+    set_speech_probability(reliability, 0.49)
+    answer = predict(client, audio=parts["audio"])
     assert codes(answer) == ["not_speech"]
     assert answer["modalities"]["audio"]["familiarity"] == 0
-    assert even(answer)
+    assert uniform(answer)
 
 
-def test_a_sound_that_is_speech_is_not_warned_of(
-    client: TestClient, parts: Mapping[str, Part], reliability: Reliability
-) -> None:
-    speech_map(reliability, 0.51)
-    assert codes(ask(client, audio=parts["audio"])) == []
+def test_speech_gives_no_warning(client: TestClient, parts: Mapping[str, Part], reliability: Reliability) -> None:
+    set_speech_probability(reliability, 0.51)
+    assert codes(predict(client, audio=parts["audio"])) == []
 
 
-def test_a_service_starts_though_the_sound_it_warms_up_with_is_surely_no_speech(
+def test_a_service_starts_even_if_its_warm_up_audio_is_nonspeech(
     application: FastAPI, client: TestClient, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     from model.checkpoint import save_checkpoint
 
     checkpoint = application.state.engine.predictor.pipeline.checkpoint
     reliability = Reliability(checkpoint.config).requires_grad_(False)
-    speech_map(reliability, 0.001)
+    set_speech_probability(reliability, 0.001)
     folder = tmp_path_factory.mktemp("mute")
     save_checkpoint(folder, checkpoint.network, checkpoint.preprocessing, reliability=reliability)
     with TestClient(make_app(folder)) as own:
         ready(own)
-        assert ask(own, text=ENGLISH)
+        assert predict(own, text=ENGLISH)
 
 
 @pytest.mark.parametrize(
     ("left", "right", "used"), [(0.0, 1.0, "channel 2"), (1.0, 0.0, "channel 1"), (1.0, -0.99, "channel 1")]
 )
-def test_a_channel_that_was_taken_alone_is_named(client: TestClient, left: float, right: float, used: str) -> None:
+def test_a_channel_used_alone_is_named(client: TestClient, left: float, right: float, used: str) -> None:
     voice = voice_like(1.0)
-    answer = ask(client, audio=encode(np.stack([left * voice, right * voice], axis=1).astype(np.float32), "wav"))
+    answer = predict(client, audio=encode(np.stack([left * voice, right * voice], axis=1).astype(np.float32), "wav"))
     assert codes(answer) == ["channel"]
     assert used in detail(answer, "channel")
 
 
-# ---- familiarity ----------------------------------------------------------------------------------------------------
+# ---- familiarity
 
 
-def bounds(reliability: Reliability, modality: Modality, near: float, far: float) -> None:
+def set_familiarity_bounds(reliability: Reliability, modality: Modality, near: float, far: float) -> None:
     reliability.familiarity[modality].get_buffer("bounds").copy_(torch.tensor([near, far]))
     reliability.familiarity[modality].get_buffer("residual").fill_(1.0)
 
@@ -244,89 +240,89 @@ def bounds(reliability: Reliability, modality: Modality, near: float, far: float
     ("modality", "name", "code"),
     [(T, "text", "unfamiliar_text"), (A, "audio", "unfamiliar_voice"), (V, "visual", "unfamiliar_face")],
 )
-def test_what_is_unlike_the_training_recordings_is_warned_of(
+def test_an_unfamiliar_modality_gives_a_warning(
     client: TestClient, parts: Mapping[str, Part], reliability: Reliability, modality: Modality, name: str, code: str
 ) -> None:
     files = {PART_OF[m]: parts[PART_OF[m]] for m in Modality}
-    bounds(reliability, modality, near=0.0, far=1e-9)
-    answer = ask(client, **files)
+    set_familiarity_bounds(reliability, modality, near=0.0, far=1e-9)
+    answer = predict(client, **files)
     assert codes(answer) == [code]
     assert "trained on" in detail(answer, code)
     familiarity = {m: use["familiarity"] for m, use in answer["modalities"].items()}
     assert familiarity.pop(name) == pytest.approx(0, abs=1e-3)
     assert set(familiarity.values()) == {None}
 
-    bounds(reliability, modality, near=1e9, far=1e10)
-    answer = ask(client, **files)
+    set_familiarity_bounds(reliability, modality, near=1e9, far=1e10)
+    answer = predict(client, **files)
     assert codes(answer) == []
     assert answer["modalities"][name]["familiarity"] == 1
 
 
-def test_familiarity_is_rounded_and_the_more_specific_warning_goes_before(
+def test_familiarity_is_rounded_and_specific_warnings_take_precedence(
     client: TestClient, reliability: Reliability
 ) -> None:
-    bounds(reliability, T, near=0.0, far=1e-3)
-    familiarity = ask(client, text=ENGLISH)["modalities"]["text"]["familiarity"]
+    set_familiarity_bounds(reliability, T, near=0.0, far=1e-3)
+    familiarity = predict(client, text=ENGLISH)["modalities"]["text"]["familiarity"]
     assert 0 <= familiarity < 0.5
     assert familiarity == round(familiarity, 4)
-    assert codes(ask(client, text=FRENCH)) == ["language"]
+    assert codes(predict(client, text=FRENCH)) == ["language"]
 
 
-# ---- what is missing ------------------------------------------------------------------------------------------------
+# ---- what is missing
 
 
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
-def test_the_verdict_agrees_with_the_answer_and_its_sentence(
+def test_the_summary_agrees_with_the_prediction(
     client: TestClient, parts: Mapping[str, Part], reliability: Reliability, subset: ModalitySet
 ) -> None:
     with torch.no_grad():
         for parameter in reliability.verdict.parameters():
             parameter.mul_(3)
     reliability.verdict.fitted.fill_(True)
-    answer = ask(client, **{PART_OF[m]: parts[PART_OF[m]] for m in subset})
-    key, said = answer["key_missing"], answer["summary"]
+    answer = predict(client, **{PART_OF[m]: parts[PART_OF[m]] for m in subset})
+    key, summary = answer["key_missing"], answer["summary"]
     if subset.complete:
-        assert said.endswith("; nothing is missing.")
+        assert summary.endswith("; nothing is missing.")
         return
-    assert f"would change this with {100 * key['score']:.0f} %" in said
+    assert f"would change this with {100 * key['score']:.0f} %" in summary
     if len(subset.missing) == 1:
         assert key["by_modality"] == {str(subset.missing[0]): key["score"]}
     else:
-        assert f"alone with {100 * max(key['by_modality'].values()):.0f} %." in said
+        assert f"alone with {100 * max(key['by_modality'].values()):.0f} %." in summary
 
 
-def test_of_weights_whose_verdict_is_not_fitted_no_probability_is_told(client: TestClient) -> None:
-    said = ask(client, text=ENGLISH)["summary"]
-    assert said.endswith("; how likely the missing voice and face would change this is not known.")
+def test_unfitted_weights_state_no_probability(client: TestClient) -> None:
+    summary = predict(client, text=ENGLISH)["summary"]
+    assert summary.endswith("; how likely the missing voice and face would change this is not known.")
 
 
 @pytest.mark.parametrize("which", ["client", "shipped"])
-def test_a_threshold_may_be_asked_for(request: pytest.FixtureRequest, which: str) -> None:
+def test_a_request_may_set_the_threshold(request: pytest.FixtureRequest, which: str) -> None:
     service = request.getfixturevalue(which)
-    told = ask(service, text=ENGLISH)["key_missing"]
-    low, high = (ask(service, f"?threshold={t}", text=ENGLISH)["key_missing"] for t in ("0", "1"))
+    default = predict(service, text=ENGLISH)["key_missing"]
+    low, high = (predict(service, f"?threshold={t}", text=ENGLISH)["key_missing"] for t in ("0", "1"))
     assert (low["threshold"], low["detected"]) == (0, True)
     assert (high["threshold"], high["detected"]) == (1, False)
-    assert low["score"] == high["score"] == pytest.approx(told["score"])
-    assert ask(service, "?threshold=0", text=ENGLISH, audio=encode(voice_like(1.0), "wav"), openface=FACE)
+    assert low["score"] == high["score"] == pytest.approx(default["score"])
+    assert predict(service, "?threshold=0", text=ENGLISH, audio=encode(voice_like(1.0), "wav"), openface=FACE)
 
 
 @pytest.mark.parametrize("threshold", ["-0.01", "1.01", "nan", "inf", "half", ""])
-def test_a_threshold_that_is_no_probability_is_refused(client: TestClient, threshold: str) -> None:
+def test_an_invalid_threshold_is_refused(client: TestClient, threshold: str) -> None:
     response = client.post(f"/predict?threshold={threshold}", data={"text": ENGLISH})
     assert (response.status_code, response.json()["type"]) == (422, "/problems/invalid-query")
     assert response.json()["errors"][0]["place"] == "query.threshold"
 
 
 @pytest.fixture
-def a_threshold_is_set(application: FastAPI) -> Iterator[None]:
+def key_threshold_setting(application: FastAPI) -> Iterator[None]:
     before = application.state.settings
     application.state.settings = before.model_copy(update={"key_threshold": 0.125})
     yield
     application.state.settings = before
 
 
-@pytest.mark.usefixtures("a_threshold_is_set")
-def test_a_setting_gives_the_threshold_where_the_request_does_not(client: TestClient) -> None:
-    assert ask(client, text=ENGLISH)["key_missing"]["threshold"] == 0.125
-    assert ask(client, "?threshold=0.75", text=ENGLISH)["key_missing"]["threshold"] == 0.75
+@pytest.mark.usefixtures("key_threshold_setting")
+def test_the_setting_is_the_default_threshold(client: TestClient) -> None:
+    assert predict(client, text=ENGLISH)["key_missing"]["threshold"] == 0.125
+    assert predict(client, "?threshold=0.75", text=ENGLISH)["key_missing"]["threshold"] == 0.75

@@ -1,4 +1,4 @@
-"""A body's end lies where it lies, however the body is cut into chunks."""
+"""The end of a body does not depend on how the body is cut into chunks."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,20 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.uploads.errors import EmptyForm, MalformedBody, UploadError
-from app.uploads.form import UploadLimits, read_form
+from app.errors import EmptyForm, MalformedBody, UploadError
+from app.settings import Settings
+from app.uploads.form import read_form
 from tests.support.forms import GOOD, MULTIPART, body, contents, in_chunks, part, read, request
 
 HEAD = b'--frontier\r\nContent-Disposition: form-data; name="text"\r\n\r\n'
 # The empty line that ends the header, and then what looks like the closing boundary but is the first line of the text.
 BOUNDARY_AS_CONTENT = HEAD + b"--frontier--\r\na\r\n--frontier--\r\n"
 
-Verdict = dict[str, bytes] | type[UploadError]
+Parsed = dict[str, bytes] | type[UploadError]
 
 
-async def verdict(chunks: Sequence[bytes]) -> Verdict:
+async def result_of(chunks: Sequence[bytes]) -> Parsed:
     try:
-        async with read_form(request(chunks, [("Content-Type", MULTIPART)]), UploadLimits()) as form:
+        async with read_form(request(chunks, [("Content-Type", MULTIPART)]), Settings()) as form:
             return contents(form)
     except UploadError as error:
         return type(error)
@@ -29,32 +30,32 @@ async def verdict(chunks: Sequence[bytes]) -> Verdict:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64, 65_536])
-async def test_a_line_that_looks_like_the_closing_boundary_is_content_where_the_parser_takes_it_so(chunk: int) -> None:
+async def test_content_may_contain_a_line_like_the_closing_boundary(chunk: int) -> None:
     assert await read(BOUNDARY_AS_CONTENT, chunk=chunk) == {"text": b"--frontier--\r\na"}
     with pytest.raises(MalformedBody):
         await read(BOUNDARY_AS_CONTENT + b"b", chunk=chunk)
 
 
 @pytest.mark.anyio
-async def test_a_good_body_is_read_wherever_it_is_cut_in_two() -> None:
-    whole = await verdict([GOOD])
+async def test_a_valid_body_is_read_wherever_it_is_cut() -> None:
+    whole = await result_of([GOOD])
     assert isinstance(whole, dict)
     for cut in range(1, len(GOOD)):
-        assert await verdict([GOOD[:cut], GOOD[cut:]]) == whole
+        assert await result_of([GOOD[:cut], GOOD[cut:]]) == whole
 
 
 @pytest.mark.anyio
-async def test_what_follows_the_closing_boundary_is_found_wherever_the_body_is_cut_in_two() -> None:
+async def test_content_after_the_closing_boundary_is_found_wherever_it_is_cut() -> None:
     data = body(part("text", b"hi")) + b"--frontier--"
     for cut in range(1, len(data)):
-        assert await verdict([data[:cut], data[cut:]]) is MalformedBody
+        assert await result_of([data[:cut], data[cut:]]) is MalformedBody
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("rest", [b"", b"\r\n", b" \t"])
-async def test_a_closing_boundary_alone_is_an_empty_form_wherever_it_is_cut(rest: bytes) -> None:
+async def test_a_closing_boundary_alone_is_an_empty_form(rest: bytes) -> None:
     for size in range(1, 16):
-        assert await verdict(in_chunks(b"--frontier--" + rest, size)) is EmptyForm
+        assert await result_of(in_chunks(b"--frontier--" + rest, size)) is EmptyForm
 
 
 PIECES = [
@@ -65,20 +66,20 @@ PIECES = [
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """What bodies are made of, in any order, most of them with a beginning and an end that could be right."""
+    """Fragments of bodies in any order, most of them with a valid beginning and end."""
     middle = b"".join(draw(st.lists(st.sampled_from(PIECES), max_size=8)))
     return draw(st.sampled_from([HEAD, HEAD, b""])) + middle + draw(st.sampled_from([b"\r\n--frontier--\r\n", b""]))
 
 
 @given(data=bodies(), cuts=st.lists(st.integers(1, 200), max_size=12))
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
-def test_how_a_body_is_cut_decides_nothing(data: bytes, cuts: list[int]) -> None:
+def test_the_result_does_not_depend_on_the_chunks(data: bytes, cuts: list[int]) -> None:
     places = [0, *sorted({cut for cut in cuts if cut < len(data)}), len(data)]
     pieces = [data[start:end] for start, end in pairwise(places)]
 
-    async def verdicts() -> list[Verdict]:
-        return [await verdict(chunks) for chunks in ([data], pieces, in_chunks(data, 1))]
+    async def all_results() -> list[Parsed]:
+        return [await result_of(chunks) for chunks in ([data], pieces, in_chunks(data, 1))]
 
-    whole, cut, bytewise = asyncio.run(verdicts())
+    whole, cut, bytewise = asyncio.run(all_results())
     assert cut == whole
     assert bytewise == whole

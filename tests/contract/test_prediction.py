@@ -1,4 +1,4 @@
-"""The answer's field names are a contract with whoever reads it: none may go or change its meaning."""
+"""Fields of the prediction: none is removed or renamed."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ CLASSES = ["negative", "neutral", "positive"]
 PAIRS = ["text+audio", "text+visual", "audio+visual", "all"]
 
 
-def ask(client: TestClient, parts: Mapping[str, Part], subset: ModalitySet, query: str = "") -> dict[str, object]:
+def predict(client: TestClient, parts: Mapping[str, Part], subset: ModalitySet, query: str = "") -> dict[str, object]:
     files = {PART_OF[m]: parts[PART_OF[m]] for m in subset}
     response = client.post(f"/predict{query}", files=files)
     assert response.status_code == 200, response.text
@@ -31,10 +31,10 @@ def assert_distribution(probabilities: object) -> None:
 
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
 @pytest.mark.parametrize("query", ["", "?explain=true"])
-def test_every_subset_is_answered_with_every_field(
+def test_every_subset_has_every_field(
     client: TestClient, parts: Mapping[str, Part], subset: ModalitySet, query: str
 ) -> None:
-    answer = ask(client, parts, subset, query)
+    answer = predict(client, parts, subset, query)
     explained = ["votes", "reconstruction"] if query else []
     assert list(answer) == [
         "request_id",
@@ -71,7 +71,7 @@ def test_every_subset_is_answered_with_every_field(
         "faces",
         "truncated",
     ]
-    # These weights have none fitted, and nothing sent is doubtful.
+    # These weights have no fitted familiarity, and no input is doubtful.
     assert all(use["familiarity"] is None for use in modalities.values())
 
     key = answer["key_missing"]
@@ -134,8 +134,8 @@ def test_every_subset_is_answered_with_every_field(
         assert set(reconstruction) == set(subset.missing)
 
 
-def test_what_was_used_is_told(client: TestClient, parts: Mapping[str, Part]) -> None:
-    modalities = ask(client, parts, SUBSETS[0])["modalities"]
+def test_the_used_amount_of_each_modality_is_stated(client: TestClient, parts: Mapping[str, Part]) -> None:
+    modalities = predict(client, parts, SUBSETS[0])["modalities"]
     assert isinstance(modalities, dict)
     assert modalities["text"]["tokens"] > 5
     assert modalities["audio"]["seconds"] == pytest.approx(1.0)
@@ -143,16 +143,16 @@ def test_what_was_used_is_told(client: TestClient, parts: Mapping[str, Part]) ->
     assert (modalities["visual"]["frames"], modalities["visual"]["faces"]) == (4, 1)
 
 
-def test_text_alone_may_come_urlencoded(client: TestClient) -> None:
+def test_text_alone_may_be_urlencoded(client: TestClient) -> None:
     plain = client.post("/predict", data={"text": "Good & bad = 50 %"})
     multipart = client.post("/predict", files={"text": (None, b"Good & bad = 50 %", "text/plain")})
     assert plain.status_code == multipart.status_code == 200
     assert plain.json()["probabilities"] == pytest.approx(multipart.json()["probabilities"], abs=1e-6)
 
 
-def test_explaining_changes_no_answer(client: TestClient, parts: Mapping[str, Part]) -> None:
+def test_explain_does_not_change_the_prediction(client: TestClient, parts: Mapping[str, Part]) -> None:
     for subset in SUBSETS:
-        plain, explained = ask(client, parts, subset), ask(client, parts, subset, "?explain=true")
+        plain, explained = predict(client, parts, subset), predict(client, parts, subset, "?explain=true")
         for field in ("polarity", "summary", "modalities", "warnings"):
             assert plain[field] == explained[field]
         keys = [answer["key_missing"] for answer in (plain, explained)]
@@ -163,7 +163,7 @@ def test_explaining_changes_no_answer(client: TestClient, parts: Mapping[str, Pa
         assert plain["probabilities"] == pytest.approx(explained["probabilities"], abs=1e-5)
 
 
-def test_the_openapi_document_names_the_three_parts_and_the_problems(client: TestClient) -> None:
+def test_openapi_names_the_parts_and_the_problems(client: TestClient) -> None:
     operation = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
     content = operation["requestBody"]["content"]
     assert list(content["multipart/form-data"]["schema"]["properties"]) == ["text", "audio", "openface"]

@@ -1,4 +1,4 @@
-"""The real process when more is asked of it than it can answer."""
+"""The server process under more load than it can answer."""
 
 import asyncio
 import time
@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.engine.throughput import ENOUGH_SECONDS
+from app.engine.admission import ENOUGH_SECONDS
 from tests.support.process import Launch, launching
 
 pytestmark = pytest.mark.anyio
 
-CROWD = 100  # far fewer than there are places
+CLIENTS = 100  # far fewer than `queue_size`
 SECONDS = 4.0
 
 
@@ -23,11 +23,11 @@ def launch() -> Iterator[Launch]:
         yield start
 
 
-async def crowd(client: httpx2.AsyncClient) -> list[list[tuple[float, httpx2.Response]]]:
-    """So many ask again and again; for each, when it had which answer."""
+async def send_requests(client: httpx2.AsyncClient) -> list[list[tuple[float, httpx2.Response]]]:
+    """Have every client repeat a request; return the time and the answer of each of them."""
     began = time.monotonic()
 
-    async def one() -> list[tuple[float, httpx2.Response]]:
+    async def repeat() -> list[tuple[float, httpx2.Response]]:
         answers = []
         while time.monotonic() - began < SECONDS:
             answer = await client.post("/predict", data={"text": "Hello."})
@@ -35,20 +35,20 @@ async def crowd(client: httpx2.AsyncClient) -> list[list[tuple[float, httpx2.Res
             await asyncio.sleep(0.1 if answer.status_code == 429 else 0)
         return answers
 
-    return await asyncio.gather(*(one() for _ in range(CROWD)))
+    return await asyncio.gather(*(repeat() for _ in range(CLIENTS)))
 
 
 def statuses(answers: Sequence[httpx2.Response]) -> set[int]:
     return {answer.status_code for answer in answers}
 
 
-async def test_a_crowd_is_let_in_and_then_held_to_what_can_be_answered_soon(tiny_weights: Path, launch: Launch) -> None:
+async def test_overload_is_admitted_first_and_then_refused(tiny_weights: Path, launch: Launch) -> None:
     process = launch(tiny_weights, EMMR_MAX_BATCH="1", EMMR_MAX_WAIT="0.05")
     base = await asyncio.to_thread(process.ready)
-    limits = httpx2.Limits(max_connections=CROWD)
+    limits = httpx2.Limits(max_connections=CLIENTS)
     async with httpx2.AsyncClient(base_url=base, timeout=60, limits=limits) as client:
-        found = await crowd(client)
-        everything = [pair for answers in found for pair in answers]
+        collected = await send_requests(client)
+        everything = [pair for answers in collected for pair in answers]
         assert statuses([answer for at, answer in everything if at < ENOUGH_SECONDS]) == {200}
         assert statuses([answer for _, answer in everything]) == {200, 429}
         refused = [answer for _, answer in everything if answer.status_code == 429]

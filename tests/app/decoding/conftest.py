@@ -1,15 +1,15 @@
-"""One pool of two processes for the tests of this folder that do not harm it, and files as a form holds them."""
+"""A pool of two processes shared by the tests that do not damage it, and files as a form holds them."""
 
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import IO
 
 import pytest
 
 from app.decoding.pool import DecodePool
-from app.uploads.spool import SpooledFile
 
-Spool = Callable[[bytes], SpooledFile]
+Spool = Callable[[bytes], IO[bytes]]
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def pool() -> Iterator[DecodePool]:
 def spool() -> Iterator[Spool]:
     with ExitStack() as files:
 
-        def make(content: bytes) -> SpooledFile:
+        def make(content: bytes) -> IO[bytes]:
             file = files.enter_context(tempfile.SpooledTemporaryFile(max_size=2**16))
             file.write(content)
             file.seek(0)

@@ -1,4 +1,4 @@
-"""Files that may not grow and no descriptor left, both of them real: limits of this process for a moment."""
+"""Uploads without disk space or file descriptors, simulated by resource limits of this process."""
 
 import json
 import os
@@ -11,19 +11,19 @@ from errno import EACCES
 import pytest
 from starlette.testclient import TestClient
 
+from app.errors import NoRoom
 from app.logging import configure_logging
-from app.uploads.errors import NoRoom
-from app.uploads.form import UploadLimits, read_form
-from app.uploads.spool import finding_room, spooled
+from app.settings import Settings
+from app.uploads.form import SpooledFile, close_file, read_form, refuse_without_room
 from tests.support.forms import MULTIPART, body, in_chunks, part, request
 
 LARGE = 400_000
-LIMITS = UploadLimits(spool_bytes=100_000)
+LIMITS = Settings(spool_bytes=100_000)
 
 
 @contextmanager
 def limited(kind: int, value: int) -> Iterator[None]:
-    """Have this process run into a limit of its own."""
+    """Lower a resource limit of this process."""
     before, hard = resource.getrlimit(kind)
     resource.setrlimit(kind, (value, hard))
     try:
@@ -33,17 +33,17 @@ def limited(kind: int, value: int) -> Iterator[None]:
 
 
 async def upload(size: int, chunk: int) -> int:
-    """Read a form with a sound of that many bytes; how many came out."""
+    """Upload an audio file of that many bytes; return how many are read."""
     data = body(part("audio", b"x" * size, filename="a"))
     async with read_form(request(in_chunks(data, chunk), [("Content-Type", MULTIPART)]), LIMITS) as form:
         assert form.audio is not None
         return len(form.audio.read())
 
 
-# Where the limit is met: when the file goes to disk, in a later chunk, at the last flush of what is buffered.
+# The limit is exceeded when the file moves to disk, in a later chunk, or at the last flush of the buffer.
 @pytest.mark.anyio
 @pytest.mark.parametrize(("most", "chunk"), [(10_000, 10_000), (250_000, 10_000), (LARGE - 1, 1_000)])
-async def test_an_upload_for_which_there_is_no_room_is_told_so(most: int, chunk: int) -> None:
+async def test_an_upload_without_disk_space_is_refused(most: int, chunk: int) -> None:
     with limited(resource.RLIMIT_FSIZE, most):
         with pytest.raises(NoRoom) as caught:
             await upload(LARGE, chunk)
@@ -53,7 +53,7 @@ async def test_an_upload_for_which_there_is_no_room_is_told_so(most: int, chunk:
 
 
 @pytest.mark.anyio
-async def test_an_upload_for_which_there_is_no_descriptor_is_told_so() -> None:
+async def test_an_upload_without_a_descriptor_is_refused() -> None:
     os.close(lowest := os.open(os.devnull, os.O_RDONLY))
     with limited(resource.RLIMIT_NOFILE, lowest), pytest.raises(NoRoom):
         await upload(LARGE, 10_000)
@@ -61,29 +61,32 @@ async def test_an_upload_for_which_there_is_no_descriptor_is_told_so() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_folder_that_is_full_when_the_first_upload_comes_is_told_so_and_may_have_room_later(
+async def test_a_folder_full_at_the_first_upload_may_have_room_later(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure_logging("info")
-    monkeypatch.setattr(tempfile, "tempdir", None)  # as when the process has just started: none has been looked for
+    monkeypatch.setattr(tempfile, "tempdir", None)  # as in a process that has just started
     with limited(resource.RLIMIT_FSIZE, 0), pytest.raises(NoRoom):
         await upload(LARGE, 10_000)
     assert json.loads(capsys.readouterr().err)["reason"] == "ENOENT"
     assert await upload(LARGE, 10_000) == LARGE
 
 
-def test_another_failure_is_not_taken_for_a_lack_of_room() -> None:
-    with pytest.raises(PermissionError), finding_room():
+def test_another_os_error_is_not_lack_of_room() -> None:
+    with pytest.raises(PermissionError), refuse_without_room():
         raise PermissionError(EACCES, "not allowed")
 
 
-def test_closing_what_could_not_be_written_raises_nothing_and_gives_the_descriptor_up() -> None:
-    with limited(resource.RLIMIT_FSIZE, 10), spooled(10) as file, pytest.raises(OSError, match="too large"):
-        file.write(b"a" * 20)
+def test_closing_a_file_on_a_full_disk_raises_nothing() -> None:
+    file = SpooledFile(10)
+    with limited(resource.RLIMIT_FSIZE, 10):
+        with pytest.raises(OSError, match="too large"):
+            file.write(b"a" * 20)
+        close_file(file)
     assert file.closed
 
 
-def test_over_http_it_is_a_503_that_says_when_to_come_back_and_an_error_in_the_log(
+def test_lack_of_room_is_a_503_with_retry_after_and_logged(
     client: TestClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure_logging("info")
@@ -93,7 +96,7 @@ def test_over_http_it_is_a_503_that_says_when_to_come_back_and_an_error_in_the_l
     assert (refused.status_code, refused.json()["type"]) == (503, "/problems/no-room")
     assert (refused.headers["retry-after"], refused.headers["connection"]) == ("5", "close")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    (told,) = [line for line in lines if line["level"] == "error"]
-    assert (told["event"], told["reason"]) == ("no room for an upload", "EFBIG")
-    assert told["request_id"] == refused.headers["x-request-id"]
+    (logged,) = [line for line in lines if line["level"] == "error"]
+    assert (logged["event"], logged["reason"]) == ("no room for an upload", "EFBIG")
+    assert logged["request_id"] == refused.headers["x-request-id"]
     assert client.post("/predict", files=large).json()["type"] == "/problems/unsupported-part"

@@ -17,7 +17,7 @@ from app.api.schemas import (
     Timings,
     VisualUse,
 )
-from app.table import render
+from app.offline import render
 
 MISSING = VisualUse(status="missing", reason="no_face")
 
@@ -51,7 +51,7 @@ def prediction(*, detected: bool) -> Prediction:
     )
 
 
-def test_the_whole_answer_is_shown() -> None:
+def test_the_tables_show_the_whole_prediction() -> None:
     answer = ExplainedPrediction(
         **dict(prediction(detected=True)),
         votes={"text+audio": {"negative": 0.6, "positive": 0.4}},

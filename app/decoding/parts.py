@@ -1,0 +1,98 @@
+"""Decoding of the three parts of a form: text in this process, audio and OpenFace files in a decoder process."""
+
+import unicodedata
+from dataclasses import asdict
+from itertools import groupby
+from typing import IO, Final
+
+from app.decoding.pool import DecodePool
+from app.errors import CorruptPart, TextTooLong
+from app.settings import Settings
+from model.config import AudioConfig, VisualConfig
+from model.features.audio.loading import SoundLimits
+from model.features.audio.raw_features import Voice
+from model.features.visual.openface import FaceTrack, OpenFaceLimits
+
+INVISIBLE: Final = ("Zs", "Zl", "Zp", "Cc", "Cf")  # Unicode general categories
+BASIC_PLANE: Final = 2**16  # code points; above it, regular expression dialects write characters differently
+
+
+def decode_text(raw: bytes, max_bytes: int) -> str:
+    """Decode a UTF-8 sentence; a byte order mark at its start is removed.
+
+    Raises:
+        TextTooLong: more than `max_bytes`.
+        CorruptPart: not UTF-8, containing a NUL, or blank.
+    """
+    if len(raw) > max_bytes:
+        raise TextTooLong(f"the text may hold at most {max_bytes} bytes", part="text")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptPart("the text is not UTF-8", part="text", place=f"byte {error.start}") from None
+    if "\0" in text:
+        raise CorruptPart("the text holds a NUL", part="text", place=f"byte {raw.index(0)}")
+    text = text.removeprefix("\ufeff")
+    if not any(_is_visible(character) for character in text):
+        raise CorruptPart("the text is blank", part="text")
+    return text
+
+
+def _is_visible(character: str) -> bool:
+    """Whether it is neither a separator nor a control or format character such as U+200B, the zero-width space."""
+    return unicodedata.category(character) not in INVISIBLE
+
+
+def _text_pattern() -> str:
+    runs = [(shown, list(run)) for shown, run in groupby(range(BASIC_PLANE), key=lambda code: _is_visible(chr(code)))]
+    invisible = "".join(f"\\u{run[0]:04x}-\\u{run[-1]:04x}" for shown, run in runs if not shown)
+    return f"^[^\\u0000]*[^{invisible}][^\\u0000]*$"
+
+
+TEXT_PATTERN: Final = _text_pattern()
+"""Regular expression (ECMA-262) of the texts that `decode_text` accepts: no NUL, and not blank."""
+
+
+def sound_limits(settings: Settings) -> SoundLimits:
+    """Limits of decoded audio."""
+    return SoundLimits(
+        max_seconds=settings.max_audio_seconds,
+        max_decoded_bytes=settings.max_audio_decoded_bytes,
+        min_rate=settings.min_audio_rate,
+        max_rate=settings.max_audio_rate,
+        max_channels=settings.max_audio_channels,
+    )
+
+
+def openface_limits(settings: Settings) -> OpenFaceLimits:
+    """Limits of an OpenFace CSV."""
+    return OpenFaceLimits(
+        max_bytes=settings.max_openface_bytes,
+        max_line_bytes=settings.max_openface_line_bytes,
+        max_columns=settings.max_openface_columns,
+        max_rows=settings.max_openface_rows,
+    )
+
+
+class PoolDecoders:
+    """Decoders of files that run in the processes of a pool.
+
+    Both methods read the whole file, and raise `EmptyModality` for a valid file without usable content, an
+    `UploadError` for a file that is not accepted, `DecoderFailed` if decoding exceeds its time or memory, and
+    `NoDecoder` if no process is available.
+    """
+
+    def __init__(self, pool: DecodePool, settings: Settings) -> None:
+        self._pool = pool
+        self._sound_limits, self._openface_limits = asdict(sound_limits(settings)), asdict(openface_limits(settings))
+
+    async def audio(self, file: IO[bytes], config: AudioConfig) -> Voice:
+        """Decode an audio file and compute its features before normalisation."""
+        job = {"kind": "audio", "config": config.model_dump(), "limits": self._sound_limits}
+        return await self._pool.run(job, file, "audio", Voice)
+
+    async def openface(self, file: IO[bytes], config: VisualConfig) -> FaceTrack:
+        """Decode an OpenFace CSV."""
+        chosen = config.model_dump(include={"columns", "min_confidence"})
+        job = {"kind": "openface", "config": chosen, "limits": self._openface_limits}
+        return await self._pool.run(job, file, "openface", FaceTrack)
