@@ -1,10 +1,6 @@
-"""A weights folder: written once, verified by hash before anything in it is used.
+"""Weights folders: `config.json`, `model.safetensors`, `preprocessing.json`, `README.md` (card) and `hashes.json`.
 
-For: `config.json`, `model.safetensors`, `preprocessing.json`, `README.md` (the model card) and `hashes.json`.
-Does not know: training or serving. No pickle is read or written.
-
-`hashes.json` maps each of `HASHED` to its SHA-256. The version is the first twelve digits of the SHA-256 of those
-lines, so equal versions mean equal behaviour.
+Every hashed file is verified before its content is used, and no pickle is read or written.
 """
 
 import hashlib
@@ -35,6 +31,7 @@ PREPROCESSING: Final = "preprocessing.json"
 HASHES: Final = "hashes.json"
 CARD: Final = "README.md"
 HASHED: Final = (CONFIG, WEIGHTS, PREPROCESSING)
+"""Files whose SHA-256 is in `hashes.json`. The version is the start of the SHA-256 of these hashes."""
 
 NETWORK_PREFIX: Final = "network."
 RELIABILITY_PREFIX: Final = "reliability."
@@ -66,20 +63,20 @@ def save_checkpoint(
     """Write a weights folder and return its version.
 
     Args:
-        folder: made where it does not exist; files of the same names are replaced.
+        folder: created if it does not exist; files of the same names are replaced.
         network: its config is written too.
         preprocessing: statistics of the training split.
         adapters: low-rank adapters of the text encoder, as `TextEncoder.merge` takes them.
         card: the model card, Markdown.
-        reliability: fitted for the network; without it answers are neither calibrated nor moderated.
+        reliability: fitted for the network; without it answers are not calibrated.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{NETWORK_PREFIX}{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"{ADAPTER_PREFIX}{name}": value for name, value in (adapters or {}).items()}
+    groups = {NETWORK_PREFIX: network.state_dict(), ADAPTER_PREFIX: adapters or {}}
     if reliability is not None:
-        tensors |= {f"{RELIABILITY_PREFIX}{name}": value for name, value in reliability.state_dict().items()}
+        groups[RELIABILITY_PREFIX] = reliability.state_dict()
+    tensors = {prefix + name: value for prefix, group in groups.items() for name, value in group.items()}
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone; a server runs as someone else
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes mode 600; the server may run as another user
     (folder / CONFIG).write_text(network.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     preprocessing.write(folder / PREPROCESSING)
     (folder / CARD).write_text(card, encoding="utf-8")
@@ -122,7 +119,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
     return Checkpoint(
         config=config,
         network=network.to(device).eval().requires_grad_(False),
-        reliability=reliability.eval().requires_grad_(False),  # on the host, where features are
+        reliability=reliability.eval().requires_grad_(False),  # on the CPU, where features are computed
         preprocessing=preprocessing,
         text_encoder=text_encoder,
         version=version,

@@ -1,15 +1,18 @@
-"""The one frozen configuration of a checkpoint: what `weights/<name>/config.json` holds.
+"""The frozen configuration of a checkpoint, as stored in `weights/<name>/config.json`.
 
-For: every size and choice that features and network share, checked together once.
-Does not know: training schedules (`model.training.settings`) or serving limits (`app.settings`).
-Source: the paper's Table 7 for `paper()`; the shipped default was chosen on validation data.
+Source: Table 7 of the paper for `ModelConfig.paper`; the shipped values were chosen on validation data.
 """
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.modality import Modality
+
+BRANCHES: Final = ("transformer", "autoencoder", "cascade")
+"""The three reconstruction branches (paper 3.5), in the order of β."""
+TRANSFORMER: Final = BRANCHES[0]
+"""The branch that every answer needs: its encoding is classified and its reconstructions are voted on."""
 
 
 class _Frozen(BaseModel):
@@ -17,7 +20,7 @@ class _Frozen(BaseModel):
 
 
 class TextConfig(_Frozen):
-    """How sentences become features."""
+    """Text features."""
 
     encoder: str = "minilm"
     """`minilm` (the packaged all-MiniLM-L6-v2), or a hub id or folder of any BERT-family model."""
@@ -30,19 +33,18 @@ class TextConfig(_Frozen):
 
 
 class AudioConfig(_Frozen):
-    """How sound becomes features."""
+    """Audio features."""
 
     encoder: Literal["acoustic", "whisper", "both"] = "acoustic"
-    """`acoustic`: the paper's 33 features, a slot a frame. `whisper`: the mean hidden state of Whisper tiny.en's
+    """`acoustic`: the paper's 33 features, one slot per frame. `whisper`: the mean hidden state of Whisper tiny.en's
     encoder after two layers (384). `both`: that and the 33 features' means, deviations and mean changes (483). The
-    latter two describe a whole clip by one slot."""
-
+    latter two fill one slot per clip."""
     dynamics: bool = False
-    """Append to the 33 features how much each changed since the frame before (66 in all)."""
+    """Append the difference of each of the 33 features from the previous frame (66 in all)."""
     silence_dbfs: float = -60.0
-    """Loudest-frame level, in dB below full scale, under which a clip counts as silent."""
+    """Level of the loudest frame in dBFS below which a clip counts as silent."""
     conditioned: bool = False
-    """Trim leading and trailing non-speech and level loudness before the acoustic recipe."""
+    """Trim leading and trailing non-speech and normalise loudness before computing acoustic features."""
 
     @property
     def size(self) -> int:
@@ -53,16 +55,16 @@ class AudioConfig(_Frozen):
 
 
 class VisualConfig(_Frozen):
-    """How OpenFace output becomes features."""
+    """Visual features, from OpenFace output."""
 
     columns: Literal["all", "action_units"] = "action_units"
     """709 columns, or the 35 action-unit columns."""
     reduce: Literal["frames", "mean"] = "mean"
-    """Every frame a slot, or their mean the only one."""
+    """One slot per frame, or one slot with the mean over frames."""
     root: bool = False
     """Take the square root of the action units: half of a clip's means lie near 0, where small differences count."""
     min_confidence: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Frames under this OpenFace confidence are skipped and counted."""
+    """Frames with a lower OpenFace confidence are skipped and counted."""
 
     @property
     def size(self) -> int:
@@ -71,17 +73,17 @@ class VisualConfig(_Frozen):
 
 
 class Slots(_Frozen):
-    """How many time slots each modality may take (the paper's T_t, T_a, T_v)."""
+    """The maximum number of time slots of each modality (the paper's T_t, T_a, T_v)."""
 
     text: int = Field(gt=0)
     audio: int = Field(gt=0)
     visual: int = Field(gt=0)
     reduction: Literal["truncate", "pool"] = "pool"
-    """Longer input is cut (the paper) or averaged over time, so that the end of a clip still counts."""
+    """Longer input is cut (the paper), or averaged over time so that the end of a clip still counts."""
 
     def of(self, modality: Modality) -> int:
         """Slots of one modality."""
-        return {Modality.TEXT: self.text, Modality.AUDIO: self.audio, Modality.VISUAL: self.visual}[modality]
+        return int(getattr(self, modality))
 
 
 class NetworkConfig(_Frozen):
@@ -95,11 +97,11 @@ class NetworkConfig(_Frozen):
     residual_blocks: int = Field(default=5, gt=0)
     dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
     missing_slots: Literal["token", "pooled"] = "pooled"
-    """What stands in a missing modality's slots: a learned token, or that plus the pooled present modalities."""
+    """Content of the slots of a missing modality: a learned token, or that plus the pooled present modalities."""
     positions: bool = False
-    """Add a learned embedding of its place to each slot of voice and face; hidden states of text carry theirs."""
+    """Add a learned position embedding to audio and visual slots; text hidden states already contain positions."""
     imputed_slots: Slots
-    """How many slots a missing modality is reconstructed with; at most `ModelConfig.slots`."""
+    """Slots that a missing modality is reconstructed with; at most `ModelConfig.slots`."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -111,7 +113,7 @@ class NetworkConfig(_Frozen):
 
 
 class ModelConfig(_Frozen):
-    """Everything a checkpoint needs to be built again."""
+    """Everything needed to build the network of a checkpoint."""
 
     name: str = "default"
     classes: tuple[str, ...] = ("negative", "neutral", "positive")
@@ -136,11 +138,7 @@ class ModelConfig(_Frozen):
 
     def feature_size(self, modality: Modality) -> int:
         """d_m: features of one slot of a modality."""
-        return {
-            Modality.TEXT: self.text.size,
-            Modality.AUDIO: self.audio.size,
-            Modality.VISUAL: self.visual.size,
-        }[modality]
+        return int(getattr(self, modality).size)
 
     @classmethod
     def paper(cls) -> Self:

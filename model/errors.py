@@ -1,26 +1,13 @@
-"""The exceptions `model` raises on purpose, drawn as a tree.
+"""The exceptions that `model` raises on purpose.
 
-For: letting a caller (the service, the command line, a test) tell bad data from a bad program by type alone.
-Does not know: HTTP; `app.api.problems` maps these to answers.
-
-    EMMRError
-    ├── ConfigError            a configuration that cannot be built
-    ├── CheckpointError        a weights folder that is missing, altered or does not fit
-    ├── CorpusError            training or evaluation data; names the file and the row
-    └── ModalityError          one modality's content; names the modality and the place
-        ├── CorruptModality    not what it claims to be, or not readable to its end
-        ├── ModalityTooLarge   past a limit
-        ├── UnsupportedFormat  readable perhaps, but not accepted here
-        └── EmptyModality      well-formed with nothing in it: it counts as missing, with this reason
+`app.errors` maps them to HTTP problems. All of them can be pickled: decoder processes send them back.
 """
-
-from typing import Self
 
 from model.modality import Modality
 
 
 class EMMRError(Exception):
-    """Base of everything below."""
+    """Base class of all errors below."""
 
 
 class ConfigError(EMMRError):
@@ -32,47 +19,47 @@ class CheckpointError(EMMRError):
 
 
 class CorpusError(EMMRError):
-    """Bad training or evaluation data.
+    """Invalid training or evaluation data.
 
     Args:
-        path: the file the fault lies in.
-        row: its line, counted from 1 with the header as line 1; None where the fault is the whole file's.
+        path: the file with the error.
+        row: its line, counted from 1 with the header as line 1; None where the error concerns the whole file.
         detail: what is wrong.
     """
 
     def __init__(self, path: object, row: int | None, detail: str) -> None:
         self.path, self.row, self.detail = str(path), row, detail
-        super().__init__(f"{path}{'' if row is None else f', line {row}'}: {detail}")
+        super().__init__(self.path, row, detail)
 
-    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
-        """Travel between processes by what it was made of."""
-        return type(self), (self.path, self.row, self.detail)
+    def __str__(self) -> str:
+        """`path, line row: detail`."""
+        return f"{self.path}{'' if self.row is None else f', line {self.row}'}: {self.detail}"
 
 
 class ModalityError(EMMRError):
-    """A fault in one modality's content.
+    """An error in the content of one modality.
 
     Args:
         modality: whose content it is.
         detail: what is wrong; never quotes the content.
-        place: where, in words a person can use ("line 7, column AU12_r", "byte 1042"); None where it is the whole.
+        place: where ("line 7, column AU12_r", "byte 1042"); None where the error concerns the whole.
     """
 
     def __init__(self, modality: Modality, detail: str, place: str | None = None) -> None:
         self.modality, self.detail, self.place = modality, detail, place
-        super().__init__(f"{modality}: {detail}" + (f" ({place})" if place else ""))
+        super().__init__(modality, detail, place)
 
-    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
-        """Travel between processes by what it was made of."""
-        return type(self), (self.modality, self.detail, self.place)
+    def __str__(self) -> str:
+        """`modality: detail (place)`."""
+        return f"{self.modality}: {self.detail}" + (f" ({self.place})" if self.place else "")
 
 
 class CorruptModality(ModalityError):
-    """Not what it claims to be, or not readable to its end."""
+    """Content that is not of the declared kind, or that cannot be read to its end."""
 
 
 class ModalityTooLarge(ModalityError):
-    """Past a limit of size, duration, rows or columns."""
+    """Content that exceeds a limit of size, duration, rows or columns."""
 
 
 class UnsupportedFormat(ModalityError):
@@ -80,16 +67,15 @@ class UnsupportedFormat(ModalityError):
 
 
 class EmptyModality(ModalityError):
-    """Well-formed, with nothing in it.
+    """Well-formed content with nothing in it; the modality counts as missing.
 
     Args:
-        reason: a short code for the answer: `silent`, `too_short`, `no_speech`, `no_face`.
+        modality: whose content it is.
+        reason: a code for the response: `silent`, `too_short`, `no_speech`, `no_face`.
+        detail: what is wrong.
     """
 
     def __init__(self, modality: Modality, reason: str, detail: str) -> None:
-        self.reason = reason
         super().__init__(modality, detail)
-
-    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
-        """Travel between processes by what it was made of."""
-        return type(self), (self.modality, self.reason, self.detail)
+        self.reason = reason
+        self.args = (modality, reason, detail)

@@ -1,10 +1,6 @@
-"""Modalities and which of them are there: the one way absence is expressed, from upload to network.
+"""The three modalities, their seven non-empty subsets, and the features of an utterance.
 
-For: naming the three modalities, their seven non-empty subsets, and an utterance's features.
-Does not know: how features are made or used.
-
-An absent modality has no array at all (`Utterance`), and in a batch it has `present == False` (`Batch`); what its
-slots of the batch hold is never read. There are no zeros standing for absence and no None.
+A missing modality has no array in an `Utterance` and `present == False` in a `Batch`; zeros never stand for it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +14,7 @@ from model.types import FloatArray
 
 
 class Modality(StrEnum):
-    """One channel of an utterance. The order of declaration is the order everywhere."""
+    """One channel of an utterance; arrays and masks over modalities have the order of declaration."""
 
     TEXT = "text"
     AUDIO = "audio"
@@ -48,8 +44,13 @@ class ModalitySet:
         return cls(frozenset(modalities))
 
     @classmethod
+    def from_mask(cls, mask: Iterable[bool]) -> Self:
+        """Build from one flag for each of `MODALITIES`."""
+        return cls(frozenset(m for m, present in zip(MODALITIES, mask, strict=True) if present))
+
+    @classmethod
     def parse(cls, name: str) -> Self:
-        """Read what `name` writes, `text+visual` for example.
+        """Build from a name such as `text+visual`.
 
         Raises:
             ValueError: an unknown modality.
@@ -58,18 +59,23 @@ class ModalitySet:
 
     @property
     def name(self) -> str:
-        """`text+audio+visual`, `audio`, …: the names of reports, metrics and answers."""
+        """`text+audio+visual`, `audio`, …, as used in reports, metrics and responses."""
         return "+".join(self)
 
     @property
     def missing(self) -> tuple[Modality, ...]:
-        """What is not there, in order."""
+        """The modalities that are not in the set, in order."""
         return tuple(m for m in MODALITIES if m not in self.present)
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether no modality is missing."""
         return len(self.present) == len(MODALITIES)
+
+    @property
+    def number(self) -> int:
+        """1 to 7: the sum of 1 for text, 2 for audio and 4 for visual."""
+        return sum(1 << column for column, present in enumerate(self.mask()) if present)
 
     def mask(self) -> tuple[bool, ...]:
         """One flag for each of `MODALITIES`."""
@@ -91,11 +97,13 @@ SUBSETS: Final = tuple(
     ModalitySet(frozenset(subset)) for size in (3, 2, 1) for subset in combinations(MODALITIES, size)
 )
 """The seven non-empty subsets, largest first."""
+PAIRS: Final = SUBSETS[1:4]
+SINGLES: Final = SUBSETS[4:]
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One utterance's features: an array for each modality that is there, nothing for one that is not.
+    """The features of one utterance: one array for each modality that is present.
 
     Args:
         features: modality → `(T, d)` float32, normalised, at most as many slots as the config has, T ≥ 1.
@@ -116,13 +124,13 @@ class Utterance:
 
     @property
     def presence(self) -> ModalitySet:
-        """Which modalities are there."""
+        """The modalities that are present."""
         return ModalitySet(frozenset(self.features))
 
     def keep(self, modalities: Iterable[Modality]) -> "Utterance":
         """The same utterance with only `modalities`.
 
         Raises:
-            KeyError: one of them is not there to keep.
+            KeyError: one of them is missing.
         """
         return Utterance({m: self.features[m] for m in modalities})

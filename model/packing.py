@@ -1,12 +1,9 @@
-"""Sequences end to end instead of side by side: one matrix of real slots, no padding anywhere.
-
-For: inference, of the network as of the text encoder. What is position-wise (four fifths of the work) runs on the slots
-that exist; attention runs on groups of sequences of like length, so that the little padding it needs costs less than
-the calls it saves.
-Does not know: what a slot is; training, which keeps padded batches.
+"""Attention and pooling on packed sequences: one matrix of all valid slots, without padding. Used at inference only.
 
 Shapes: N slots of all sequences together, S sequences, D hidden, H heads.
 """
+
+# Own code because torch.nn.attention.varlen runs on CUDA in half precision only.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,66 +14,68 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CALL_FLOPS: Final = 4e6  # operations of padding that one more call of attention is worth on a CPU; 1e6 to 16e6 do alike
-CHUNK: Final = 512  # slots of a feed-forward layer at a time: what lies between its products stays in the cache
+CALL_FLOPS: Final = 4e6  # FLOPs of padding that cost as much as one more call on a CPU; measured, 1e6 to 16e6 are alike
+CHUNK: Final = 512  # slots of a feed-forward layer at a time, so that its intermediate results stay in the CPU cache
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Sequences of one call of attention: all of one length and next to each other, or padded to the longest.
+    """Sequences of one attention call: adjacent and of equal length, or padded to the longest.
 
     Args:
-        size: how many.
-        query, key: where their slots are: a slice, or `(size, length)` indices that repeat the first where padded.
-        mask: `(size, 1, 1, keys)` bool, True on real keys; None where there is no padding.
-        real: `(size, queries)` bool, True on real queries; None where there is no padding.
-        target: indices of the real queries, in the order in which `real` picks them.
+        size: number of sequences.
+        query, key: their slots: a slice, or indices `(size, length)` in which padding repeats the first slot.
+        mask: `(size, 1, 1, keys)` bool, True on valid keys; None without padding.
+        valid: `(size, queries)` bool, True on valid queries; None without padding.
+        target: indices of the valid queries, in the order in which `valid` selects them.
     """
 
     size: int
     query: "slice | Tensor"
     key: "slice | Tensor"
     mask: Tensor | None = None
-    real: Tensor | None = None
+    valid: Tensor | None = None
     target: Tensor | None = None
 
 
-class Mixing:
-    """Who attends to whom: query slots of sequence i to the key slots of sequence i, all of them real.
+class PackedAttention:
+    """Scaled dot-product attention of the query slots of each sequence to the key slots of the same sequence.
+
+    Sequences of similar length share a call, where the padding costs less than another call.
 
     Args:
-        keys: key slots of each sequence, at least one.
+        keys: number of key slots of each sequence, at least one.
         hidden: D.
-        device: on an accelerator one padded call is cheaper than any number of exact ones.
-        queries: query slots of each sequence; the keys' where not given (self-attention).
+        device: on an accelerator all sequences share one padded call.
+        queries: number of query slots of each sequence; defaults to `keys` (self-attention).
     """
 
     def __init__(
         self, keys: Sequence[int], hidden: int, device: torch.device, queries: Sequence[int] | None = None
     ) -> None:
         self._keys, self._queries = list(keys), list(keys if queries is None else queries)
-        self._key_starts, self._query_starts = _starts(self._keys), _starts(self._queries)
+        self._key_starts, self._query_starts = [0, *accumulate(self._keys)], [0, *accumulate(self._queries)]
         self._device = device
         budget = CALL_FLOPS / (4 * hidden) if device.type == "cpu" else float("inf")
-        self._groups = [self._group(rows) for rows in self._batches(budget)]
+        self._groups = [self._group(rows) for rows in self._partition(budget)]
 
-    def _batches(self, budget: float) -> list[list[int]]:
-        """Sequences by length, cut where padding would cost more than another call."""
+    def _partition(self, budget: float) -> list[list[int]]:
+        """Sequences sorted by length, split where padding would cost more than another call."""
         order = sorted(range(len(self._keys)), key=lambda i: (self._keys[i], self._queries[i], i))
-        batches: list[list[int]] = []
+        parts: list[list[int]] = []
         exact, widest = 0, 0
         for i in order:
             pairs, queries = self._keys[i] * self._queries[i], self._queries[i]
-            if batches:
-                size = len(batches[-1]) + 1
-                padded = size * self._keys[i] * max(widest, queries)  # keys ascend: this one has the most
+            if parts:
+                size = len(parts[-1]) + 1
+                padded = size * self._keys[i] * max(widest, queries)  # keys ascend: this sequence has the most
                 if padded - exact - pairs <= budget * (size - 1):
-                    batches[-1].append(i)
+                    parts[-1].append(i)
                     exact, widest = exact + pairs, max(widest, queries)
                     continue
-            batches.append([i])
+            parts.append([i])
             exact, widest = pairs, queries
-        return batches
+        return parts
 
     def _group(self, rows: list[int]) -> _Group:
         keys, queries = [self._keys[i] for i in rows], [self._queries[i] for i in rows]
@@ -87,65 +86,65 @@ class Mixing:
                 slice(self._query_starts[first], self._query_starts[last] + queries[0]),
                 slice(self._key_starts[first], self._key_starts[last] + keys[0]),
             )
-        query, real = self._padded([self._query_starts[i] for i in rows], queries)
-        key, there = self._padded([self._key_starts[i] for i in rows], keys)
-        return _Group(len(rows), query, key, there[:, None, None, :], real, query[real])
+        query, valid = self._indices([self._query_starts[i] for i in rows], queries)
+        key, valid_keys = self._indices([self._key_starts[i] for i in rows], keys)
+        return _Group(len(rows), query, key, valid_keys[:, None, None, :], valid, query[valid])
 
-    def _padded(self, starts: list[int], lengths: list[int]) -> tuple[Tensor, Tensor]:
-        places = torch.arange(max(lengths))
-        real = places < torch.tensor(lengths)[:, None]  # (size, length)
-        index = torch.tensor(starts)[:, None] + places * real  # (size, length)
-        return index.to(self._device), real.to(self._device)
+    def _indices(self, starts: list[int], lengths: list[int]) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(max(lengths))
+        valid = positions < torch.tensor(lengths)[:, None]  # (size, length)
+        index = torch.tensor(starts)[:, None] + positions * valid  # (size, length)
+        return index.to(self._device), valid.to(self._device)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """Scaled dot-product attention: q `(N_q, D)`, k and v `(N_k, D)` → `(N_q, D)`."""
+        """Q `(N_q, D)`, k and v `(N_k, D)` → `(N_q, D)`."""
         if len(self._groups) == 1 and self._groups[0].target is None:
-            return self._mix(self._groups[0], q, k, v, heads).reshape(q.shape)
+            return self._attend(self._groups[0], q, k, v, heads).reshape(q.shape)  # (S, queries, H, D/H) → (N_q, D)
         mixed = q.new_empty(q.shape)
         for group in self._groups:
-            own = self._mix(group, q, k, v, heads)  # (size, queries, H, D/H)
-            if group.target is None or group.real is None:
-                mixed[group.query] = own.reshape(-1, q.shape[1])
+            part = self._attend(group, q, k, v, heads)  # (size, queries, H, D/H)
+            if group.target is None or group.valid is None:
+                mixed[group.query] = part.reshape(-1, q.shape[1])  # (size · queries, D)
             else:
-                mixed.index_copy_(0, group.target, own[group.real].flatten(1))
+                mixed.index_copy_(0, group.target, part[group.valid].flatten(1))  # (valid queries, D)
         return mixed
 
     @staticmethod
-    def _mix(group: _Group, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        def split(x: Tensor, where: "slice | Tensor") -> Tensor:
-            return x[where].view(group.size, -1, heads, x.shape[1] // heads).transpose(1, 2)  # (size, H, slots, D/H)
+    def _attend(group: _Group, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        def split(x: Tensor, index: "slice | Tensor") -> Tensor:
+            return x[index].view(group.size, -1, heads, x.shape[1] // heads).transpose(1, 2)  # (size, H, slots, D/H)
 
         q, k, v = split(q, group.query), split(k, group.key), split(v, group.key)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask).transpose(1, 2)  # (size, slots, H, D/H)
 
 
-class Membership:
-    """Which slots belong to which sequence: sums over sequences as one product of matrices."""
+class Segments:
+    """Reductions over the slots of each sequence, as matrix products.
+
+    Args:
+        lengths: slots of each sequence.
+        device: of the slots.
+    """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         self._lengths = torch.tensor(lengths, device=device)  # (S,)
-        self._whole = len(lengths) == 1
-        owner = torch.repeat_interleave(torch.arange(len(lengths), device=device), self._lengths)  # (N,)
-        self._owned = owner == torch.arange(len(lengths), device=device)[:, None]  # (S, N)
+        sequences = torch.arange(len(lengths), device=device)
+        self._members = torch.repeat_interleave(sequences, self._lengths) == sequences[:, None]  # (S, N)
 
     def mean(self, x: Tensor) -> Tensor:
         """`(N, D)` → `(S, D)`."""
-        return (self._owned.to(x.dtype) @ x) / self._lengths[:, None]
+        return (self._members.to(x.dtype) @ x) / self._lengths[:, None]
 
-    def weigh(self, scores: Tensor, x: Tensor) -> Tensor:
+    def softmax_sum(self, scores: Tensor, x: Tensor) -> Tensor:
         """Σ softmax(score) x within each sequence: `(N,)`, `(N, D)` → `(S, D)`."""
-        if self._whole:
+        if len(self._lengths) == 1:
             return scores.softmax(dim=0)[None] @ x
-        weights = scores.expand_as(self._owned).masked_fill(~self._owned, float("-inf")).softmax(dim=1)  # (S, N)
+        weights = scores.expand_as(self._members).masked_fill(~self._members, float("-inf")).softmax(dim=1)  # (S, N)
         return weights @ x
 
 
 def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A position-wise function of `(N, D)`, on a CPU a cache's worth of slots at a time."""
+    """Apply a position-wise function to `(N, D)`, on a CPU in chunks that fit into its cache."""
     if x.device.type != "cpu" or len(x) <= CHUNK * 3 // 2:
         return function(x)
     return torch.cat([function(part) for part in x.split(CHUNK)])
-
-
-def _starts(lengths: Sequence[int]) -> list[int]:
-    return [0, *accumulate(lengths)][: len(lengths)]

@@ -1,10 +1,7 @@
-"""A loaded checkpoint ready to use: features in, decisions out.
-
-For: the one object serving, the command line and evaluation hold.
-Does not know: uploads, HTTP, training.
-"""
+"""A loaded checkpoint on one device: features in, decisions out."""
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -16,27 +13,27 @@ from model.features.extractor import FeatureExtractor
 from model.modality import Modality, Utterance
 from model.network.batch import collate
 from model.network.decision import Decision
-from model.network.inference.cuda_graphs import CudaGraphs, record
+from model.network.inference.cuda_graphs import StaticGraph, record
 from model.network.inference.fused import FusedNetwork
 from model.network.inference.sparse import decide
-from model.network.reliability import decide_reliably
+from model.network.reliability import decide_with_reliability
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """`auto` is CUDA where there is a device, else the CPU; anything else is taken as torch takes it."""
+    """`auto` is CUDA if there is a device, else the CPU; anything else is passed to `torch.device`."""
     if isinstance(name, torch.device):
         return name
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
 
 
 class Pipeline:
-    """Extractor and network of one checkpoint on one device."""
+    """Feature extractor and network of one checkpoint on one device."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.checkpoint = checkpoint
         self.device = device
-        self._prepared = FusedNetwork(checkpoint.network)
-        self._replay = CudaGraphs([])
+        self._network = FusedNetwork(checkpoint.network)
+        self._graphs: dict[int, StaticGraph] = {}
         self.extractor = FeatureExtractor(
             checkpoint.config, checkpoint.preprocessing, checkpoint.text_encoder, reliability=checkpoint.reliability
         )
@@ -58,16 +55,16 @@ class Pipeline:
         return self.checkpoint.config
 
     def record(self) -> tuple[int, ...]:
-        """On a CUDA device, record passes over small batches, which `decide` then replays; elsewhere do nothing.
+        """Record CUDA graphs for small batches, which `decide` then replays; does nothing on other devices.
 
-        It takes a second or so: worth it where many small batches are to come.
+        It takes about a second.
 
         Returns:
-            Numbers of utterances there are recordings for.
+            Batch sizes of the recorded graphs.
         """
         if self.device.type == "cuda":
-            self._replay = record(self._prepared, self.device)
-        return self._replay.sizes
+            self._graphs = record(self._network, self.device)
+        return tuple(self._graphs)
 
     def decide(
         self,
@@ -77,23 +74,22 @@ class Pipeline:
         doubtful: Sequence[Collection[Modality]] | None = None,
         thresholds: Sequence[float | None] | None = None,
     ) -> list[Decision]:
-        """Decide on utterances of any mixture of subsets, side by side; from one thread at a time.
+        """Decide on a batch of utterances of any mixture of subsets; from one thread at a time.
 
-        Arguments are `model.network.reliability.decide_reliably`'s.
+        Args:
+            utterances: as for `model.network.reliability.decide_with_reliability`.
+            explain: as for `model.network.inference.sparse.decide`.
+            both_paths: as for `model.network.inference.sparse.decide`.
+            doubtful: as for `model.network.reliability.run_network`.
+            thresholds: as for `model.network.reliability.finalize`.
         """
-        return decide_reliably(
-            self._decide,
-            self.checkpoint.reliability,
-            utterances,
-            explain=explain,
-            both_paths=both_paths,
-            doubtful=doubtful,
-            thresholds=thresholds,
-        )
+        decide = partial(self._decide, explain=explain, both_paths=both_paths)
+        return decide_with_reliability(decide, self.checkpoint.reliability, utterances, doubtful or (), thresholds)
 
     def _decide(self, utterances: Sequence[Utterance], *, explain: bool, both_paths: bool) -> list[Decision]:
         """The network's own decisions."""
-        if bucket := self._replay.bucket(len(utterances)):
-            return bucket.decide(utterances, explain=explain, both_paths=both_paths)
+        for size, graph in self._graphs.items():  # ascending sizes
+            if len(utterances) <= size:
+                return graph.decide(utterances, explain=explain, both_paths=both_paths)
         batch = collate(utterances, self.config).to(self.device)
-        return decide(self._prepared, batch, explain=explain, both_paths=both_paths)
+        return decide(self._network, batch, explain=explain, both_paths=both_paths)

@@ -1,10 +1,9 @@
-"""Utterances side by side: padded arrays, which slots are real, and which modalities are there.
+"""The input of the network: padded features of several utterances, with masks.
 
-For: the one value the network takes.
-Does not know: where features come from.
+Shapes: B utterances, T_m slots of modality m in this batch (padded), d_m features of a slot.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -17,14 +16,14 @@ from model.modality import MODALITIES, Modality, Utterance
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B utterances. T_m is this batch's padded length of modality m.
+    """B utterances.
 
     Args:
-        features: modality → `(B, T_m, d_m)` float. Where a modality is not held its rows are never read.
+        features: modality → `(B, T_m, d_m)` float; never read where the modality is not held.
         valid: modality → `(B, T_m)` bool, True on slots that carry content.
-        held: `(B, 3)` bool in the order of `MODALITIES`: the modality's features are in this batch.
-        present: `(B, 3)` bool: the modality may be used. In serving equal to `held`; in training a missing pattern
-            hides some of what is held, and only the reconstruction targets may look there.
+        held: `(B, 3)` bool in the order of `MODALITIES`: the batch contains the modality's features.
+        present: `(B, 3)` bool: the network may use the modality; otherwise it is missing. Equal to `held` at inference.
+            In training a missing pattern hides some held modalities: they serve as reconstruction targets only.
     """
 
     features: Mapping[Modality, Tensor]
@@ -41,7 +40,7 @@ class Batch:
         """The same batch under another missing pattern `(B, 3)`.
 
         Raises:
-            ValueError: a modality is to be present that is not held, or an utterance is left with none.
+            ValueError: a modality would be present that is not held, or none would be present in an utterance.
         """
         if bool((present & ~self.held).any()) or not bool(present.any(dim=1).all()):
             raise ValueError("a pattern may only hide held modalities and must leave one")
@@ -49,34 +48,31 @@ class Batch:
 
     def select(self, rows: Tensor) -> Self:
         """The rows `(N,)` of this batch, in that order."""
-        return replace(
-            self,
-            features={m: x[rows] for m, x in self.features.items()},
-            valid={m: x[rows] for m, x in self.valid.items()},
-            held=self.held[rows],
-            present=self.present[rows],
-        )
+        return self._map(lambda x: x[rows])
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
+        return self._map(lambda x: x.to(device, non_blocking=True))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         return replace(
             self,
-            features={m: x.to(device, non_blocking=True) for m, x in self.features.items()},
-            valid={m: x.to(device, non_blocking=True) for m, x in self.valid.items()},
-            held=self.held.to(device, non_blocking=True),
-            present=self.present.to(device, non_blocking=True),
+            features={m: function(x) for m, x in self.features.items()},
+            valid={m: function(x) for m, x in self.valid.items()},
+            held=function(self.held),
+            present=function(self.present),
         )
 
 
 def collate(utterances: Sequence[Utterance], config: ModelConfig, *, room_to_impute: bool = False) -> Batch:
-    """Pad utterances to a batch whose every utterance has present what it holds.
+    """Pad utterances to a batch in which everything held is present.
 
-    A modality's length is that of its longest array here, and at least the imputed slots where it is missing.
+    T_m is the length of the longest array of modality m, and at least its imputed slots if an utterance lacks it.
 
     Args:
         utterances: at least one.
         config: gives feature sizes and imputed slots.
-        room_to_impute: leave room for imputed slots even where nothing is missing, for patterns applied later.
+        room_to_impute: pad to the imputed slots even if nothing is missing, for patterns applied later.
 
     Raises:
         ValueError: no utterance, more slots than the config has, or a feature size that is not the config's.

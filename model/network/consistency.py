@@ -1,62 +1,94 @@
-"""The consistency check and the weights of the ensemble, as pure functions of votes.
+"""The consistency check and the weights of the ensemble, as functions of votes (paper 3.6).
 
-For: Eq. 9's comparison, α of Eq. 10 and β of Eq. 12.
-Does not know: how votes come about.
-Source: paper 3.6. Departures: α weighs pooled features, not logits (the paper's concatenated logits do not fit Eq. 12);
-β weighs the raw features.
-
-Shapes: B batch, C classes, D hidden.
+Shapes: B batch, K pairs or branches, C classes, D hidden. A vote is the logits `(B, C)` of a subset head.
 """
 
+# Departures from the paper: α weights pooled features, not logits (its concatenated logits do not fit Eq. 12), and β
+# weights the raw features.
+
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.modality import Modality
+from model.modality import Modality, ModalitySet
+
+
+def available_vote(votes: Mapping[ModalitySet, Tensor], present: Tensor) -> Tensor:
+    """L_P: for each row the vote of exactly the modalities that are present (Eq. 9).
+
+    Args:
+        votes: subset → `(B, C)` of the transformer branch, with every subset that occurs in `present`.
+        present: `(B, 3)` bool.
+
+    Returns:
+        `(B, C)`.
+    """
+    (_, chosen), *others = votes.items()
+    if others:
+        number = present[:, 0] + 2 * present[:, 1] + 4 * present[:, 2]  # (B,), as `ModalitySet.number`
+        for subset, vote in others:
+            chosen = torch.where((number == subset.number)[:, None], vote, chosen)
+    return chosen
 
 
 def differs(full: Tensor, available: Tensor) -> Tensor:
-    """Whether two votes `(B, C)` name different classes: `(B,)` bool."""
+    """Whether two votes `(B, C)` have different most probable classes: `(B,)` bool."""
     return full.argmax(dim=-1) != available.argmax(dim=-1)
 
 
-def key_modalities(inconsistent: bool, missing: Sequence[Modality], without: Mapping[Modality, bool]) -> list[Modality]:
-    """Name the key ones among the missing.
+def key_modalities(missing: Sequence[Modality], differs_without: Mapping[Modality, bool]) -> list[Modality]:
+    """Select the key modalities among the missing ones where the full vote differs from the available one (Eq. 13).
 
     Args:
-        inconsistent: whether the full vote differs from the available one.
-        missing: what is not there, in order.
-        without: for each of two missing modalities, whether the full vote differs from the vote without just it.
+        missing: the missing modalities, in order.
+        differs_without: for each of two missing modalities, whether the full vote differs from the vote without it.
     """
-    if not inconsistent:
-        return []
-    alone = [m for m in missing if without.get(m, False)]
-    return alone or list(missing)
+    return [m for m in missing if differs_without.get(m, False)] or list(missing)
 
 
 def key_score(full: Tensor, available: Tensor) -> Tensor:
-    """How likely the missing ones change the answer.
+    """How likely the missing modalities change the answer.
 
-    It is the chance that polarities drawn from the two votes are not both the available vote's first choice, and counts
-    doubt as well as disagreement: what decides a doubtful answer may well be what is missing. On validation data it
-    tells key missing modalities from others with an AUROC of .83, the chance that the two draws differ with
-    one of .80, the distance of the two votes with one of .58.
+    It is the probability that classes drawn from the two votes are not both the most probable class of the available
+    vote, so it counts uncertainty as well as disagreement. On validation data it detects key missing modalities with an
+    AUROC of .83; the probability that the two draws differ reaches .80, the distance of the two votes .58.
 
     Args:
-        full: distributions `(B, C)` of the vote over all three, with what was recovered.
-        available: the same of the vote over what is there.
+        full: distributions `(B, C)` of the vote of all three modalities, the missing ones reconstructed.
+        available: distributions `(B, C)` of the vote of the present ones.
 
     Returns:
         `(B,)` in [0, 1].
     """
     most, choice = available.max(dim=-1, keepdim=True)
-    return (1.0 - most * full.gather(-1, choice)).squeeze(-1).clamp(0.0, 1.0)
+    return (1.0 - most * full.gather(-1, choice)).squeeze(-1).clamp(0.0, 1.0)  # (B, 1) → (B,)
+
+
+def agreement(reconstructions: Sequence[Tensor]) -> Tensor:
+    """Mean cosine similarity over slots and pairs of branches: 3 × `(B, T, D)` → `(B,)`."""
+    cosines = [F.cosine_similarity(a, b, dim=-1) for a, b in combinations(reconstructions, 2)]  # 3 × (B, T)
+    return torch.stack(cosines).mean(dim=(0, 2))  # (3, B, T) → (B,)
 
 
 def pair_weights(votes: Sequence[Tensor]) -> Tensor:
     """α (Eq. 10): softmax over the pairs of each pair's largest probability; K × `(B, C)` logits → `(B, K)`."""
     return torch.stack([v.softmax(dim=-1).amax(dim=-1) for v in votes], dim=1).softmax(dim=1)
+
+
+def key_feature(pooled: Sequence[Tensor], votes: Sequence[Tensor]) -> Tensor:
+    """`E_key = Σ α · pooled feature` over the pairs (Eqs. 10, 11).
+
+    Args:
+        pooled: K features `(B, D)`, one per pair.
+        votes: K logits `(B, C)` of the same pairs.
+
+    Returns:
+        `(B, D)`.
+    """
+    return torch.einsum("bk,bkd->bd", pair_weights(votes), torch.stack(list(pooled), dim=1))
 
 
 class BranchWeights(nn.Module):
@@ -67,6 +99,6 @@ class BranchWeights(nn.Module):
         self.w = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Branch features H `(B, 3, D)` → r `(B, D)` and β `(B, 3)`."""
+        """Key features H of the branches `(B, 3, D)` → r `(B, D)` and β `(B, 3)`."""
         weights = self.w(torch.tanh(keys)).squeeze(-1).softmax(dim=1)  # (B, 3)
         return torch.einsum("bk,bkd->bd", weights, keys), weights

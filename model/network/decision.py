@@ -1,7 +1,4 @@
-"""What the network says of one utterance: plain numbers, ready for an answer or a report.
-
-Does not know: tensors, classes' names, HTTP.
-"""
+"""The decision on one utterance, as plain numbers. Importing this module does not import PyTorch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,29 +12,29 @@ Distribution = tuple[float, ...]
 class Decision:
     """One utterance's decision; every distribution is over the config's classes, in their order.
 
+    The network's own decision has no fitted calibration; `model.network.reliability.finalize` replaces some fields.
+
     Args:
         probabilities: the answer.
-        full: of the network: the vote of all three modalities, the missing ones recovered (L_vat). After
-            `model.network.reliability.judge`: the answer.
-        available: of the network: the vote of what is present (L_P). After `judge`: the transformer path's answer where
-            a key modality is missing, else the answer. Complete input: both equal `probabilities`.
-        key_modalities: of the network: missing modalities that are key by the paper's rule (Eqs. 9, 13). After `judge`:
-            those reported, the likeliest first; empty unless the score reaches the threshold.
-        key_score: of the network: see `model.network.consistency.key_score`. After `judge`: the probability that giving
-            all that is missing would change the answer; 0 where nothing is missing.
-        ensemble_used: whether the gate chose the ensemble of the three branches.
-        branch_weights: β by branch; the transformer alone has weight 1 where the ensemble was not used.
+        full: the network's vote of all three modalities, the missing ones reconstructed (L_vat). Finalized: the answer.
+        available: the network's vote of the present modalities (L_P). Finalized: the answer of the transformer path if
+            a key modality is missing, else the answer. For complete input both equal `probabilities`.
+        key_modalities: missing modalities that are key by the paper's rule (Eqs. 9, 13). Finalized: those reported, in
+            descending order of probability; empty unless the score reaches the threshold.
+        key_score: of `model.network.consistency.key_score`. Finalized: probability that providing everything missing
+            would change the answer; 0 if nothing is missing.
+        ensemble_used: whether the gate selected the ensemble of the three branches.
+        branch_weights: β by branch; the transformer has weight 1 if the ensemble was not used.
         votes: with explain: the transformer branch's vote of each pair and of `all`.
-        reconstruction: with explain: for each missing modality `slots` and `agreement`, the mean cosine between the
-            three branches' reconstructions of it.
+        reconstruction: with explain: for each missing modality `slots` and `agreement`, the mean cosine similarity of
+            the three branches' reconstructions.
         transformer: the answer of the transformer path.
-        ensemble: the answer of the ensemble path, where it was taken or both paths were asked for.
-        vote_full, vote_available: after `judge`: the network's `full` and `available`.
-        rule: after `judge`: the network's `key_modalities`.
-        key_by_modality: after `judge`: for each missing modality the probability that giving it alone would change the
-            answer.
-        familiarity: after `judge`: of each modality that is there, in [0, 1].
-        threshold: after `judge`: of `key_score`.
+        ensemble: the answer of the ensemble path, if the gate selected it or both paths were requested.
+        vote_full, vote_available: finalized: the network's `full` and `available`.
+        rule: finalized: the network's `key_modalities`.
+        key_by_modality: finalized: for each missing modality the probability that providing it would change the answer.
+        familiarity: finalized: of each present modality, in [0, 1].
+        threshold: finalized: of `key_score`.
     """
 
     probabilities: Distribution
@@ -60,7 +57,7 @@ class Decision:
 
     @property
     def label_index(self) -> int:
-        """Index of the answer's class."""
+        """Index of the most probable class."""
         return argmax(self.probabilities)
 
 

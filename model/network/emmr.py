@@ -1,8 +1,4 @@
-"""EMMR: encoder, three reconstruction branches, subset heads, gate. The whole graph, as training needs it.
-
-For: `forward`, everything for every utterance. What an answer needs and no more is `model.network.inference.sparse`.
-Does not know: losses, features, files.
-Source: Zeng et al., EMNLP 2022, sections 3.2 to 3.6.
+"""The EMMR network: encoder, reconstruction branches, subset heads and ensemble (Zeng et al., EMNLP 2022, 3.2 to 3.6).
 
 Shapes: B batch, T_m slots of modality m, T their sum, D hidden, C classes.
 """
@@ -13,50 +9,99 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.config import ModelConfig
-from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, ModalitySet
+from model.config import BRANCHES, TRANSFORMER, ModelConfig, NetworkConfig
+from model.modality import COMPLETE, MODALITIES, PAIRS, SINGLES, SUBSETS, Modality, ModalitySet
 from model.network.batch import Batch
-from model.network.consistency import BranchWeights, pair_weights
-from model.network.encoders import Encoder
-from model.network.layers import AttentivePooling
-from model.network.reconstruction import BRANCHES, TransformerBranch, build_branches
-from model.network.subset_heads import SubsetHeads, concatenate, split
-
-PAIRS = tuple(s for s in SUBSETS if len(s) == 2)
-SINGLES = tuple(s for s in SUBSETS if len(s) == 1)
+from model.network.consistency import BranchWeights, available_vote, key_feature
+from model.network.encoders import Encoder, concatenate, split
+from model.network.layers import AttentivePooling, TransformerLayer
+from model.network.reconstruction import TransformerBranch, build_branches
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Everything the losses look at.
+    """The output of a forward pass.
 
     Args:
+        batch: the input.
         transformer: `(B, C)` logits of the transformer path.
         ensemble: `(B, C)` logits of the ensemble path.
-        available: `(B, C)` logits of the transformer branch's vote on what is present.
-        heads: (branch, subset name) → `(B, C)` logits. A single modality's head means nothing where it is not held.
-        modality_heads: modality → `(B, C)` logits of the polarity it carries alone; means nothing where not held.
+        available: `(B, C)` logits of the transformer branch's vote of the present modalities.
+        branch_weights: β `(B, 3)`.
+        heads: (branch, subset name) → `(B, C)` logits; of a single modality meaningless where it is not held.
+        modality_heads: modality → `(B, C)` logits of its own polarity; meaningless where it is not held.
         encodings: branch → F `(B, T, D)`.
         decodings: branch → D `(B, T, D)`.
-        complete: `(B, T, D)` the common sequence of all that is held.
-        filled: `(B, T, D)` the sequence the branches were given, missing slots filled.
+        common: modality → `(B, T_m, D)`, the sequences of held modalities in the common space.
+        filled: `(B, T, D)` input of the branches: `common` with the slots of missing modalities filled.
         slots: `(B, T)` bool, slots that carry content or are imputed.
-        known: `(B, T)` bool, slots whose true content is held: where a reconstruction can be compared.
-        imputed: `(B, T)` bool, slots of missing modalities.
     """
 
+    batch: Batch
     transformer: Tensor
     ensemble: Tensor
     available: Tensor
+    branch_weights: Tensor
     heads: Mapping[tuple[str, str], Tensor]
     modality_heads: Mapping[Modality, Tensor]
     encodings: Mapping[str, Tensor]
     decodings: Mapping[str, Tensor]
-    complete: Tensor
+    common: Mapping[Modality, Tensor]
     filled: Tensor
     slots: Tensor
-    known: Tensor
-    imputed: Tensor
+
+    @property
+    def complete(self) -> Tensor:
+        """`(B, T, D)` common sequence of everything held."""
+        return torch.cat([self.common[m] for m in MODALITIES], dim=1)  # 3 × (B, T_m, D) → (B, T, D)
+
+    @property
+    def known(self) -> Tensor:
+        """`(B, T)` bool, slots whose true content is held, to which a reconstruction can be compared."""
+        held = [self.batch.valid[m] & self.batch.held[:, i, None] for i, m in enumerate(MODALITIES)]
+        return torch.cat(held, dim=1) & self.slots  # 3 × (B, T_m) → (B, T)
+
+    @property
+    def imputed(self) -> Tensor:
+        """`(B, T)` bool, slots of missing modalities."""
+        lengths = [self.batch.valid[m].shape[1] for m in MODALITIES]
+        missing = [~self.batch.present[:, i, None].expand(-1, length) for i, length in enumerate(lengths)]
+        return torch.cat(missing, dim=1) & self.slots  # 3 × (B, T_m) → (B, T)
+
+
+class SubsetHeads(nn.Module):
+    """A shared block and pooling for each of the seven subsets, and a linear head for each branch (Eqs. 8, 9)."""
+
+    def __init__(self, config: NetworkConfig, classes: int) -> None:
+        super().__init__()
+        sizes = (config.hidden, config.heads, config.feedforward, config.dropout)
+        self.blocks = nn.ModuleDict({s.name: TransformerLayer(*sizes) for s in SUBSETS})
+        self.pools = nn.ModuleDict({s.name: AttentivePooling(config.hidden) for s in SUBSETS})
+        self.dropout = nn.Dropout(config.dropout)
+        # A single modality is never reconstructed, so its head does not depend on the branch.
+        self.heads = nn.ModuleDict(
+            {
+                branch: nn.ModuleDict(
+                    {s.name: nn.Linear(config.hidden, classes) for s in SUBSETS if len(s) > 1 or branch == TRANSFORMER}
+                )
+                for branch in BRANCHES
+            }
+        )
+
+    def pool(
+        self, subset: ModalitySet, sequences: Mapping[Modality, Tensor], slots: Mapping[Modality, Tensor]
+    ) -> Tensor:
+        """Pooled feature `(B, D)` of a subset, from sequences `(B, T_m, D)` and their valid slots `(B, T_m)`."""
+        x, valid = concatenate(subset, sequences, slots)
+        pooled: Tensor = self.pools[subset.name](self.blocks[subset.name](x, valid), valid)
+        return pooled
+
+    def logits(self, branch: str, subset: ModalitySet, pooled: Tensor) -> Tensor:
+        """Logits of one branch's head of a subset: `(B, D)` → `(B, C)`."""
+        heads = self.heads[branch]
+        assert isinstance(heads, nn.ModuleDict)
+        vote: Tensor = heads[subset.name](self.dropout(pooled))
+        return vote
 
 
 class EMMR(nn.Module):
@@ -78,8 +123,8 @@ class EMMR(nn.Module):
 
     @property
     def transformer(self) -> TransformerBranch:
-        """The branch every answer needs."""
-        branch = self.branches["transformer"]
+        """The transformer branch, which every answer needs."""
+        branch = self.branches[TRANSFORMER]
         assert isinstance(branch, TransformerBranch)
         return branch
 
@@ -88,104 +133,92 @@ class EMMR(nn.Module):
         logits: Tensor = self.classifier(self.dropout(feature))
         return logits
 
-    def forward(self, batch: Batch) -> Output:
-        """Run all branches and heads on every utterance. Held content that is not present reaches targets only."""
+    def forward(self, batch: Batch, *, static: bool = False) -> Output:
+        """Compute the full graph: all branches and heads of every utterance.
+
+        Args:
+            batch: at least as long as a modality's imputed slots wherever it is missing. Held content that is not
+                present reaches `Output.common` and the heads of single modalities only.
+            static: compute only what a decision depends on, with shapes that do not depend on the content of the batch
+                and without a host synchronisation, so that a CUDA graph can record it. The default computes features
+                that branches have in common once, and also the heads that only the losses use.
+        """
         common = self.encoder.encode(batch.features, batch.valid, batch.held)
         sequences, slots = self.encoder.fill(common, batch.valid, batch.present)
         x, valid = concatenate(COMPLETE, sequences, slots)
-        complete, _ = concatenate(COMPLETE, common, batch.valid)
-
         encodings: dict[str, Tensor] = {}
         decodings: dict[str, Tensor] = {}
         for branch in BRANCHES:
             encodings[branch], decodings[branch] = self.branches[branch](x, valid)
-        heads, keys = self._vote(sequences, slots, decodings, batch.present)
-        heads |= self._vote_alone(common, batch)
-        described = self.describe(common, batch.valid)
-        summary, _ = self.branch_weights(torch.stack(keys, dim=1))
+        recovered = {b: self.recover(sequences, split(decodings[b], slots), batch.present) for b in BRANCHES}
+        heads: dict[tuple[str, str], Tensor] = {}
+        pooled: dict[str, list[Tensor]] = {branch: [] for branch in BRANCHES}  # of the pairs
+        for subset in (*PAIRS, COMPLETE):
+            branches = BRANCHES[:1] if static and subset.complete else BRANCHES
+            features = self._pool_branches(subset, [recovered[b] for b in branches], slots, batch.present, static)
+            for branch, feature in zip(branches, features, strict=True):
+                heads[branch, subset.name] = self.subsets.logits(branch, subset, feature)
+                if subset in PAIRS:
+                    pooled[branch].append(feature)
+        keys = [key_feature(pooled[b], [heads[b, pair.name] for pair in PAIRS]) for b in BRANCHES]
+        for subset in SINGLES:
+            feature = self.subsets.pool(subset, common, batch.valid)
+            heads[TRANSFORMER, subset.name] = self.subsets.logits(TRANSFORMER, subset, feature)
+        described = {} if static else self.describe(common, batch.valid)
+        summary, weights = self.branch_weights(torch.stack(keys, dim=1))  # (B, 3, D) → (B, D), (B, 3)
+        votes = {subset: heads[TRANSFORMER, subset.name] for subset in (COMPLETE, *PAIRS, *SINGLES)}
         return Output(
-            transformer=self.classify(self.pool(encodings["transformer"], valid)),
+            batch=batch,
+            transformer=self.classify(self.pool(encodings[TRANSFORMER], valid)),
             ensemble=self.classify(summary),
-            available=self._available(heads, batch.present),
+            available=available_vote(votes, batch.present),
+            branch_weights=weights,
             heads=heads,
             modality_heads={m: self.modality_heads[m](feature) for m, feature in described.items()},
             encodings=encodings,
             decodings=decodings,
-            complete=complete,
+            common=common,
             filled=x,
             slots=valid,
-            known=torch.cat([batch.valid[m] & batch.held[:, i, None] for i, m in enumerate(MODALITIES)], dim=1) & valid,
-            imputed=torch.cat(
-                [slots[m] & ~batch.present[:, i, None] for i, m in enumerate(MODALITIES)],
-                dim=1,
-            ),
         )
 
-    def _vote(
+    def _pool_branches(
         self,
-        sequences: Mapping[Modality, Tensor],
+        subset: ModalitySet,
+        recovered: list[dict[Modality, Tensor]],
         slots: Mapping[Modality, Tensor],
-        decodings: Mapping[str, Tensor],
         present: Tensor,
-    ) -> tuple[dict[tuple[str, str], Tensor], list[Tensor]]:
-        """Votes of all pairs and of all three, and each branch's E_key `(B, D)`.
+        static: bool,
+    ) -> list[Tensor]:
+        """Features `(B, D)` of a subset, one for each branch's recovered sequences, all pooled in one call.
 
-        A subset without a missing modality holds the same true sequences in every branch, so it is pooled once.
+        Branches differ only in rows with a missing member. Unless `static`, the others are pooled for the first branch
+        and shared.
         """
-        recovered = {b: self.recover(sequences, split(decodings[b], slots), present) for b in BRANCHES}
-        first, *others = BRANCHES
-        heads: dict[tuple[str, str], Tensor] = {}
-        pooled: dict[str, list[Tensor]] = {branch: [] for branch in BRANCHES}
-        for subset in (*PAIRS, COMPLETE):
+        first, *others = recovered
+        rows: slice | Tensor = slice(None)
+        if not static:
             members = [MODALITIES.index(m) for m in subset]
-            rebuilt = (~present[:, members]).any(dim=1).nonzero().squeeze(-1)  # (N,) rows with a missing member
-            feature = self.subsets.pool(
-                subset,
-                {m: torch.cat([recovered[first][m], *(recovered[b][m][rebuilt] for b in others)]) for m in subset},
-                {m: torch.cat([slots[m], *(slots[m][rebuilt] for _ in others)]) for m in subset},
-            )  # (B + 2 N, D): everything of the first branch, then what differs in the others
-            shared, *own = feature.split([present.shape[0], *(len(rebuilt) for _ in others)])
-            features = [shared, *(shared.index_copy(0, rebuilt, part) for part in own)]
-            for branch, pooled_feature in zip(BRANCHES, features, strict=True):
-                heads[branch, subset.name] = self.subsets.logits(branch, subset, pooled_feature)
-                if subset in PAIRS:
-                    pooled[branch].append(pooled_feature)
-        return heads, [self.key_feature(branch, pooled[branch], heads) for branch in BRANCHES]
-
-    def _vote_alone(self, common: Mapping[Modality, Tensor], batch: Batch) -> dict[tuple[str, str], Tensor]:
-        """Votes of each modality alone on the label."""
-        heads: dict[tuple[str, str], Tensor] = {}
-        for subset in SINGLES:
-            feature = self.subsets.pool(subset, common, batch.valid)
-            heads[BRANCHES[0], subset.name] = self.subsets.logits(BRANCHES[0], subset, feature)
-        return heads
-
-    def _available(self, heads: Mapping[tuple[str, str], Tensor], present: Tensor) -> Tensor:
-        """Of each row, the vote of the subset that is present: `(B, C)`."""
-        votes = torch.stack([heads[BRANCHES[0], subset.name] for subset in SUBSETS])  # (7, B, C)
-        masks = torch.tensor([subset.mask() for subset in SUBSETS], device=present.device)  # (7, 3)
-        chosen = (masks[:, None] == present).all(dim=-1).int().argmax(dim=0)  # (B,)
-        return votes[chosen, torch.arange(len(present), device=present.device)]
+            rows = (~present[:, members]).any(dim=1).nonzero().squeeze(-1)  # (N,)
+        feature = self.subsets.pool(
+            subset,
+            {m: torch.cat([first[m], *(other[m][rows] for other in others)]) for m in subset},  # (B + 2 N, T_m, D)
+            {m: torch.cat([slots[m], *(slots[m][rows] for _ in others)]) for m in subset},  # (B + 2 N, T_m)
+        )
+        shared, *own = feature.split([len(present), *(len(present[rows]) for _ in others)])  # (B, D), 2 × (N, D)
+        if isinstance(rows, Tensor):
+            own = [shared.index_copy(0, rows, part) for part in own]
+        return [shared, *own]
 
     def describe(self, common: Mapping[Modality, Tensor], valid: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """One feature of each modality alone, `(B, D)`, for what it carries by itself; only training asks."""
+        """Pooled feature `(B, D)` of each modality on its own, the input of `modality_heads`; used in training only."""
         return {m: self.dropout(self.modality_pools[m](common[m], valid[m])) for m in MODALITIES}
 
     def recover(
         self, sequences: Mapping[Modality, Tensor], decoded: Mapping[Modality, Tensor], present: Tensor
     ) -> dict[Modality, Tensor]:
-        """`I_m = C_m` where m is present, else the decoder's slots of m; `(B, T_m, D)` each."""
+        """`I_m = C_m` where m is present, else the decoded slots of m; `(B, T_m, D)` each."""
         return {
             m: torch.where(present[:, column, None, None], sequences[m], decoded[m])
             for column, m in enumerate(MODALITIES)
         }
-
-    def key_feature(self, branch: str, pooled: list[Tensor], votes: Mapping[tuple[str, str], Tensor]) -> Tensor:
-        """`E_key = Σ α · pooled feature` over the pairs (Eqs. 10, 11): three `(B, D)` → `(B, D)`."""
-        alpha = pair_weights([votes[branch, p.name] for p in PAIRS])  # (B, 3)
-        return torch.einsum("bk,bkd->bd", alpha, torch.stack(pooled, dim=1))
-
-
-def subset_of(present: Tensor) -> ModalitySet:
-    """The subset that a presence row `(3,)` names."""
-    return ModalitySet(frozenset(m for m, here in zip(MODALITIES, present.tolist(), strict=True) if here))

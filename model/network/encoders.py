@@ -1,9 +1,6 @@
-"""From features to the common sequence X: modality encoders, common space, and what stands for a missing modality.
+"""Modality encoders, the common space, and the slots of missing modalities (Eqs. 1 and 2).
 
-For: Eqs. 1 and 2, with the common space of the authors' code that the paper leaves out.
-Does not know: branches, heads, labels.
-
-Shapes: B batch, T_m slots of modality m in this batch, T = T_text + T_audio + T_visual, d_m features, D hidden.
+Shapes: B batch, T_m slots of modality m in this batch, d_m features of a slot, D hidden.
 """
 
 from collections.abc import Mapping
@@ -15,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.modality import MODALITIES, Modality
+from model.modality import MODALITIES, Modality, ModalitySet
 from model.network.layers import SelfAttention, SharedDropout, masked_mean
 
 MODALITY_PAIRS: Final = tuple(combinations(MODALITIES, 2))
@@ -29,13 +26,13 @@ class ModalityEncoder(nn.Module):
         hidden: D.
         heads: of the attention.
         dropout: rate.
-        positions: slots to learn an embedding of; 0 for none, which leaves the order of slots unseen.
+        positions: number of learned position embeddings; 0 for none.
     """
 
     def __init__(self, size: int, hidden: int, heads: int, dropout: float, positions: int = 0) -> None:
         super().__init__()
         self.project = nn.Linear(size, hidden, bias=False)
-        # As large as a projected slot, or attention would not tell one slot from the next for many epochs.
+        # Of the scale of a projected slot: with smaller values attention ignores positions for many epochs.
         self.position = nn.Parameter(torch.randn(positions, hidden) * 0.5) if positions else None
         self.attention = SelfAttention(hidden, heads, dropout)
         self.dropout = SharedDropout(dropout)
@@ -50,7 +47,7 @@ class ModalityEncoder(nn.Module):
 
 
 class CommonSpace(nn.Module):
-    """Three shared projections D → D/2, one a pair: `C_v = [E_v W_va ‖ E_v W_vt]` and so on."""
+    """Three shared projections D → D/2, one per pair: `C_v = [E_v W_va ‖ E_v W_vt]` etc. (released code)."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -58,14 +55,14 @@ class CommonSpace(nn.Module):
 
     def forward(self, encoded: Tensor, modality: Modality) -> Tensor:
         """`(B, T_m, D)` → `(B, T_m, D)`."""
-        own = [self.pairs[f"{a}_{b}"] for a, b in MODALITY_PAIRS if modality in (a, b)]
-        return torch.cat([project(encoded) for project in own], dim=-1)
+        projections = [self.pairs[f"{a}_{b}"] for a, b in MODALITY_PAIRS if modality in (a, b)]
+        return torch.cat([project(encoded) for project in projections], dim=-1)  # 2 × (B, T_m, D/2) → (B, T_m, D)
 
 
 class MissingSlots(nn.Module):
-    """A missing modality's slots: a learned token, a position, and a view of what is present.
+    """The slots of a missing modality: a learned token, a position, and a projection of the pooled present modalities.
 
-    Without that view the position-wise autoencoders would have nothing to impute from; `pooled=False` is the ablation.
+    Without that context the position-wise autoencoders have no input to impute from; `pooled=False` is the ablation.
     """
 
     def __init__(self, slots: int, hidden: int, *, pooled: bool) -> None:
@@ -76,12 +73,12 @@ class MissingSlots(nn.Module):
 
     def forward(self, context: Tensor) -> Tensor:
         """Pooled present modalities `(B, D)` → `(B, slots, D)`."""
-        slots = (self.token + self.position).expand(context.shape[0], -1, -1)
-        return slots if self.context is None else slots + self.context(context).unsqueeze(1)
+        slots = (self.token + self.position).expand(context.shape[0], -1, -1)  # (B, slots, D)
+        return slots if self.context is None else slots + self.context(context).unsqueeze(1)  # (B, 1, D)
 
 
 class Encoder(nn.Module):
-    """Batch features → common sequences, complete and with the missing ones filled in."""
+    """Features of a batch → sequences in the common space, with the slots of missing modalities filled."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -107,40 +104,52 @@ class Encoder(nn.Module):
     def encode(
         self, features: Mapping[Modality, Tensor], valid: Mapping[Modality, Tensor], readable: Tensor
     ) -> dict[Modality, Tensor]:
-        """Common-space sequence of each modality, `(B, T_m, D)`; rows where `readable` `(B, 3)` is False mean nothing.
+        """Common-space sequence of each modality, `(B, T_m, D)`; meaningless where `readable` `(B, 3)` is False.
 
-        Unreadable content is replaced before anything is computed from it, so that not even a NaN there can spread.
+        Unreadable content is replaced by zeros first, so that not even a NaN in it can spread.
         """
         common: dict[Modality, Tensor] = {}
         for column, modality in enumerate(MODALITIES):
-            seen = valid[modality] & readable[:, column, None]  # (B, T_m)
-            x = torch.where(seen.unsqueeze(-1), features[modality], features[modality].new_zeros(()))
-            common[modality] = self.common(self.modalities[modality](x, seen), modality)
+            slots = valid[modality] & readable[:, column, None]  # (B, T_m)
+            x = torch.where(slots.unsqueeze(-1), features[modality], features[modality].new_zeros(()))
+            common[modality] = self.common(self.modalities[modality](x, slots), modality)
         return common
 
     def fill(
         self, common: Mapping[Modality, Tensor], valid: Mapping[Modality, Tensor], present: Tensor
     ) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor]]:
-        """Put missing slots in the place of modalities that are not present.
+        """Replace the sequences of missing modalities by their learned slots.
 
         Returns:
             sequences `(B, T_m, D)` and their valid slots `(B, T_m)`: the true ones where present, else the imputed.
         """
         pooled = torch.stack([masked_mean(common[m], valid[m]) for m in MODALITIES], dim=1)  # (B, 3, D)
-        there = present.to(pooled.dtype).unsqueeze(-1)  # (B, 3, 1)
+        weights = present.to(pooled.dtype).unsqueeze(-1)  # (B, 3, 1)
         pooled = torch.where(present.unsqueeze(-1), pooled, pooled.new_zeros(()))
-        context = pooled.sum(dim=1) / there.sum(dim=1)  # (B, D): never divides by zero, one is present
+        context = pooled.sum(dim=1) / weights.sum(dim=1)  # (B, D); at least one modality is present
         sequences: dict[Modality, Tensor] = {}
         slots: dict[Modality, Tensor] = {}
         for column, modality in enumerate(MODALITIES):
-            here = present[:, column]
-            sequence, real = common[modality], valid[modality]
+            is_present, sequence = present[:, column], common[modality]
             length = sequence.shape[1]
-            imputed = torch.arange(length, device=real.device) < self.imputed[modality]  # (T_m,)
+            imputed = torch.arange(length, device=sequence.device) < self.imputed[modality]  # (T_m,)
             if length >= self.imputed[modality]:  # shorter only where nothing is missing
-                room = length - self.imputed[modality]
-                guess = F.pad(self.missing[modality](context), (0, 0, 0, room))  # (B, T_m, D)
-                sequence = torch.where(here[:, None, None], sequence, guess)
+                padding = length - self.imputed[modality]
+                filler = F.pad(self.missing[modality](context), (0, 0, 0, padding))  # (B, T_m, D)
+                sequence = torch.where(is_present[:, None, None], sequence, filler)
             sequences[modality] = sequence
-            slots[modality] = torch.where(here[:, None], real, imputed)
+            slots[modality] = torch.where(is_present[:, None], valid[modality], imputed)  # (B, T_m)
         return sequences, slots
+
+
+def concatenate(
+    subset: ModalitySet, sequences: Mapping[Modality, Tensor], slots: Mapping[Modality, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Concatenate the sequences of a subset over time (Eq. 2): `(B, T, D)` and `(B, T)`."""
+    return torch.cat([sequences[m] for m in subset], dim=1), torch.cat([slots[m] for m in subset], dim=1)
+
+
+def split(x: Tensor, slots: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+    """Invert `concatenate` over all modalities: `(B, T, D)` → modality → `(B, T_m, D)`."""
+    lengths = [mask.shape[1] for mask in slots.values()]
+    return dict(zip(slots, x.split(lengths, dim=1), strict=True))

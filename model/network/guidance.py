@@ -1,11 +1,9 @@
-"""The guidance network: EMMR's encoder and transformer encoder alone, trained on complete inputs, then frozen.
-
-For: E_pre of Eqs. 3 and 15, what an encoding should look like if nothing were missing.
-Does not know: missing modalities, reconstruction. The released code's guidance is the student itself, fed the
-incomplete batch; this one has its own weights and sees everything.
+"""The guidance network: EMMR's encoder and one transformer layer, trained on complete inputs, then frozen (Eqs. 3, 15).
 
 Shapes: B batch, T slots, D hidden, C classes.
 """
+
+# In the released code the guidance is the trained network itself on the incomplete batch; here it has its own weights.
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +11,25 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.modality import COMPLETE
 from model.network.batch import Batch
-from model.network.encoders import Encoder
+from model.network.encoders import Encoder, concatenate
 from model.network.layers import AttentivePooling, TransformerLayer
-from model.network.subset_heads import concatenate
 
 
 class GuidanceNetwork(nn.Module):
-    """Encoder, one transformer layer, pooling, classifier."""
+    """Encoder, one transformer layer, pooling and classifier."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         net = config.network
         self.encoder = Encoder(config)
-        self.encoder.missing.requires_grad_(requires_grad=False)  # never used: inputs are complete
+        self.encoder.missing.requires_grad_(requires_grad=False)  # unused: inputs are complete
         self.layer = TransformerLayer(net.hidden, net.heads, net.feedforward, net.dropout)
         self.pool = AttentivePooling(net.hidden)
         self.dropout = nn.Dropout(net.dropout)
         self.classifier = nn.Linear(net.hidden, len(config.classes))
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """E_pre `(B, T, D)` of all that is held, and its valid slots `(B, T)`."""
+        """E_pre `(B, T, D)` of all held modalities, and its valid slots `(B, T)`."""
         common = self.encoder.encode(batch.features, batch.valid, batch.held)
         x, valid = concatenate(COMPLETE, common, batch.valid)
         return self.layer(x, valid), valid

@@ -1,7 +1,6 @@
-"""Masked multi-head attention, the feed-forward layer, and attentive pooling: what every part of EMMR is made of.
+"""Masked self-attention, feed-forward layer and attentive pooling (Vaswani et al. 2017, post-norm).
 
 Shapes: B batch, T slots, D hidden, H heads. `valid` is `(B, T)` bool, True on slots that may be attended to.
-Source: Vaswani et al. 2017 (post-norm); pooling is the released code's SigmoidAtt.
 """
 
 import torch
@@ -10,10 +9,9 @@ from torch import Tensor, nn
 
 
 class SharedDropout(nn.Module):
-    """Dropout with one mask for all slots of an utterance.
+    """Dropout with one mask for all slots of an utterance (Gal & Ghahramani 2016).
 
-    For sequences of few slots it regularises at least as well as a mask for each (Gal & Ghahramani 2016), and drawing a
-    mask for each took a fifth of a CPU training step.
+    On short sequences it regularises at least as well as a mask per slot, which took a fifth of a CPU training step.
     """
 
     def __init__(self, rate: float) -> None:
@@ -28,7 +26,7 @@ class SharedDropout(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with residual and LayerNorm; padding is never attended to."""
+    """Multi-head self-attention with residual and LayerNorm; invalid slots are never attended to."""
 
     def __init__(self, hidden: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -39,11 +37,11 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """`(B, T, D)`, `(B, T)` → `(B, T, D)`. A row without any valid slot yields finite values of no meaning."""
+        """`(B, T, D)`, `(B, T)` → `(B, T, D)`. A row without a valid slot yields finite, meaningless values."""
         b, t, d = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # 3 × (B, H, T, D/H)
-        attend = valid | ~valid.any(dim=1, keepdim=True)  # a softmax over nothing would be NaN
-        # Dropout falls on the output alone: on the attention weights it cost a third of a CPU training step.
+        attend = valid | ~valid.any(dim=1, keepdim=True)  # (B, T); a softmax over no slot would be NaN
+        # Dropout on the output only: on the attention weights it cost a third of a CPU training step.
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend[:, None, None, :])
         mixed = mixed.transpose(1, 2).reshape(b, t, d)  # (B, T, D)
         normed: Tensor = self.norm(x + self.dropout(self.out(mixed)))
@@ -71,7 +69,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention then feed-forward: the TF encoder, the TF decoder and every subset block (Eqs. 7 to 9)."""
+    """Self-attention and feed-forward: used as TF encoder, TF decoder and subset blocks (Eqs. 7 to 9)."""
 
     def __init__(self, hidden: int, heads: int, inner: int, dropout: float) -> None:
         super().__init__()
@@ -85,7 +83,7 @@ class TransformerLayer(nn.Module):
 
 
 class AttentivePooling(nn.Module):
-    """`Σ_t softmax_t(W_r[(H W_u) ⊙ σ(H W_m)]) H_t` over valid slots."""
+    """`Σ_t softmax_t(W_r[(H W_u) ⊙ σ(H W_m)]) H_t` over valid slots (SigmoidAtt of the released code)."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -101,6 +99,6 @@ class AttentivePooling(nn.Module):
 
 
 def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
-    """Mean over valid slots: `(B, T, D)`, `(B, T)` → `(B, D)`; zero for a row without any."""
+    """Mean over valid slots: `(B, T, D)`, `(B, T)` → `(B, D)`; zero for a row without a valid slot."""
     weight = valid.to(x.dtype).unsqueeze(-1)  # (B, T, 1)
     return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)

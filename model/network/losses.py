@@ -1,7 +1,4 @@
-"""What EMMR is trained to minimise.
-
-For: Eqs. 14 to 18 with the auxiliary cross-entropies that make every head learn.
-Does not know: optimisers, epochs, corpora.
+"""The training loss of EMMR (Eqs. 14 to 18), with auxiliary cross-entropies that train every head.
 
 Shapes: B batch, T slots, D hidden, C classes.
 """
@@ -15,17 +12,17 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from model.config import BRANCHES
 from model.modality import COMPLETE, MODALITIES, Modality, ModalitySet
 from model.network.emmr import Output
-from model.network.reconstruction import BRANCHES
 
-IGNORED = -100  # cross_entropy's own mark for "no label"
+IGNORED = -100  # `ignore_index` of cross_entropy: no label
 
 Similarity = Literal["kl", "mae", "cosine"]
 
 
 class LossSettings(BaseModel):
-    """Weights and switches of the total loss; defaults are the paper's where it names one."""
+    """Weights and options of the total loss; defaults are the paper's where it gives one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,29 +33,29 @@ class LossSettings(BaseModel):
     auxiliary_weight: float = Field(default=0.5, ge=0)
     """Weight of the mean cross-entropy of the subset heads."""
     modality_weight: float = Field(default=0.5, ge=0)
-    """Weight of the cross-entropy on the polarity each modality carries alone, where a corpus knows it."""
+    """Weight of the cross-entropy on each modality's own polarity, where a corpus has such labels."""
     missing_slot_weight: float = Field(default=4.0, ge=1)
-    """How much more a missing slot counts than a present one in the backward loss."""
+    """Weight of a missing slot relative to a present one in the backward loss."""
     key_weight: float = Field(default=10.0, ge=1)
-    """How much more an utterance counts for the votes over all three, where a teacher takes all that is held for
-    another class than what is present votes for. The check compares two votes' first choices, and the likeliest answer
-    of a complete utterance is, seen from what is present, nearly always what that says itself: with equal weights the
-    check hardly ever fires. Chosen by the F1 of detected key missing modalities on validation data."""
+    """Weight of an utterance in the loss of the votes over all three modalities where the teacher's class for the
+    complete utterance differs from the class of the available vote. Given the present modalities the two are nearly
+    always equal, so that with equal weights the consistency check hardly ever detects a key missing modality. Chosen by
+    the F1 of that detection on validation data."""
     similarity: Similarity = "kl"
     """The paper's Fig. 5 compares the three."""
     backward_target: Literal["complete", "input"] = "complete"
-    """`complete`: the common sequence of all that is held; `input`: the paper's, the sequence with slots missing."""
+    """`complete`: the common sequence of everything held; `input`: the paper's, the sequence with missing slots."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Of labels; what a teacher says is taken as it is."""
+    """Of labels; soft targets are used unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a batch should have been.
+    """Labels of a batch.
 
     Args:
         labels: `(B,)` class indices.
-        modality_labels: modality → `(B,)` class indices, `IGNORED` where unknown.
+        modality_labels: modality → `(B,)` class indices of its own polarity, `IGNORED` where unknown.
         class_weights: `(C,)` weights of the classes, or None for equal ones.
     """
 
@@ -69,12 +66,12 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class SoftTargets:
-    """What a batch should have been taken for, as distributions, from a teacher who saw the same content.
+    """Target distributions of a batch, from a teacher with the same input (knowledge distillation).
 
     Args:
-        answer: `(B, C)`, from what is present.
-        subsets: subset name → `(B, C)`, what its heads should say: those of all three, what all that is held says.
-        alone: modality → `(B, C)`, the polarity it carries alone; means nothing where it is not held.
+        answer: `(B, C)`, from the present modalities.
+        subsets: subset name → `(B, C)` of its heads; of the complete subset from everything held.
+        alone: modality → `(B, C)` of its own polarity; meaningless where it is not held.
     """
 
     answer: Tensor
@@ -88,46 +85,46 @@ def total_loss(
     held: Tensor,
     guidance: Tensor | None,
     settings: LossSettings,
-    lesson: SoftTargets | None = None,
+    soft: SoftTargets | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 14 with auxiliary terms.
 
     Args:
-        output: the network's.
+        output: of the network.
         targets: of the same batch.
-        held: `(B, 3)` bool, modalities whose content is in the batch: their own heads may be judged.
-        guidance: E_pre `(B, T, D)` of the guidance network on complete inputs; None leaves the forward loss out.
-        settings: weights and switches.
-        lesson: takes the place of the labels, where there is a teacher.
+        held: `(B, 3)` bool, modalities whose content is in the batch; only their own heads are trained.
+        guidance: E_pre `(B, T, D)` of the guidance network on complete inputs; None omits the forward loss.
+        settings: weights and options.
+        soft: replaces the labels if given.
 
     Returns:
-        The scalar to minimise, and its parts by name, detached, for the record.
+        The scalar loss, and its parts by name, detached.
     """
 
-    def cross_entropy(logits: Tensor, labels: Tensor, taught: Tensor | None, here: Tensor | None = None) -> Tensor:
-        if taught is not None:
-            return taught_cross_entropy(logits, taught, targets.class_weights, here)
-        if here is not None:
-            labels = labels.masked_fill(~here, IGNORED)
+    def cross_entropy(logits: Tensor, labels: Tensor, soft: Tensor | None, rows: Tensor | None = None) -> Tensor:
+        if soft is not None:
+            return soft_cross_entropy(logits, soft, targets.class_weights, rows)
+        if rows is not None:
+            labels = labels.masked_fill(~rows, IGNORED)
         return F.cross_entropy(
             logits, labels, targets.class_weights, ignore_index=IGNORED, label_smoothing=settings.label_smoothing
         )
 
-    answer = None if lesson is None else lesson.answer
+    answer = None if soft is None else soft.answer
     parts = {
         "transformer": cross_entropy(output.transformer, targets.labels, answer),
         "ensemble": cross_entropy(output.ensemble, targets.labels, answer),
-        "auxiliary": _auxiliary(output, targets.labels, held, lesson, cross_entropy, settings.key_weight),
+        "auxiliary": _auxiliary(output, targets.labels, held, soft, cross_entropy, settings.key_weight),
         "forward": output.transformer.new_zeros(()),
         "backward": _backward(output, settings),
     }
-    own = []
+    losses = []
     for m, labels in targets.modality_labels.items():
-        here = held[:, MODALITIES.index(m)] & (labels != IGNORED)
-        if bool(here.any()):
-            taught = None if lesson is None else lesson.alone[m]
-            own.append(cross_entropy(output.modality_heads[m], labels, taught, here))
-    parts["modality"] = torch.stack(own).mean() if own else output.transformer.new_zeros(())
+        rows = held[:, MODALITIES.index(m)] & (labels != IGNORED)
+        if bool(rows.any()):
+            target = None if soft is None else soft.alone[m]
+            losses.append(cross_entropy(output.modality_heads[m], labels, target, rows))
+    parts["modality"] = torch.stack(losses).mean() if losses else output.transformer.new_zeros(())
     if guidance is not None:
         weights = output.known.to(guidance.dtype)
         parts["forward"] = torch.stack(
@@ -149,7 +146,7 @@ def symmetric_kl(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     Args:
         a: `(B, T, D)`.
         b: `(B, T, D)`.
-        weights: `(B, T)`, 0 for slots left out.
+        weights: `(B, T)`, 0 for excluded slots.
 
     Returns:
         The weighted mean over slots, a scalar.
@@ -168,12 +165,12 @@ def _similarity(a: Tensor, b: Tensor, weights: Tensor, kind: Similarity) -> Tens
 
 
 def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    # A clamp instead of a test for zero: a test would wait for the device.
+    # A clamp instead of a test for zero, which would synchronise with the device.
     return (values * weights).sum() / weights.sum().clamp(min=1.0)
 
 
 def _backward(output: Output, settings: LossSettings) -> Tensor:
-    """Decodings against the complete common sequence, which is detached so that it is not pulled towards them."""
+    """Decodings against the complete common sequence, which is detached so that it gets no gradient (Eq. 16)."""
     weights = output.known.to(output.complete.dtype)
     weights = weights * torch.where(output.imputed, settings.missing_slot_weight, 1.0)
     target = output.complete if settings.backward_target == "complete" else output.filled
@@ -186,43 +183,42 @@ def _auxiliary(
     output: Output,
     labels: Tensor,
     held: Tensor,
-    lesson: SoftTargets | None,
+    soft: SoftTargets | None,
     cross_entropy: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor],
     key_weight: float,
 ) -> Tensor:
-    weights = None if lesson is None else _key_weights(output, lesson, key_weight)
+    """Mean cross-entropy of the subset heads."""
+    weights = None if soft is None else _key_weights(output, soft, key_weight)
     losses = []
     for (_, name), logits in output.heads.items():
         subset = ModalitySet.parse(name)
-        here = None
-        if len(subset) == 1:  # a single head sees true content only: no label where there is none
+        rows = weights if subset.complete else None
+        if len(subset) == 1:  # its input is never reconstructed, so it is trained only where the modality is held
             (modality,) = subset
-            here = held[:, MODALITIES.index(modality)]
-            if not bool(here.any()):
+            rows = held[:, MODALITIES.index(modality)]
+            if not bool(rows.any()):
                 continue
-        if subset.complete:
-            here = weights
-        losses.append(cross_entropy(logits, labels, None if lesson is None else lesson.subsets[name], here))
+        losses.append(cross_entropy(logits, labels, None if soft is None else soft.subsets[name], rows))
     return torch.stack(losses).mean()
 
 
-def _key_weights(output: Output, lesson: SoftTargets, key_weight: float) -> Tensor:
-    """`(B,)`: `key_weight` where something is missing that would have changed the vote, else 1."""
-    lacking = output.imputed.any(dim=1)
-    changed = lesson.subsets[COMPLETE.name].argmax(dim=1) != output.available.argmax(dim=1)
-    return torch.where(lacking & changed, key_weight, 1.0)
+def _key_weights(output: Output, soft: SoftTargets, key_weight: float) -> Tensor:
+    """`(B,)`: `key_weight` where a missing modality would have changed the vote, else 1."""
+    missing = output.imputed.any(dim=1)
+    changed = soft.subsets[COMPLETE.name].argmax(dim=1) != output.available.argmax(dim=1)
+    return torch.where(missing & changed, key_weight, 1.0)
 
 
-def taught_cross_entropy(
+def soft_cross_entropy(
     logits: Tensor, distributions: Tensor, class_weights: Tensor | None = None, row_weights: Tensor | None = None
 ) -> Tensor:
     """Weighted mean cross-entropy of `(B, C)` logits against distributions `(B, C)`.
 
     Args:
         logits: of a head.
-        distributions: what it should say.
+        distributions: its soft targets.
         class_weights: `(C,)`.
-        row_weights: `(B,)`, how much each row counts, or whether it does.
+        row_weights: `(B,)` weights, or a bool mask.
     """
-    each = F.cross_entropy(logits, distributions, class_weights, reduction="none")  # (B,)
-    return each.mean() if row_weights is None else _weighted_mean(each, row_weights.to(each.dtype))
+    losses = F.cross_entropy(logits, distributions, class_weights, reduction="none")  # (B,)
+    return losses.mean() if row_weights is None else _weighted_mean(losses, row_weights.to(losses.dtype))

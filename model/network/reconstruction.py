@@ -1,10 +1,10 @@
-"""The three encoder-decoders that reconstruct a missing modality: transformer, autoencoder, cascade.
+"""The three reconstruction branches: transformer, autoencoder and cascaded residual autoencoder (Eqs. 4 to 7).
 
-For: Eqs. 4 to 7. Each takes the common sequence X and returns its encoding F and its decoding D, both `(B, T, D)`.
-Does not know: which slots are missing, heads, the gate.
-Source: paper 3.5; layer widths from its Fig. 8 (b, c). The cascade's decoding is the whole sum of Eq. 6, of which the
-released code returns the last term only.
+Shapes: B batch, T slots, D hidden. A branch maps the common sequence X to its encoding F and decoding D, `(B, T, D)`.
 """
+
+# Widths are from Fig. 8 (b, c) of the paper. The decoding of the cascade is the whole sum of Eq. 6; the released code
+# returns only its last term.
 
 from itertools import pairwise
 from typing import Final
@@ -12,15 +12,14 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from model.config import NetworkConfig
+from model.config import BRANCHES, NetworkConfig
 from model.network.layers import TransformerLayer
 
-BRANCHES: Final = ("transformer", "autoencoder", "cascade")
 LEAK: Final = 0.2  # slope of the leaky ReLU
 
 
 class TransformerBranch(nn.Module):
-    """TF: one transformer layer encodes, one decodes (Eq. 7)."""
+    """TF: one transformer layer as encoder, one as decoder (Eq. 7)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -28,20 +27,10 @@ class TransformerBranch(nn.Module):
         self.encoder = TransformerLayer(*sizes)
         self.decoder = TransformerLayer(*sizes)
 
-    def encode(self, x: Tensor, valid: Tensor) -> Tensor:
-        """X → F, `(B, T, D)`."""
-        encoded: Tensor = self.encoder(x, valid)
-        return encoded
-
-    def decode(self, encoded: Tensor, valid: Tensor) -> Tensor:
-        """F → D, `(B, T, D)`."""
-        decoded: Tensor = self.decoder(encoded, valid)
-        return decoded
-
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """X → (F, D)."""
-        encoded = self.encode(x, valid)
-        return encoded, self.decode(encoded, valid)
+        encoded = self.encoder(x, valid)
+        return encoded, self.decoder(encoded, valid)
 
 
 class Autoencoder(nn.Module):
@@ -71,7 +60,7 @@ class AutoencoderBranch(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """X → (F, D)."""
-        del valid  # position-wise: no slot sees another
+        del valid  # position-wise
         code, output = self.autoencoder(x)
         return self.to_encoding(code), self.to_decoding(output)
 
@@ -86,21 +75,16 @@ class CascadeBranch(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """X → (F, D)."""
-        del valid  # position-wise: no slot sees another
+        del valid  # position-wise
         codes = []
         for block in self.blocks:
             code, delta = block(x)
             codes.append(code)
             x = x + delta
-        return self.to_encoding(torch.cat(codes, dim=-1)), x
+        return self.to_encoding(torch.cat(codes, dim=-1)), x  # codes: 5 × (B, T, W_4) → (B, T, 5 W_4)
 
 
 def build_branches(config: NetworkConfig) -> nn.ModuleDict:
-    """The three branches under their names of `BRANCHES`."""
-    return nn.ModuleDict(
-        {
-            "transformer": TransformerBranch(config),
-            "autoencoder": AutoencoderBranch(config),
-            "cascade": CascadeBranch(config),
-        }
-    )
+    """The three branches, by the names of `BRANCHES`."""
+    kinds = (TransformerBranch, AutoencoderBranch, CascadeBranch)
+    return nn.ModuleDict({name: kind(config) for name, kind in zip(BRANCHES, kinds, strict=True)})

@@ -1,86 +1,36 @@
-"""How far an answer can be trusted: calibration, familiarity of each modality, and the key-missing verdict.
+"""Calibration of decisions and the verdict on missing modalities; fitted by `model.training.reliability`.
 
-Fitted after the network, on people and corpora that it was not trained on (`model.training.reliability`). Distances are
-class-conditional Mahalanobis distances as in Lee et al., NeurIPS 2018; temperatures as in Guo et al., ICML 2017.
-
-Shapes: N utterances, d features of a slot, K directions kept, G centres, C classes.
+Shapes: N utterances, T slots, d features of a slot, C classes.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.config import ModelConfig
-from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, ModalitySet, Utterance
+from model.config import BRANCHES, TRANSFORMER, ModelConfig
+from model.modality import MODALITIES, SUBSETS, Modality, ModalitySet, Utterance
 from model.network.decision import Decision, Distribution, argmax
-from model.network.reconstruction import BRANCHES
+from model.network.familiarity import FAMILIAR, Familiarity, familiar_part
 from model.types import FloatArray
 
-FAMILIAR: Final = 0.5
-"""At this familiarity and above a modality counts in full; 1 % of unseen people's input lies below."""
-DIRECTIONS: Final = 64  # K at most
-HIDDEN: Final = 32
-PLAIN_SIZE: Final = 1 + len(SUBSETS) - 1 + len(MODALITIES)
-"""The verdict's first inputs: log-odds of the answer's doubt, what is present, what is given."""
-_BITS: Final = (1, 2, 4)  # of a subset's number, one a modality
+DIRECTIONS: Final = 64  # maximum, of a `Familiarity`
+HIDDEN: Final = 32  # units of the verdict's layers
+PLAIN_SIZE: Final = 1 + len(SUBSETS[1:]) + len(MODALITIES)
+"""Leading inputs of the verdict: log-odds of the doubt, the incomplete subset present, the modalities provided."""
 
-
-class Familiarity(nn.Module):
-    """How near one modality's input lies to what it was trained on, in [0, 1].
-
-    The mean over slots is standardised and projected; its squared distance δ to the nearest centre gives
-    `1 / (1 + ((δ - near) / (far - near))²)`, and 1 below `near`.
-
-    Args:
-        size: d.
-        directions: K.
-        centres: G.
-    """
-
-    def __init__(self, size: int, directions: int, centres: int) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.projection: Tensor
-        self.centres: Tensor
-        self.residual: Tensor
-        self.bounds: Tensor
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("projection", torch.zeros(size, directions))  # whitens
-        self.register_buffer("centres", torch.zeros(centres, directions))
-        self.register_buffer("residual", torch.zeros(()))  # 1 / variance of what the projection leaves out
-        self.register_buffer("bounds", torch.tensor([math.inf, math.inf]))  # near, far; not fitted: all is familiar
-
-    def distances(self, x: Tensor) -> Tensor:
-        """Means over slots `(N, d)` → squared distances to the nearest centre, by dimension, `(N,)`."""
-        centred = x - self.mean
-        projected = centred @ self.projection  # (N, K)
-        nearest = (projected[:, None] - self.centres).square().sum(dim=-1).amin(dim=1)
-        # What lies outside the kept directions has no class: its own energy against that of training content.
-        basis = self.projection / self.projection.norm(dim=0).clamp(min=1e-9)
-        outside = (centred.square().sum(dim=1) - (centred @ basis).square().sum(dim=1)).clamp(min=0)
-        distances: Tensor = (nearest + outside * self.residual) / x.shape[1]
-        return distances
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Means over slots `(N, d)` → `(N,)`."""
-        near, far = self.bounds
-        if not bool(torch.isfinite(near)):
-            return x.new_ones(len(x))
-        excess = ((self.distances(x) - near) / (far - near)).clamp(min=0)
-        familiarity: Tensor = 1 / (1 + excess.square())
-        return familiarity
+NetworkDecide = Callable[[Sequence[Utterance]], Sequence[Decision]]
 
 
 class Verdict(nn.Module):
-    """Probability that giving missing modalities would change the answer.
+    """Probability that providing missing modalities would change the answer.
 
-    The mean of a logistic regression on the answer's doubt, which carries over to other material, and of a perceptron
-    on all that is known, which is better on material like that it was fitted to; scaled once more (Platt 1999).
+    The mean of a logistic regression on the answer's doubt, which generalises to other corpora, and of a perceptron on
+    all inputs, which is more accurate on corpora like those it was fitted to; with Platt scaling (Platt 1999).
 
     Args:
         classes: C.
@@ -96,96 +46,88 @@ class Verdict(nn.Module):
             nn.Linear(HIDDEN, 1),
         )
         self.plain = nn.Linear(PLAIN_SIZE, 1)
-        self.scale: Tensor
-        self.register_buffer("scale", torch.tensor([1.0, 0.0]))  # of the mean's log-odds: slope, intercept
-        self.fitted: Tensor
-        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+        self.scale = nn.Buffer(torch.tensor([1.0, 0.0]))  # slope and intercept of the mean's log-odds
+        self.fitted = nn.Buffer(torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor) -> Tensor:
-        """What `verdict_features` gives, `(N, verdict_size)` → `(N,)` in [0, 1]."""
+        """Inputs of `verdict_features`, `(N, verdict_size)` → `(N,)` in [0, 1]."""
         slope, intercept = self.scale
         probability: Tensor = (self.log_odds(x) * slope + intercept).sigmoid()
         return probability
 
     def log_odds(self, x: Tensor) -> Tensor:
-        """The same before `scale`, `(N,)` log-odds."""
+        """Log-odds `(N,)` before Platt scaling."""
         mean: Tensor = (self.layers(x).sigmoid() + self.plain(x[:, :PLAIN_SIZE]).sigmoid()) / 2
-        return mean.squeeze(-1).logit(eps=1e-6)
+        return mean.squeeze(-1).logit(eps=1e-6)  # (N, 1) → (N,)
 
 
 class Reliability(nn.Module):
-    """Everything fitted after the network. Unfitted, it changes nothing, and the verdict is 1 − max probability.
+    """Everything fitted after the network. Unfitted, it changes no answer, and the verdict is 1 − max probability.
 
     Attributes:
-        temperatures: `(8,)` factor on the answer's log-probabilities, by the number of the subset present.
-        doubts: `(8, C)` the same by the class that is named as well, for the verdict alone: an answer that is seldom
-            right is likely to change.
-        floors: `(3,)` the least weight of an unfamiliar modality, by modality.
+        temperatures: `(8,)` factor on the answer's log-probabilities (Guo et al., ICML 2017), by `ModalitySet.number`.
+        doubts: `(8, C)` the same by predicted class as well, for the verdict only: an answer that is often wrong is
+            likely to change.
+        floors: `(3,)` minimum weight of an unfamiliar modality.
         familiarity: by modality.
         verdict: see `Verdict`.
-        threshold: `(2,)` score at and above which a key missing modality is reported, of one and of two missing.
-        gated: whether the answer follows the paper's gate (Eq. 13); else the transformer path always answers.
-        speech: linear map of a normalised voice slot `(d,)` to the log-odds that it is speech.
-        speech_fitted: whether it was fitted.
+        threshold: `(2,)` score from which a key missing modality is reported, if one or two are missing.
+        gated: whether the answer follows the paper's gate (Eq. 13), instead of always taking the transformer path.
+        speech: linear map of a normalised audio slot `(d,)` to the log-odds of speech.
+        speech_fitted: whether `speech` was fitted.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.temperatures: Tensor
-        self.threshold: Tensor
-        self.speech_fitted: Tensor
-        self.doubts: Tensor
-        self.floors: Tensor
-        self.register_buffer("temperatures", torch.ones(2 ** len(MODALITIES)))
-        self.register_buffer("doubts", torch.ones(2 ** len(MODALITIES), len(config.classes)))
-        self.register_buffer("floors", torch.zeros(len(MODALITIES)))
-        self.gated: Tensor
-        self.register_buffer("threshold", torch.full((len(MODALITIES) - 1,), 0.5))
-        self.register_buffer("gated", torch.ones((), dtype=torch.bool))
-        self.register_buffer("speech_fitted", torch.zeros((), dtype=torch.bool))
+        self.temperatures = nn.Buffer(torch.ones(2 ** len(MODALITIES)))
+        self.doubts = nn.Buffer(torch.ones(2 ** len(MODALITIES), len(config.classes)))
+        self.floors = nn.Buffer(torch.zeros(len(MODALITIES)))
+        self.threshold = nn.Buffer(torch.full((len(MODALITIES) - 1,), 0.5))
+        self.gated = nn.Buffer(torch.ones((), dtype=torch.bool))
+        self.speech_fitted = nn.Buffer(torch.zeros((), dtype=torch.bool))
         self.familiarity = nn.ModuleDict(
             {
                 m: Familiarity(config.feature_size(m), min(DIRECTIONS, config.feature_size(m)), len(config.classes))
                 for m in MODALITIES
             }
         )
-        # What is not fitted is the same every time: equal checkpoints have equal hashes.
+        # Unfitted parameters are reproducible, so that equal checkpoints have equal hashes.
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
             self.verdict = Verdict(len(config.classes))
             self.speech = nn.Linear(config.feature_size(Modality.AUDIO), 1)
 
     def speech_probability(self, voice: FloatArray) -> float | None:
-        """Probability that normalised voice slots `(T, d)` hold speech; None where that was not fitted."""
+        """Probability that normalised audio slots `(T, d)` contain speech; None if `speech` was not fitted."""
         if not bool(self.speech_fitted):
             return None
         with torch.inference_mode():
             return float(self.speech(torch.from_numpy(voice.mean(axis=0))).sigmoid())
 
     def familiarities(self, utterances: Sequence[Utterance]) -> list[dict[Modality, float]]:
-        """Familiarity of each modality that is there, by utterance."""
+        """Familiarity of each present modality, by utterance."""
         found: list[dict[Modality, float]] = [{} for _ in utterances]
         with torch.inference_mode():
             for modality in MODALITIES:
                 rows = [i for i, u in enumerate(utterances) if modality in u.features]
                 if rows:
-                    means = np.stack([utterances[i].features[modality].mean(axis=0) for i in rows])
+                    means = np.stack([utterances[i].features[modality].mean(axis=0) for i in rows])  # (N, d)
                     values = self.familiarity[modality](torch.from_numpy(means)).tolist()
                     for i, value in zip(rows, values, strict=True):
                         found[i][modality] = value
         return found
 
     def calibrate(self, probabilities: Distribution, presence: ModalitySet) -> Distribution:
-        """An answer's distribution at the temperature of what is present."""
-        return _tempered(probabilities, float(self.temperatures[subset_number(presence)]))
+        """Apply the temperature of the present modalities to an answer."""
+        return _scale(probabilities, float(self.temperatures[presence.number]))
 
     def doubt(self, answer: Distribution, presence: ModalitySet) -> float:
-        """How likely an answer is wrong, by what is present and by the class it names, in [0, 1]."""
-        return 1.0 - max(_tempered(answer, float(self.doubts[subset_number(presence), argmax(answer)])))
+        """Estimated probability that an answer is wrong, by present modalities and predicted class, in [0, 1]."""
+        return 1.0 - max(_scale(answer, float(self.doubts[presence.number, argmax(answer)])))
 
     def weight(self, familiarity: Mapping[Modality, float]) -> float:
-        """How much an answer from modalities of this familiarity counts, in [0, 1]; 0 where one is doubtful."""
+        """Weight in [0, 1] of an answer from modalities of this familiarity; 0 if one has familiarity 0."""
         least = min(familiarity, key=lambda m: familiarity[m], default=None)
         if least is None or familiarity[least] <= 0:
             return 1.0 if least is None else 0.0
@@ -193,158 +135,171 @@ class Reliability(nn.Module):
         return floor + (1 - floor) * min(1.0, familiarity[least] / FAMILIAR)
 
 
-def _tempered(distribution: Distribution, factor: float) -> Distribution:
+def _scale(distribution: Distribution, factor: float) -> Distribution:
+    """Multiply log-probabilities by a factor and normalise."""
     powers = [max(p, 1e-12) ** factor for p in distribution]
     total = sum(powers)
     return tuple(p / total for p in powers)
 
 
-def subset_number(presence: ModalitySet) -> int:
-    """1 to 7: the bits of the modalities present, added up."""
-    return sum(bit for bit, here in zip(_BITS, presence.mask(), strict=True) if here)
-
-
-def familiar_part(utterance: Utterance, familiarity: Mapping[Modality, float]) -> Utterance | None:
-    """The utterance without its unfamiliar modalities; None where all of it, or nothing, would be left."""
-    kept = [m for m in utterance.presence if familiarity.get(m, 1.0) >= FAMILIAR]
-    return utterance.keep(kept) if 0 < len(kept) < len(utterance.presence) else None
-
-
-class Decide(Protocol):
-    """The network's decisions on utterances, one for each, in order."""
-
-    def __call__(self, utterances: Sequence[Utterance], *, explain: bool, both_paths: bool) -> Sequence[Decision]:
-        """Decide on each."""
-
-
-def decide_reliably(
-    decide: Decide,
+def decide_with_reliability(
+    decide: NetworkDecide,
     reliability: Reliability,
     utterances: Sequence[Utterance],
-    *,
-    explain: bool = False,
-    both_paths: bool = False,
-    doubtful: Sequence[Collection[Modality]] | None = None,
+    doubtful: Sequence[Collection[Modality]] = (),
     thresholds: Sequence[float | None] | None = None,
 ) -> list[Decision]:
-    """Decide on utterances, calibrated, moderated by familiarity, with the verdict on what is missing.
+    """Decide on utterances: calibrated, weighted by familiarity, with the verdict on missing modalities.
 
     Args:
-        decide: of the network.
-        reliability: fitted for it.
-        utterances: any mixture of subsets.
-        explain: as `model.network.inference.sparse.decide` takes it.
-        both_paths: the same.
-        doubtful: of each utterance, modalities whose familiarity is 0 whatever their features say, because their
-            content was found not to be what the weights know: a foreign language, no words, no speech.
-        thresholds: as `judge` takes them.
+        decide: gives the network's decisions, in order.
+        reliability: fitted for the network.
+        utterances: of any mixture of subsets.
+        doubtful: as for `run_network`.
+        thresholds: as for `finalize`.
     """
-    seen = observe(decide, reliability, utterances, explain=explain, both_paths=both_paths, doubtful=doubtful)
-    return judge(reliability, seen, thresholds)
+    return finalize(reliability, run_network(decide, reliability, utterances, doubtful), thresholds)
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
-    """What `judge` needs of some utterances.
+class RawDecision:
+    """The network's decision on an utterance, with what `finalize` needs.
 
     Args:
-        decisions: the network's.
-        presences: what each had.
-        familiarities: of each modality that is there; 0 of doubtful ones.
-        familiar: position → the network's decision on `familiar_part`, where there is one.
+        decision: the network's.
+        presence: the modalities of the utterance.
+        familiarity: of each of them; 0 for doubtful ones.
+        familiar: the network's decision on `familiar_part`, if there is one.
     """
 
-    decisions: Sequence[Decision]
-    presences: Sequence[ModalitySet]
-    familiarities: Sequence[Mapping[Modality, float]]
-    familiar: Mapping[int, Decision]
+    decision: Decision
+    presence: ModalitySet
+    familiarity: Mapping[Modality, float]
+    familiar: Decision | None = None
 
 
-def observe(
-    decide: Decide,
+def run_network(
+    decide: NetworkDecide,
     reliability: Reliability,
     utterances: Sequence[Utterance],
-    *,
-    explain: bool = False,
-    both_paths: bool = False,
-    doubtful: Sequence[Collection[Modality]] | None = None,
-) -> Observed:
-    """Run the network on utterances and, beside them, on the familiar part of each; see `decide_reliably`."""
+    doubtful: Sequence[Collection[Modality]] = (),
+) -> list[RawDecision]:
+    """Run the network on utterances and, in the same batch, on the familiar part of each.
+
+    Args:
+        decide: gives the network's decisions, in order.
+        reliability: fitted for the network.
+        utterances: of any mixture of subsets.
+        doubtful: for each utterance, modalities of familiarity 0 whatever their features are, because their content was
+            found to be of another kind than the training content: another language, no words, no speech.
+    """
     familiarities = reliability.familiarities(utterances)
-    for familiarity, modalities in zip(familiarities, doubtful or (), strict=False):
+    for familiarity, modalities in zip(familiarities, doubtful, strict=False):
         familiarity.update(dict.fromkeys(modalities, 0.0))
-    parts = {
-        i: part
-        for i, (utterance, familiarity) in enumerate(zip(utterances, familiarities, strict=True))
-        if (part := familiar_part(utterance, familiarity)) is not None
-    }
-    decisions = decide([*utterances, *parts.values()], explain=explain, both_paths=both_paths)
-    familiar = dict(zip(parts, decisions[len(utterances) :], strict=True))
-    return Observed(decisions[: len(utterances)], [u.presence for u in utterances], familiarities, familiar)
+    parts = [familiar_part(u, familiarity) for u, familiarity in zip(utterances, familiarities, strict=True)]
+    found = iter(decide([*utterances, *(part for part in parts if part is not None)]))
+    decisions = [next(found) for _ in utterances]
+    return [
+        RawDecision(decision, utterance.presence, familiarity, None if part is None else next(found))
+        for decision, utterance, familiarity, part in zip(decisions, utterances, familiarities, parts, strict=True)
+    ]
 
 
-def judge(reliability: Reliability, seen: Observed, thresholds: Sequence[float | None] | None = None) -> list[Decision]:
-    """Calibrate and moderate the network's decisions, and give the verdict on what is missing.
-
-    An answer that rests on an unfamiliar modality is mixed, in proportion, with the answer from the familiar ones, or
-    with equal probabilities where there are none.
+def finalize(
+    reliability: Reliability, raw: Sequence[RawDecision], thresholds: Sequence[float | None] | None = None
+) -> list[Decision]:
+    """Calibrate the network's decisions and add the verdict on missing modalities.
 
     Args:
         reliability: of the same network.
-        seen: what `observe` found.
-        thresholds: for each, the score at which a key missing modality is reported; the fitted one where None.
+        raw: of `run_network`.
+        thresholds: for each, the score from which a key missing modality is reported; None for the fitted one.
     """
-    presences = seen.presences
-    moderated = [
-        moderate(reliability, decision, presence, familiarity, seen.familiar.get(i))
-        for i, (decision, presence, familiarity) in enumerate(
-            zip(seen.decisions, presences, seen.familiarities, strict=True)
-        )
-    ]
-    rows, places = [], []
-    for i, (decision, presence) in enumerate(zip(moderated, presences, strict=True)):
-        for given in given_sets(presence):
-            rows.append(verdict_features(decision, presence, given, reliability.doubt(decision.available, presence)))
-            places.append((i, given))
-    scores: list[dict[ModalitySet, float]] = [{} for _ in moderated]
-    if rows:
-        with torch.inference_mode():
-            values = (
-                reliability.verdict(torch.tensor(rows)).tolist()
-                if bool(reliability.verdict.fitted)
-                else [1.0 - max(moderated[i].available) for i, _ in places]
-            )
-        for (i, given), value in zip(places, values, strict=True):
-            scores[i][given] = value
+    calibrated = [calibrate_decision(reliability, each) for each in raw]
+    cases = [(i, provided) for i, each in enumerate(raw) for provided in provided_sets(each.presence)]
+    scores: list[dict[ModalitySet, float]] = [{} for _ in raw]
+    for (i, provided), score in zip(cases, _verdicts(reliability, raw, calibrated, cases), strict=True):
+        scores[i][provided] = score
     fitted = reliability.threshold.tolist()
-    chosen = thresholds or [None] * len(moderated)
     return [
-        _conclude(
-            decision, presence, score, fitted[max(len(presence.missing), 1) - 1] if threshold is None else threshold
+        _report_key_modalities(
+            decision, each.presence, own, fitted[max(len(each.presence.missing), 1) - 1] if chosen is None else chosen
         )
-        for decision, presence, score, threshold in zip(moderated, presences, scores, chosen, strict=True)
+        for decision, each, own, chosen in zip(calibrated, raw, scores, thresholds or [None] * len(raw), strict=True)
     ]
 
 
-def given_sets(presence: ModalitySet) -> list[ModalitySet]:
-    """What might be given beside what is present: each missing modality, and both where two are missing."""
+def calibrate_decision(reliability: Reliability, raw: RawDecision) -> Decision:
+    """Calibrate one decision and weight it by familiarity; without a verdict.
+
+    An answer from an unfamiliar modality is mixed, in proportion, with the answer from the familiar ones, or with equal
+    probabilities if there are none.
+    """
+    decision, presence, familiarity = raw.decision, raw.presence, raw.familiarity
+    weight = reliability.weight(familiarity)
+    rest: Distribution = (1 / len(decision.probabilities),) * len(decision.probabilities)
+    if raw.familiar is not None:
+        kept = ModalitySet(frozenset(m for m in presence if familiarity.get(m, 1.0) >= FAMILIAR))
+        rest = reliability.calibrate(raw.familiar.transformer or raw.familiar.probabilities, kept)
+
+    def mix(distribution: Distribution) -> Distribution:
+        calibrated = reliability.calibrate(distribution, presence)
+        return tuple(weight * p + (1 - weight) * q for p, q in zip(calibrated, rest, strict=True))
+
+    transformer = mix(decision.transformer or decision.probabilities)
+    ensemble = None if decision.ensemble is None else mix(decision.ensemble)
+    gated = decision.ensemble_used and bool(reliability.gated)
+    return replace(
+        decision,
+        probabilities=transformer if ensemble is None or not gated else ensemble,
+        ensemble_used=gated,
+        branch_weights=decision.branch_weights if gated else {b: float(b == TRANSFORMER) for b in BRANCHES},
+        available=transformer,
+        vote_full=decision.full,
+        vote_available=decision.available,
+        rule=decision.key_modalities,
+        familiarity=dict(familiarity),
+        transformer=transformer,
+        ensemble=ensemble,
+    )
+
+
+def _verdicts(
+    reliability: Reliability,
+    raw: Sequence[RawDecision],
+    calibrated: Sequence[Decision],
+    cases: Sequence[tuple[int, ModalitySet]],
+) -> list[float]:
+    """The verdict on each case: index of an utterance, and missing modalities that would be provided."""
+    if not cases or not bool(reliability.verdict.fitted):
+        return [1.0 - max(calibrated[i].available) for i, _ in cases]
+    inputs = []
+    for i, provided in cases:
+        doubt = reliability.doubt(calibrated[i].available, raw[i].presence)
+        inputs.append(verdict_features(calibrated[i], raw[i].presence, provided, doubt))
+    with torch.inference_mode():
+        return [float(score) for score in reliability.verdict(torch.tensor(inputs)).tolist()]
+
+
+def provided_sets(presence: ModalitySet) -> list[ModalitySet]:
+    """Sets of missing modalities that might be provided: each alone, and both if two are missing."""
     missing = presence.missing
     alone = [ModalitySet.of(m) for m in missing]
     return [*alone, ModalitySet.of(*missing)] if len(missing) > 1 else alone
 
 
 def verdict_size(classes: int) -> int:
-    """How many numbers `verdict_features` gives."""
+    """Length of `verdict_features`."""
     return PLAIN_SIZE + 6 * classes + 5 + len(MODALITIES)
 
 
-def verdict_features(decision: Decision, presence: ModalitySet, given: ModalitySet, doubt: float) -> list[float]:
-    """What is known of an incomplete utterance, as `Verdict` takes it.
+def verdict_features(decision: Decision, presence: ModalitySet, provided: ModalitySet, doubt: float) -> list[float]:
+    """The input of `Verdict` for an incomplete utterance.
 
     Args:
-        decision: moderated; `available` is the answer from what is present.
-        presence: what that is.
-        given: what would be given.
+        decision: of `calibrate_decision`; `available` is the answer from the present modalities.
+        presence: the present modalities.
+        provided: the missing modalities that would be provided.
         doubt: of the answer.
     """
     answer = decision.available
@@ -355,7 +310,7 @@ def verdict_features(decision: Decision, presence: ModalitySet, given: ModalityS
     return [
         math.log(doubt / (1 - doubt)),
         *(float(presence == subset) for subset in SUBSETS[1:]),
-        *(float(m in given) for m in MODALITIES),
+        *(float(m in provided) for m in MODALITIES),
         *answer,
         *vote_available,
         *vote_full,
@@ -369,46 +324,10 @@ def verdict_features(decision: Decision, presence: ModalitySet, given: ModalityS
     ]
 
 
-def moderate(
-    reliability: Reliability,
-    decision: Decision,
-    presence: ModalitySet,
-    familiarity: Mapping[Modality, float],
-    familiar: Decision | None,
-) -> Decision:
-    """Calibrate one decision, and mix in what the familiar part of the utterance says; no verdict yet."""
-    weight = reliability.weight(familiarity)
-    rest: Distribution = (1 / len(decision.probabilities),) * len(decision.probabilities)
-    if familiar is not None:
-        kept = ModalitySet(frozenset(m for m in presence if familiarity.get(m, 1.0) >= FAMILIAR))
-        rest = reliability.calibrate(familiar.transformer or familiar.probabilities, kept)
-
-    def settled(distribution: Distribution) -> Distribution:
-        calibrated = reliability.calibrate(distribution, presence)
-        return tuple(weight * p + (1 - weight) * q for p, q in zip(calibrated, rest, strict=True))
-
-    transformer = settled(decision.transformer or decision.probabilities)
-    ensemble = None if decision.ensemble is None else settled(decision.ensemble)
-    gated = decision.ensemble_used and bool(reliability.gated)
-    return replace(
-        decision,
-        probabilities=transformer if ensemble is None or not gated else ensemble,
-        ensemble_used=gated,
-        branch_weights=decision.branch_weights if gated else {b: float(b == BRANCHES[0]) for b in BRANCHES},
-        available=transformer,
-        vote_full=decision.full,
-        vote_available=decision.available,
-        rule=decision.key_modalities,
-        familiarity=dict(familiarity),
-        transformer=transformer,
-        ensemble=ensemble,
-    )
-
-
-def _conclude(
+def _report_key_modalities(
     decision: Decision, presence: ModalitySet, scores: Mapping[ModalitySet, float], threshold: float
 ) -> Decision:
-    """Whether a key modality is missing, and which; votes that agree unless one is."""
+    """Compare the score with the threshold; without a key missing modality, both votes equal the answer."""
     by_modality = {m: scores[ModalitySet.of(m)] for m in presence.missing}
     score = scores[ModalitySet.of(*presence.missing)] if presence.missing else 0.0
     answer = decision.probabilities
@@ -424,6 +343,3 @@ def _conclude(
         key_by_modality=by_modality,
         threshold=threshold,
     )
-
-
-assert SUBSETS[0] == COMPLETE, "the complete subset needs no flag among the verdict's features"

@@ -1,4 +1,4 @@
-"""A weights folder: what was saved comes back, and nothing else is taken for it."""
+"""Saving, verifying and loading weights folders."""
 
 import hashlib
 import json
@@ -50,18 +50,18 @@ def save(folder: Path, network: EMMR, adapters: dict[str, Tensor] | None = None,
 
 
 def rehash(folder: Path) -> None:
-    """Make the hashes those of what lies there, as one who altered it on purpose would."""
+    """Recompute the hashes, as after a deliberate change."""
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in HASHED}
     (folder / HASHES).write_text(json.dumps(hashes), encoding="utf-8")
 
 
 @pytest.fixture
 def folder(tiny_weights: Path, tmp_path: Path) -> Path:
-    """A weights folder of the test's own."""
+    """A copy of a weights folder."""
     return Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
 
 
-def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+def test_saved_checkpoint_is_loaded_unchanged(tmp_path: Path) -> None:
     network = random_network(tiny_config())
     version = save(tmp_path / "new" / "weights", network)
     loaded = load_checkpoint(tmp_path / "new" / "weights", CPU)
@@ -77,14 +77,14 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded.preprocessing.statistics[modality].std, statistics.std)
 
 
-def test_a_loaded_network_answers_and_does_not_train(tiny_weights: Path) -> None:
+def test_loaded_network_is_frozen_and_in_eval_mode(tiny_weights: Path) -> None:
     network = load_checkpoint(tiny_weights, CPU).network
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
 
 
-def arbitrary(config: ModelConfig) -> Reliability:
-    """Of which every number is another than the unfitted one."""
+def changed_reliability(config: ModelConfig) -> Reliability:
+    """A reliability that differs from the unfitted one in every number."""
     reliability = Reliability(config)
     torch.manual_seed(3)
     for name, value in reliability.state_dict().items():
@@ -92,9 +92,9 @@ def arbitrary(config: ModelConfig) -> Reliability:
     return reliability
 
 
-def test_reliability_comes_back_and_weights_without_it_are_neutral(tmp_path: Path) -> None:
+def test_reliability_is_optional_and_loaded_unchanged(tmp_path: Path) -> None:
     network = random_network(tiny_config())
-    reliability = arbitrary(network.config)
+    reliability = changed_reliability(network.config)
     preprocessing = preprocessing_of(network.config)
     version = save_checkpoint(tmp_path / "with", network, preprocessing, reliability=reliability)
     assert version != save(tmp_path / "without", network)
@@ -110,7 +110,7 @@ def test_reliability_comes_back_and_weights_without_it_are_neutral(tmp_path: Pat
     assert unfitted.familiarities(random_utterances(network.config, [COMPLETE])) == [dict.fromkeys(Modality, 1.0)]
 
 
-def test_weights_with_half_a_reliability_are_refused(tmp_path: Path) -> None:
+def test_incomplete_reliability_is_rejected(tmp_path: Path) -> None:
     network = random_network(tiny_config())
     save_checkpoint(tmp_path, network, preprocessing_of(network.config), reliability=Reliability(network.config))
     tensors = load_file(tmp_path / WEIGHTS)
@@ -121,18 +121,18 @@ def test_weights_with_half_a_reliability_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, CPU)
 
 
-def test_an_altered_voice_encoder_is_refused_where_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = tiny_config(audio={"encoder": "whisper"}, slots={"text": 12, "audio": 1, "visual": 1}, network=ONE_SLOT)
-    for folder, config in (("heard", heard), ("plain", tiny_config())):
+def test_altered_voice_encoder_is_rejected_where_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whisper = tiny_config(audio={"encoder": "whisper"}, slots={"text": 12, "audio": 1, "visual": 1}, network=ONE_SLOT)
+    for folder, config in (("whisper", whisper), ("plain", tiny_config())):
         save(tmp_path / folder, random_network(config))
-    assert load_checkpoint(tmp_path / "heard", CPU).config.audio.size == 384
+    assert load_checkpoint(tmp_path / "whisper", CPU).config.audio.size == 384
     monkeypatch.setattr("model.features.audio.whisper.PACKAGED_SHA256", "0" * 64)
     load_checkpoint(tmp_path / "plain", CPU)
     with pytest.raises(CheckpointError, match="voice encoder"):
-        load_checkpoint(tmp_path / "heard", CPU)
+        load_checkpoint(tmp_path / "whisper", CPU)
 
 
-def test_the_version_is_that_of_the_content(tmp_path: Path) -> None:
+def test_version_depends_on_the_content_only(tmp_path: Path) -> None:
     network = random_network(tiny_config())
     version = save(tmp_path / "a", network)
     assert save(tmp_path / "b", network) == version
@@ -159,7 +159,7 @@ def test_adapters_are_merged_into_the_text_encoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rename", [{}, {MODULE: "encoder.layer.99.query"}], ids=["size", "module"])
-def test_adapters_of_another_encoder_are_refused(tmp_path: Path, rename: dict[str, str]) -> None:
+def test_adapters_of_another_encoder_are_rejected(tmp_path: Path, rename: dict[str, str]) -> None:
     adapters = adapters_of(size=384 if rename else 100)
     renamed = {name.replace(MODULE, rename.get(MODULE, MODULE)): value for name, value in adapters.items()}
     save(tmp_path, random_network(tiny_config()), renamed)
@@ -168,14 +168,14 @@ def test_adapters_of_another_encoder_are_refused(tmp_path: Path, rename: dict[st
 
 
 @pytest.mark.parametrize("name", HASHED)
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=f"{name} is missing"):
         load_checkpoint(folder, CPU)
 
 
 @pytest.mark.parametrize("name", HASHED)
-def test_a_file_with_one_byte_changed_is_refused(folder: Path, name: str) -> None:
+def test_file_with_one_changed_byte_is_rejected(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[-2] ^= 1
     (folder / name).write_bytes(content)
@@ -184,18 +184,18 @@ def test_a_file_with_one_byte_changed_is_refused(folder: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config.json": "0"}'])
-def test_a_folder_without_proper_hashes_is_no_weights_folder(folder: Path, content: str) -> None:
+def test_folder_without_valid_hashes_is_rejected(folder: Path, content: str) -> None:
     (folder / HASHES).write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match=HASHES):
         load_checkpoint(folder, CPU)
 
 
-def test_a_folder_that_is_not_there_is_no_weights_folder(tmp_path: Path) -> None:
+def test_folder_that_does_not_exist_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a weights folder"):
-        load_checkpoint(tmp_path / "nowhere", CPU)
+        load_checkpoint(tmp_path / "missing", CPU)
 
 
-def test_a_folder_without_a_card_still_loads(folder: Path) -> None:
+def test_model_card_is_optional(folder: Path) -> None:
     (folder / CARD).unlink()
     assert load_checkpoint(folder, CPU).card == ""
 
@@ -207,13 +207,13 @@ def alter_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None
     rehash(folder)
 
 
-def test_weights_of_another_shape_than_the_config_says_are_refused(folder: Path) -> None:
+def test_weights_that_do_not_fit_the_config_are_rejected(folder: Path) -> None:
     alter_config(folder, lambda content: content["network"].update(feedforward=65))
     with pytest.raises(CheckpointError, match=rf"{WEIGHTS} does not fit {CONFIG}"):
         load_checkpoint(folder, CPU)
 
 
-def test_weights_with_a_tensor_less_are_refused(folder: Path) -> None:
+def test_weights_without_a_tensor_are_rejected(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS)
     tensors.pop(next(name for name in tensors if name.startswith("network.")))
     save_file(tensors, folder / WEIGHTS)
@@ -222,21 +222,21 @@ def test_weights_with_a_tensor_less_are_refused(folder: Path) -> None:
         load_checkpoint(folder, CPU)
 
 
-def test_a_config_that_cannot_be_is_refused(folder: Path) -> None:
+def test_invalid_config_is_rejected(folder: Path) -> None:
     alter_config(folder, lambda content: content.update(classes=["one"]))
     with pytest.raises(CheckpointError, match="2, 3, 4 or 7"):
         load_checkpoint(folder, CPU)
 
 
-def test_a_weights_file_that_is_none_is_refused(folder: Path) -> None:
-    (folder / WEIGHTS).write_bytes(b"\x80\x04 a pickle perhaps")
+def test_weights_that_are_no_safetensors_file_are_rejected(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(b"\x80\x04 a pickle")
     rehash(folder)
     with pytest.raises(CheckpointError):
         load_checkpoint(folder, CPU)
 
 
 @pytest.mark.parametrize("field", ["mean", "std"])
-def test_statistics_of_another_size_are_refused(folder: Path, field: str) -> None:
+def test_statistics_of_another_size_are_rejected(folder: Path, field: str) -> None:
     path = folder / PREPROCESSING
     statistics = Preprocessing.read(path).statistics
     short = replace(statistics[Modality.AUDIO], **{field: np.ones(5, dtype=np.float32)})
@@ -246,7 +246,7 @@ def test_statistics_of_another_size_are_refused(folder: Path, field: str) -> Non
         load_checkpoint(folder, CPU)
 
 
-def test_statistics_that_lack_a_modality_are_refused(folder: Path) -> None:
+def test_statistics_without_a_modality_are_rejected(folder: Path) -> None:
     path = folder / PREPROCESSING
     Preprocessing({Modality.AUDIO: Preprocessing.read(path).statistics[Modality.AUDIO]}).write(path)
     rehash(folder)
@@ -254,13 +254,13 @@ def test_statistics_that_lack_a_modality_are_refused(folder: Path) -> None:
         load_checkpoint(folder, CPU)
 
 
-def test_a_text_encoder_that_cannot_be_found_is_a_config_error(folder: Path) -> None:
+def test_missing_text_encoder_is_a_config_error(folder: Path) -> None:
     alter_config(folder, lambda content: content["text"].update(encoder=str(folder)))
     with pytest.raises(ConfigError, match="cannot be loaded"):
         load_checkpoint(folder, CPU)
 
 
-def test_a_text_encoder_of_another_size_is_a_config_error(tmp_path: Path) -> None:
+def test_text_encoder_of_another_size_is_a_config_error(tmp_path: Path) -> None:
     save(tmp_path, random_network(tiny_config(text=TextConfig(size=100))))
     with pytest.raises(ConfigError, match="hidden size 384, the config says 100"):
         load_checkpoint(tmp_path, CPU)

@@ -1,4 +1,4 @@
-"""The one frozen configuration: what fits together and what is refused."""
+"""Validation of the configuration of a checkpoint."""
 
 from typing import Any
 
@@ -20,23 +20,23 @@ def network(**changes: Any) -> dict[str, Any]:
     return {**CONFIG.network.model_dump(), **changes}
 
 
-def whole_voice(encoder: str, slots: int = 1) -> ModelConfig:
-    """A config whose voices are described as a whole."""
+def clip_audio(encoder: str, slots: int = 1) -> ModelConfig:
+    """A config with one audio slot per clip."""
     imputed = network(imputed_slots={"text": 4, "audio": 1, "visual": 1})
     return tiny_config(audio={"encoder": encoder}, slots={"text": 12, "audio": slots, "visual": 1}, network=imputed)
 
 
-def test_a_config_comes_back_from_its_json_as_it_was() -> None:
+def test_config_survives_a_round_trip_through_json() -> None:
     for config in (CONFIG, ModelConfig.paper()):
         assert ModelConfig.model_validate_json(config.model_dump_json()) == config
 
 
-def test_a_config_cannot_be_changed() -> None:
+def test_config_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         CONFIG.name = "other"  # type: ignore[misc]  # the type forbids it as well
 
 
-def test_a_key_nobody_knows_is_refused() -> None:
+def test_unknown_keys_are_rejected() -> None:
     with pytest.raises(ValidationError, match="hiden"):
         NetworkConfig.model_validate(network(hiden=3))
 
@@ -46,41 +46,41 @@ def test_a_key_nobody_knows_is_refused() -> None:
     [
         (CONFIG, (384, 33, 35)),
         (tiny_config(audio=AudioConfig(dynamics=True)), (384, 66, 35)),
-        (whole_voice("whisper"), (384, 384, 35)),
-        (whole_voice("both"), (384, 483, 35)),
+        (clip_audio("whisper"), (384, 384, 35)),
+        (clip_audio("both"), (384, 483, 35)),
         (tiny_config(text=TextConfig(size=768), visual=VisualConfig(columns="all")), (768, 33, 709)),
         (ModelConfig.paper(), (768, 33, 709)),
     ],
 )
-def test_feature_sizes_follow_from_the_choice_of_features(config: ModelConfig, sizes: tuple[int, ...]) -> None:
+def test_feature_sizes_follow_from_the_features_chosen(config: ModelConfig, sizes: tuple[int, ...]) -> None:
     assert tuple(config.feature_size(m) for m in MODALITIES) == sizes
 
 
-def test_slots_are_told_by_modality() -> None:
+def test_slots_by_modality() -> None:
     slots = Slots(text=3, audio=4, visual=5)
     assert [slots.of(m) for m in MODALITIES] == [3, 4, 5]
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
-def test_two_three_four_or_seven_classes_are_possible(count: int) -> None:
+def test_two_three_four_and_seven_classes_are_valid(count: int) -> None:
     names = tuple("abcdefg"[:count])
     assert ModelConfig.model_validate(changed(classes=names)).classes == names
 
 
 @pytest.mark.parametrize("classes", [("one",), tuple("abcde"), ("same", "same", "other")])
-def test_other_numbers_of_classes_or_one_twice_are_refused(classes: tuple[str, ...]) -> None:
+def test_other_numbers_of_classes_and_duplicates_are_rejected(classes: tuple[str, ...]) -> None:
     with pytest.raises(ValidationError, match="2, 3, 4 or 7 different names"):
         ModelConfig.model_validate(changed(classes=classes))
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_no_more_slots_can_be_imputed_than_a_modality_has(modality: Modality) -> None:
+def test_imputed_slots_cannot_exceed_the_slots(modality: Modality) -> None:
     imputed = {m.value: CONFIG.slots.of(m) + (m == modality) for m in MODALITIES}
     with pytest.raises(ValidationError, match=f"{modality}: more slots imputed"):
         ModelConfig.model_validate(changed(network=network(imputed_slots=imputed)))
 
 
-def test_the_mean_over_frames_fills_one_slot() -> None:
+def test_mean_over_frames_requires_one_slot() -> None:
     slots = {**CONFIG.slots.model_dump(), "visual": 2}
     with pytest.raises(ValidationError, match="exactly one visual slot"):
         ModelConfig.model_validate(changed(slots=slots))
@@ -88,27 +88,27 @@ def test_the_mean_over_frames_fills_one_slot() -> None:
 
 
 @pytest.mark.parametrize("encoder", ["whisper", "both"])
-def test_a_voice_described_as_a_whole_fills_one_slot(encoder: str) -> None:
+def test_audio_features_of_a_clip_require_one_slot(encoder: str) -> None:
     with pytest.raises(ValidationError, match="exactly one audio slot"):
-        whole_voice(encoder, slots=2)
-    assert whole_voice("acoustic", slots=2).slots.audio == 2
+        clip_audio(encoder, slots=2)
+    assert clip_audio("acoustic", slots=2).slots.audio == 2
     with pytest.raises(ValidationError, match="encoder"):
-        whole_voice("mp3")
+        clip_audio("mp3")
 
 
 @pytest.mark.parametrize("hidden", [15, 18])
-def test_the_hidden_size_is_even_and_a_multiple_of_the_heads(hidden: int) -> None:
+def test_hidden_size_must_be_even_and_divisible_by_heads(hidden: int) -> None:
     with pytest.raises(ValidationError, match="even and a multiple of heads"):
         NetworkConfig.model_validate(network(hidden=hidden))
 
 
 @pytest.mark.parametrize("widths", [(16, 8, 16), (16, 12, 10, 8, 10, 12, 17)])
-def test_an_autoencoder_has_seven_layers_and_ends_in_the_hidden_size(widths: tuple[int, ...]) -> None:
+def test_autoencoder_has_seven_layers_and_ends_in_hidden(widths: tuple[int, ...]) -> None:
     with pytest.raises(ValidationError, match="seven widths, the last equal to hidden"):
         NetworkConfig.model_validate(network(autoencoder=widths))
 
 
 @pytest.mark.parametrize(("field", "value"), [("dropout", 1.0), ("heads", 0), ("residual_blocks", 0)])
-def test_sizes_and_shares_stay_in_their_ranges(field: str, value: float) -> None:
+def test_numbers_out_of_range_are_rejected(field: str, value: float) -> None:
     with pytest.raises(ValidationError, match=field):
         NetworkConfig.model_validate(network(**{field: value}))

@@ -1,6 +1,6 @@
-"""What the errors say and how they can be told apart."""
+"""Messages, attributes and pickling of the errors."""
 
-import copy
+import pickle
 
 import pytest
 
@@ -31,24 +31,24 @@ from model.modality import Modality
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_one_base_catches_every_error_and_each_says_what_is_wrong(error: EMMRError) -> None:
+def test_every_error_derives_from_the_base_and_has_its_detail(error: EMMRError) -> None:
     assert isinstance(error, EMMRError)
     assert "x" in str(error)
 
 
-def test_a_corpus_error_names_file_and_row() -> None:
+def test_corpus_error_names_file_and_row() -> None:
     assert str(CorpusError("a.csv", 7, "the label is empty")) == "a.csv, line 7: the label is empty"
     assert str(CorpusError("a.csv", None, "holds no rows")) == "a.csv: holds no rows"
 
 
-def test_a_modality_error_names_modality_and_place() -> None:
+def test_modality_error_names_modality_and_place() -> None:
     error = CorruptModality(Modality.VISUAL, "no number", "line 7, column AU12_r")
     assert str(error) == "visual: no number (line 7, column AU12_r)"
     assert (error.modality, error.detail, error.place) == (Modality.VISUAL, "no number", "line 7, column AU12_r")
     assert str(CorruptModality(Modality.AUDIO, "cut")) == "audio: cut"
 
 
-def test_an_empty_modality_tells_why_and_is_no_corrupt_one() -> None:
+def test_empty_modality_has_a_reason_and_is_not_corrupt() -> None:
     error = EmptyModality(Modality.AUDIO, "silent", "never louder than -60 dBFS")
     assert error.reason == "silent"
     assert isinstance(error, ModalityError)
@@ -64,6 +64,6 @@ def test_an_empty_modality_tells_why_and_is_no_corrupt_one() -> None:
     ],
     ids=lambda e: type(e).__name__,
 )
-def test_errors_come_back_whole_from_another_process(error: EMMRError) -> None:
-    back = copy.copy(error)  # the same reduction as between processes
+def test_errors_survive_pickling(error: EMMRError) -> None:
+    back = pickle.loads(pickle.dumps(error))
     assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))

@@ -1,10 +1,10 @@
-"""Packed attention and sums equal padded ones, whatever the lengths."""
+"""Packed attention and segment reductions equal those of each sequence."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model.packing import CHUNK, Membership, Mixing, in_chunks
+from model.packing import CHUNK, PackedAttention, Segments, in_chunks
 
 CPU = torch.device("cpu")
 HEADS = 2
@@ -13,10 +13,10 @@ LENGTHS = ([5], [4, 4, 4], [1, 7, 3], [300, 2, 290, 1, 299], [2] * 40 + [9], [60
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("hidden", [8, 300])
-def test_each_sequence_attends_to_itself_alone(lengths: list[int], hidden: int) -> None:
+def test_each_sequence_attends_to_itself(lengths: list[int], hidden: int) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, sum(lengths), hidden)
-    mixed = Mixing(lengths, hidden, CPU)(q, k, v, HEADS)
+    mixed = PackedAttention(lengths, hidden, CPU)(q, k, v, HEADS)
     torch.testing.assert_close(mixed, one_by_one(q, k, v, lengths, lengths), atol=1e-5, rtol=1e-4)
 
 
@@ -26,7 +26,7 @@ def test_queries_may_be_fewer_or_more_than_keys(queries: list[int]) -> None:
     keys = [4, 250, 4]
     q = torch.randn(sum(queries), 16)
     k, v = torch.randn(2, sum(keys), 16)
-    mixed = Mixing(keys, 16, CPU, queries)(q, k, v, HEADS)
+    mixed = PackedAttention(keys, 16, CPU, queries)(q, k, v, HEADS)
     torch.testing.assert_close(mixed, one_by_one(q, k, v, queries, keys), atol=1e-5, rtol=1e-4)
 
 
@@ -39,16 +39,18 @@ def one_by_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: list[
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_means_and_weighted_sums_stay_within_a_sequence(lengths: list[int]) -> None:
+def test_means_and_weighted_sums_are_by_sequence(lengths: list[int]) -> None:
     torch.manual_seed(0)
     x, scores = torch.randn(sum(lengths), 6), torch.randn(sum(lengths))
-    members = Membership(lengths, CPU)
+    segments = Segments(lengths, CPU)
     parts = list(zip(x.split(lengths), scores.split(lengths), strict=True))
-    torch.testing.assert_close(members.mean(x), torch.stack([own.mean(dim=0) for own, _ in parts]))
-    torch.testing.assert_close(members.weigh(scores, x), torch.stack([s.softmax(dim=0) @ own for own, s in parts]))
+    torch.testing.assert_close(segments.mean(x), torch.stack([own.mean(dim=0) for own, _ in parts]))
+    torch.testing.assert_close(
+        segments.softmax_sum(scores, x), torch.stack([s.softmax(dim=0) @ own for own, s in parts])
+    )
 
 
 @pytest.mark.parametrize("slots", [1, CHUNK, 2 * CHUNK + 7])
-def test_chunks_change_nothing(slots: int) -> None:
+def test_chunking_changes_nothing(slots: int) -> None:
     x = torch.randn(slots, 3)
     assert torch.equal(in_chunks(lambda part: part * 2, x), x * 2)

@@ -1,4 +1,4 @@
-"""A loaded checkpoint answers for every subset."""
+"""Deciding with a loaded checkpoint."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from model.errors import CheckpointError, EmptyModality
 from model.modality import SUBSETS, Modality, Utterance
 from model.network.batch import Batch
 from model.network.decision import Decision
-from model.network.inference.cuda_graphs import CudaGraphs, StaticGraph
+from model.network.inference.cuda_graphs import StaticGraph
 from model.network.inference.fused import FusedNetwork
 from model.network.inference.sparse import decide
 from model.pipeline import Pipeline, choose_device
@@ -25,7 +25,7 @@ def pipeline(tiny_weights: Path) -> Pipeline:
     return Pipeline.load(tiny_weights)
 
 
-def test_every_subset_is_decided_and_side_by_side_as_alone(pipeline: Pipeline) -> None:
+def test_decisions_do_not_depend_on_the_batch(pipeline: Pipeline) -> None:
     utterances = random_utterances(pipeline.config, SUBSETS, longest=16)
     together = pipeline.decide(utterances)
     assert len(together) == 7
@@ -35,70 +35,70 @@ def test_every_subset_is_decided_and_side_by_side_as_alone(pipeline: Pipeline) -
         np.testing.assert_allclose(decision.probabilities, alone.probabilities, atol=1e-4)
 
 
-def test_what_is_recorded_is_replayed_and_larger_batches_are_computed(
+def test_graphs_are_replayed_and_larger_batches_use_the_sparse_path(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Pipeline.load(tiny_weights, "cpu")
-    assert own.record() == ()  # there is nothing to record on a CPU
+    assert own.record() == ()  # nothing is recorded on a CPU
     utterances = random_utterances(own.config, SUBSETS, longest=16)
     computed = own.decide(utterances[:5], explain=True, both_paths=True)
 
     monkeypatch.setattr(own, "device", torch.device("cuda"))
-    buckets = [StaticGraph(own.checkpoint.network, size, torch.device("cpu")) for size in (1, 5)]
-    monkeypatch.setattr("model.pipeline.record", lambda prepared, device: CudaGraphs(buckets))
+    graphs = {size: StaticGraph(own.checkpoint.network, size, torch.device("cpu")) for size in (1, 5)}
+    monkeypatch.setattr("model.pipeline.record", lambda network, device: graphs)
     assert own.record() == (1, 5)
-    monkeypatch.setattr("model.pipeline.decide", lambda *args, **kwargs: pytest.fail("computed step by step"))
+    monkeypatch.setattr("model.pipeline.decide", lambda *args, **kwargs: pytest.fail("computed by the sparse path"))
     for ours, theirs in zip(own.decide(utterances[:5], explain=True, both_paths=True), computed, strict=True):
         np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-5)
         assert ours.key_modalities == theirs.key_modalities
 
     sizes: list[int] = []
 
-    def step_by_step(prepared: FusedNetwork, batch: Batch, **kwargs: bool) -> list[Decision]:
+    def sparse(network: FusedNetwork, batch: Batch, **kwargs: bool) -> list[Decision]:
         sizes.append(batch.size)
-        return decide(prepared, batch, **kwargs)
+        return decide(network, batch, **kwargs)
 
-    monkeypatch.setattr("model.pipeline.decide", step_by_step)
+    monkeypatch.setattr("model.pipeline.decide", sparse)
     monkeypatch.setattr(own, "device", torch.device("cpu"))
     assert len(own.decide(utterances)) == 7
     assert sizes == [7]
 
 
-def test_explanations_and_both_paths_are_given_where_asked_for(pipeline: Pipeline) -> None:
+def test_explanations_and_both_paths_are_optional(pipeline: Pipeline) -> None:
     (utterance,) = random_utterances(pipeline.config, [SUBSETS[1]], longest=16)
     (plain,) = pipeline.decide([utterance])
-    (told,) = pipeline.decide([utterance], explain=True, both_paths=True)
+    (explained,) = pipeline.decide([utterance], explain=True, both_paths=True)
     assert (plain.votes, plain.reconstruction) == (None, None)
     assert (plain.ensemble is not None) == plain.ensemble_used
     assert plain.transformer is not None
-    assert told.votes is not None
-    assert told.ensemble is not None
-    assert told.reconstruction is not None
+    assert explained.votes is not None
+    assert explained.ensemble is not None
+    assert explained.reconstruction is not None
 
 
-def test_a_sentence_and_a_voice_go_all_the_way(pipeline: Pipeline) -> None:
+def test_sentence_and_voice_are_decided(pipeline: Pipeline) -> None:
     (text,) = pipeline.extractor.text(["I did not expect to like this film, and yet I did!"])
     audio = pipeline.extractor.audio(speech_of(1.0))
     (decision,) = pipeline.decide([Utterance({Modality.TEXT: text.array, Modality.AUDIO: audio.array})])
     assert decision.label_index in range(3)
 
 
-def test_decisions_are_judged_by_what_was_fitted(tiny_weights: Path) -> None:
+def test_fitted_reliability_changes_the_decisions(tiny_weights: Path) -> None:
     own = Pipeline.load(tiny_weights, "cpu")
     utterances = random_utterances(own.config, SUBSETS, longest=16)
     before = own.decide(utterances)
     reliability = own.checkpoint.reliability
     reliability.temperatures.fill_(0.5)
-    for decision, cooled in zip(before, own.decide(utterances), strict=True):
+    for decision, tempered in zip(before, own.decide(utterances), strict=True):
         powers = np.sqrt(decision.probabilities)
-        np.testing.assert_allclose(cooled.probabilities, powers / powers.sum(), atol=1e-6)
-    (doubted,) = own.decide(utterances[-1:], doubtful=[tuple(utterances[-1].presence)], thresholds=[0.0])
-    assert doubted.probabilities == pytest.approx([1 / 3] * 3)
-    assert set(doubted.key_modalities) <= set(utterances[-1].presence.missing)
-    assert doubted.key_modalities
+        np.testing.assert_allclose(tempered.probabilities, powers / powers.sum(), atol=1e-6)
+    (doubtful,) = own.decide(utterances[-1:], doubtful=[tuple(utterances[-1].presence)], thresholds=[0.0])
+    assert doubtful.probabilities == pytest.approx([1 / 3] * 3)
+    assert set(doubtful.key_modalities) <= set(utterances[-1].presence.missing)
+    assert doubtful.key_modalities
 
 
-def test_a_clip_that_surely_holds_no_speech_is_refused(tiny_weights: Path) -> None:
+def test_clip_without_speech_is_rejected(tiny_weights: Path) -> None:
     own = Pipeline.load(tiny_weights, "cpu")
     assert own.extractor.audio(speech_of(1.0)).speech is None  # not fitted
     reliability = own.checkpoint.reliability
@@ -106,33 +106,33 @@ def test_a_clip_that_surely_holds_no_speech_is_refused(tiny_weights: Path) -> No
     torch.nn.init.zeros_(reliability.speech.weight)
     for bias, likely in ((3.0, True), (-2.0, False)):
         torch.nn.init.constant_(reliability.speech.bias, bias)
-        heard = own.extractor.audio(speech_of(1.0))
-        assert heard.speech == pytest.approx(1 / (1 + np.exp(-bias)))
-        assert heard.likely_speech is likely
+        features = own.extractor.audio(speech_of(1.0))
+        assert features.speech == pytest.approx(1 / (1 + np.exp(-bias)))
+        assert features.likely_speech is likely
     torch.nn.init.constant_(reliability.speech.bias, -9.0)
     with pytest.raises(EmptyModality, match="no speech"):
         own.extractor.audio(speech_of(1.0))
 
 
-def test_a_device_is_chosen_where_none_is_named() -> None:
+def test_default_device_is_cuda_if_available() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert choose_device().type == expected
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device(torch.device("meta")) == torch.device("meta")
 
 
-def test_the_pipeline_works_on_the_chosen_device(pipeline: Pipeline) -> None:
+def test_pipeline_uses_the_chosen_device(pipeline: Pipeline) -> None:
     assert pipeline.device == choose_device("auto")
     assert {p.device.type for p in pipeline.checkpoint.network.parameters()} == {pipeline.device.type}
 
 
-def test_a_folder_that_holds_no_weights_is_an_error(tmp_path: Path) -> None:
+def test_folder_without_weights_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a weights folder"):
         Pipeline.load(tmp_path, "cpu")
 
 
 @pytest.mark.cuda
-def test_shipped_weights_answer_on_cuda_as_on_the_cpu() -> None:
+def test_shipped_weights_give_equal_answers_on_cuda_and_cpu() -> None:
     here, there = Pipeline.load(SHIPPED, "cpu"), Pipeline.load(SHIPPED, "cuda")
     there.record()
     sentences = ["Thank you, this is wonderful.", "No.", "I have no idea what went wrong with my order this time."]

@@ -1,15 +1,10 @@
-"""Small batches on a CUDA device: the whole graph recorded once for each of a few sizes, and replayed.
+"""CUDA graphs of the full graph for a few small batch sizes, where a batch costs its kernel launches.
 
-For: answering one or a few utterances at the price of one launch instead of some hundreds. Inputs are written to pinned
-memory, so that one copy takes them to where the recorded kernels read, and one brings the findings back.
-Does not know: what is computed (`model.network.inference.static_graph`), threads: a replay is used by one at a time.
-
-What is recorded proves itself first: a size is replayed only if on this device, with these weights, it says what
-`decide` says and says it sooner. Whatever else happens, `decide` answers.
+Shapes: B utterances of a graph, T_m slots of modality m (the config's maximum), d_m features.
 """
 
 import logging
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain, pairwise
 from statistics import median
@@ -25,89 +20,91 @@ from model.network.batch import Batch, collate
 from model.network.decision import Decision
 from model.network.emmr import EMMR
 from model.network.inference.fused import FusedNetwork
+from model.network.inference.results import decisions, full_graph
 from model.network.inference.sparse import decide
-from model.network.inference.static_graph import decisions, whole_graph
 from model.types import FloatArray
 
 SIZES: Final = (1, 2, 4, 8)
-"""Utterances of a recorded pass. Beyond them operations outweigh launches, and `decide` computes a fraction of them."""
+"""Batch sizes of recorded graphs. For larger batches the sparse path, which computes a fraction, is faster."""
 TOLERANCE: Final = 1e-4
-"""How far a probability may be from that of `decide`: as far as company may move it."""
-WARM_UPS: Final = 3  # passes before recording: libraries choose algorithms and take their workspaces in the first
+"""Allowed difference of a probability from that of the sparse path; the batch composition can cause as much."""
+WARM_UPS: Final = 3  # passes before recording, in which libraries choose algorithms and allocate workspaces
 ROUNDS: Final = 15  # of timing
 
 _log = logging.getLogger(__name__)
 
 
 class StaticGraph:
-    """Room for a number of utterances as long as the config allows, and the pass over them.
+    """Input buffers for up to `size` utterances, and the full graph on them.
+
+    Inputs are written to one pinned buffer, so that one copy transfers them and another one the results.
 
     Args:
         network: in eval mode, on the device.
-        size: how many utterances.
-        device: recorded passes need CUDA; on any other the pass runs as it is.
+        size: B.
+        device: CUDA, for which `record` can be called; on any other device the graph is computed directly.
     """
 
     def __init__(self, network: EMMR, size: int, device: torch.device) -> None:
         self.network, self.size, self.device = network, size, device
         self._pinned = device.type == "cuda"
-        nbytes = _places(network.config, size)[-1]
-        self._sent = torch.zeros(nbytes, dtype=torch.uint8, pin_memory=self._pinned)
-        self._held = torch.zeros(nbytes, dtype=torch.uint8, device=device)
-        self._input, self._batch = _views(self._sent, network.config, size), _views(self._held, network.config, size)
+        nbytes = buffer_offsets(network.config, size)[-1]
+        self._host = torch.zeros(nbytes, dtype=torch.uint8, pin_memory=self._pinned)
+        self._on_device = torch.zeros(nbytes, dtype=torch.uint8, device=device)
+        self._input = batch_views(self._host, network.config, size)
+        self._batch = batch_views(self._on_device, network.config, size)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._found: Tensor | None = None
-        self._answer: Tensor | None = None
+        self._recorded: Tensor | None = None
+        self._results: Tensor | None = None
 
     def record(self, pool: "torch.cuda._POOL_HANDLE", stream: torch.cuda.Stream) -> None:
-        """Record the pass.
+        """Record the graph.
 
         Args:
-            pool: memory that recordings share, since only one is replayed at a time.
-            stream: to record on, the same for all that share memory.
+            pool: memory shared by graphs, of which only one is replayed at a time.
+            stream: to record on; the same for all graphs that share memory.
 
         Raises:
-            RuntimeError: the device, its library or its memory does not let it be recorded.
+            RuntimeError: recording fails, for example for lack of memory.
         """
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.inference_mode(), torch.cuda.device(self.device):
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
-                    self._pass()
+                    full_graph(self.network, self._batch)
             graph = torch.cuda.CUDAGraph()
-            # Other threads go on answering while weights are replaced: what they do must not fail for this.
+            # Other threads use the device while weights are reloaded; their calls must not invalidate the recording.
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                self._found = self._pass()
+                self._recorded = full_graph(self.network, self._batch)
         self._graph = graph
 
-    def decide(self, utterances: Sequence[Utterance], *, explain: bool, both_paths: bool) -> list[Decision]:
-        """Decide on at most `size` utterances.
+    def decide(
+        self, utterances: Sequence[Utterance], *, explain: bool = False, both_paths: bool = False
+    ) -> list[Decision]:
+        """Decide on at most `size` utterances; from one thread at a time.
 
         Raises:
             ValueError: one has more slots than the config allows.
         """
         with torch.inference_mode():
             self._write(utterances)
-            self._held.copy_(self._sent, non_blocking=True)
+            self._on_device.copy_(self._host, non_blocking=True)
             if self._graph is None:
-                found = self._pass()
+                results = full_graph(self.network, self._batch)
             else:
-                assert self._found is not None
+                assert self._recorded is not None
                 self._graph.replay()
-                found = self._found
-            if self._answer is None:
-                self._answer = torch.empty(found.shape, pin_memory=self._pinned)
-            self._answer.copy_(found, non_blocking=True)
+                results = self._recorded
+            if self._results is None:
+                self._results = torch.empty(results.shape, pin_memory=self._pinned)
+            self._results.copy_(results, non_blocking=True)
             if self._pinned:
                 torch.cuda.current_stream(self.device).synchronize()
             presences = [u.presence for u in utterances]
-            return decisions(self._answer, presences, self.network.config, explain=explain, both_paths=both_paths)
-
-    def _pass(self) -> Tensor:
-        return whole_graph(self.network, self._batch).matrix
+            return decisions(self._results, presences, self.network.config, explain=explain, both_paths=both_paths)
 
     def _write(self, utterances: Sequence[Utterance]) -> None:
-        """Put utterances where the pass reads. Rows beyond them count as complete, have no slot, and are not read."""
+        """Write utterances to the input buffer. The remaining rows are complete, without a valid slot."""
         batch = self._input
         batch.present.fill_(value=True)
         for modality in MODALITIES:
@@ -122,92 +119,67 @@ class StaticGraph:
                 batch.valid[modality][row, : array.shape[0]] = True
 
 
-class CudaGraphs:
-    """Buckets by size.
+def record(network: FusedNetwork, device: torch.device) -> dict[int, StaticGraph]:
+    """Record a graph of each of `SIZES`; keep those that agree with the sparse path and are faster.
 
     Args:
-        buckets: of different sizes.
-    """
-
-    def __init__(self, buckets: Sequence[StaticGraph]) -> None:
-        self._buckets = sorted(buckets, key=lambda bucket: bucket.size)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """How many utterances the buckets take, ascending."""
-        return tuple(bucket.size for bucket in self._buckets)
-
-    def bucket(self, utterances: int) -> StaticGraph | None:
-        """The smallest that takes so many; None where all are too small."""
-        return next((bucket for bucket in self._buckets if bucket.size >= utterances), None)
-
-
-def record(prepared: FusedNetwork, device: torch.device) -> CudaGraphs:
-    """Record a bucket of each of `SIZES`, and keep those that say what `decide` says and say it sooner.
-
-    Args:
-        prepared: on a CUDA device.
+        network: on a CUDA device.
         device: that device.
+
+    Returns:
+        batch size → graph, ascending.
     """
     pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
-    kept = []
-    for size in reversed(SIZES):  # the largest first: the others fit in its memory
+    graphs: dict[int, StaticGraph] = {}
+    for size in reversed(SIZES):  # the largest first: the others fit into its memory
         try:
-            bucket = StaticGraph(prepared.network, size, device)
-            bucket.record(pool, stream)
-            if fault := objection(bucket, prepared):
-                _log.info("%d utterances are not replayed: %s", size, fault)
+            graph = StaticGraph(network.network, size, device)
+            graph.record(pool, stream)
+            if reason := reject_reason(graph, network):
+                _log.info("CUDA graph of batch size %d is not used: %s", size, reason)
             else:
-                kept.append(bucket)
-        except RuntimeError as error:  # out of memory is one
-            _log.warning("%d utterances cannot be replayed, and are computed step by step: %s", size, error)
-    return CudaGraphs(kept)
+                graphs[size] = graph
+        except RuntimeError as error:  # includes torch.OutOfMemoryError
+            _log.warning("CUDA graph of batch size %d cannot be recorded, using the sparse path: %s", size, error)
+    return dict(sorted(graphs.items()))
 
 
-def objection(bucket: StaticGraph, prepared: FusedNetwork) -> str | None:
-    """Why a bucket should not be used; None where nothing speaks against it."""
-    config = prepared.network.config
+def reject_reason(graph: StaticGraph, network: FusedNetwork) -> str | None:
+    """Why a graph should not be used: it differs from the sparse path or is not faster. None if it should."""
+    config = network.network.config
 
-    def slowly(utterances: Sequence[Utterance], *, both_paths: bool = False) -> list[Decision]:
-        batch = collate(utterances, config).to(bucket.device)
-        return decide(prepared, batch, explain=both_paths, both_paths=both_paths)
+    def sparse(utterances: Sequence[Utterance], **options: bool) -> list[Decision]:
+        return decide(network, collate(utterances, config).to(graph.device), **options)
 
     rng = np.random.default_rng(0)
     for shift in range(len(SUBSETS)):
-        utterances = _drawn(config, bucket.size, shift, rng)
-        pairs = zip(
-            bucket.decide(utterances, explain=True, both_paths=True), slowly(utterances, both_paths=True), strict=True
+        utterances = _random_utterances(config, graph.size, shift, rng)
+        found, expected = (
+            [number for decision in method(utterances, explain=True, both_paths=True) for number in _numbers(decision)]
+            for method in (graph.decide, sparse)
         )
-        distance = max(float(np.abs(np.subtract(_figures(a), _figures(b))).max()) for a, b in pairs)
-        if not distance <= TOLERANCE:  # a distance that is no number is one too many
-            return f"they differ by {distance:.1e} from what is computed step by step"
+        distance = np.abs(np.subtract(found, expected)).max()
+        if not distance <= TOLERANCE:  # also where it is NaN
+            return f"its results differ by {distance:.1e} from those of the sparse path"
 
-    utterances = _drawn(config, bucket.size, 0, rng)
-    replayed, computed = side_by_side(
-        lambda: bucket.decide(utterances, explain=False, both_paths=False), lambda: slowly(utterances)
-    )
-    return f"step by step takes {computed / replayed:.2f} times as long" if replayed >= computed else None
+    utterances = _random_utterances(config, graph.size, 0, rng)
+    ratio = median_seconds(lambda: sparse(utterances)) / median_seconds(lambda: graph.decide(utterances))
+    return f"the sparse path takes {ratio:.2f} times as long" if ratio <= 1 else None
 
 
-def side_by_side(*functions: Callable[[], object]) -> list[float]:
-    """Median seconds of each, taken in turn."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    for _ in range(ROUNDS):
-        for function, own in zip(functions, seconds, strict=True):
-            began = time.perf_counter()
-            function()
-            own.append(time.perf_counter() - began)
-    return [median(own) for own in seconds]
+def median_seconds(function: Callable[[], object]) -> float:
+    """Median run time of a function in seconds."""
+    return median(timeit.repeat(function, number=1, repeat=ROUNDS))
 
 
-def _figures(decision: Decision) -> list[float]:
-    """What does not depend on the gate: two votes a hair apart may turn it either way."""
+def _numbers(decision: Decision) -> list[float]:
+    """The numbers that do not depend on the gate, which nearly equal votes can turn either way."""
     votes = (decision.votes or {}).values()
     parts = (decision.transformer or (), decision.ensemble or (), decision.full, decision.available, *votes)
     return [*chain.from_iterable(parts), decision.key_score]
 
 
-def _drawn(config: ModelConfig, count: int, shift: int, rng: np.random.Generator) -> list[Utterance]:
+def _random_utterances(config: ModelConfig, count: int, shift: int, rng: np.random.Generator) -> list[Utterance]:
     """Random utterances of the subsets in turn."""
 
     def array(modality: Modality) -> FloatArray:
@@ -218,24 +190,24 @@ def _drawn(config: ModelConfig, count: int, shift: int, rng: np.random.Generator
     return [Utterance({m: array(m) for m in subset}) for subset in subsets]
 
 
-def _places(config: ModelConfig, size: int) -> list[int]:
-    """In bytes, where a bucket's features, valid slots and presence begin, and where the last ends."""
-    lengths = [size * config.slots.of(m) for m in MODALITIES]
-    features = [4 * n * config.feature_size(m) for n, m in zip(lengths, MODALITIES, strict=True)]
-    return [0, *accumulate([*features, *lengths, size * len(MODALITIES)])]
+def buffer_offsets(config: ModelConfig, size: int) -> list[int]:
+    """Byte offsets of features, valid slots and present modalities in an input buffer, and its end."""
+    slots = [size * config.slots.of(m) for m in MODALITIES]
+    features = [4 * n * config.feature_size(m) for n, m in zip(slots, MODALITIES, strict=True)]
+    return [0, *accumulate([*features, *slots, size * len(MODALITIES)])]
 
 
-def _views(memory: Tensor, config: ModelConfig, size: int) -> Batch:
-    """A bucket's memory as a batch."""
-    *parts, last = [memory[begin:end] for begin, end in pairwise(_places(config, size))]
+def batch_views(buffer: Tensor, config: ModelConfig, size: int) -> Batch:
+    """An input buffer as a batch of `size` utterances of maximum length."""
+    *parts, last = [buffer[begin:end] for begin, end in pairwise(buffer_offsets(config, size))]
     features, valid = parts[: len(MODALITIES)], parts[len(MODALITIES) :]
-    present = last.view(torch.bool).view(size, len(MODALITIES))
+    present = last.view(torch.bool).view(size, len(MODALITIES))  # (B, 3)
     return Batch(
         features={
-            m: x.view(torch.float32).view(size, -1, config.feature_size(m))
+            m: x.view(torch.float32).view(size, -1, config.feature_size(m))  # (B, T_m, d_m)
             for m, x in zip(MODALITIES, features, strict=True)
         },
-        valid={m: x.view(torch.bool).view(size, -1) for m, x in zip(MODALITIES, valid, strict=True)},
+        valid={m: x.view(torch.bool).view(size, -1) for m, x in zip(MODALITIES, valid, strict=True)},  # (B, T_m)
         held=present,
         present=present,
     )

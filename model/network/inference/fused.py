@@ -1,32 +1,22 @@
-"""An EMMR network prepared for answering: fused weights, packed encoders and decoders.
+"""The parts of an EMMR network on packed slots, in eval mode, with fused weights: what the sparse path computes with.
 
-For: `model.network.inference.sparse`, which decides what is computed; this computes it. Built once a checkpoint, since fusing
-copies weights: a network that is trained further has to be prepared again.
-Does not know: the gate, votes, decisions.
-
-Shapes: N slots of all rows together, R rows, T_m slots of modality m in one row, D hidden, d_m features.
+Shapes: N slots of all rows together, R rows, T_m slots of modality m in one row, D hidden, d_m features, C classes.
 """
 
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from model.config import TRANSFORMER
 from model.modality import MODALITIES, Modality, ModalitySet
 from model.network.batch import Batch
 from model.network.emmr import EMMR
 from model.network.encoders import MODALITY_PAIRS, Encoder, ModalityEncoder
-from model.network.inference.packed_layers import (
-    PackedPooling,
-    attended,
-    queried_layer,
-    self_attention,
-    transformer_layer,
-)
-from model.network.layers import AttentivePooling, TransformerLayer
-from model.network.reconstruction import BRANCHES, AutoencoderBranch, CascadeBranch
-from model.packing import Membership, Mixing, in_chunks
+from model.network.layers import AttentivePooling, FeedForward, SelfAttention, TransformerLayer
+from model.network.reconstruction import AutoencoderBranch, CascadeBranch
+from model.packing import PackedAttention, Segments, in_chunks
 
 Missing = tuple[Modality, ...]
 Row = dict[Modality, Tensor]
@@ -36,8 +26,10 @@ Row = dict[Modality, Tensor]
 class FusedNetwork:
     """The parts of a network, each on packed slots.
 
+    Fused weights are copies: after further training a new instance is needed.
+
     Args:
-        network: in eval mode; shared, not copied, but for the fused weights.
+        network: in eval mode; shared, not copied, apart from the fused weights.
 
     Raises:
         ValueError: the network is in training mode, where dropout would make answers random.
@@ -48,32 +40,34 @@ class FusedNetwork:
             raise ValueError("the network must be in eval mode to decide")
         self.network = network
         self.hidden = network.config.network.hidden
-        self._encoders = {m: _PackedEncoder(network.encoder, m) for m in MODALITIES}
-        self._pool = PackedPooling(network.pool)
-        self._subset_pools = {name: PackedPooling(_pooling(pool)) for name, pool in network.subsets.pools.items()}
+        self._encoders = {m: _FusedEncoder(network.encoder, m) for m in MODALITIES}
+        self._pool = FusedPooling(network.pool)
+        self._subset_pools = {}
+        for name, pool in network.subsets.pools.items():
+            assert isinstance(pool, AttentivePooling)
+            self._subset_pools[name] = FusedPooling(pool)
 
     def encode(self, batch: Batch) -> list[Row]:
-        """Common-space sequences of each row, the missing ones filled in as the branches are to be given them.
+        """Common-space sequences of each row, those of missing modalities filled as input of the branches.
 
-        What a batch holds of modalities that are not present is never read.
+        What the batch contains of missing modalities is never read.
         """
         rows: list[Row] = [{} for _ in range(batch.size)]
         means: dict[Modality, Tensor] = {}
         complete = bool(batch.present.all())
         for column, modality in enumerate(MODALITIES):
-            seen = batch.valid[modality] & batch.present[:, column, None]  # (B, T_m)
-            lengths = seen.sum(dim=1).tolist()
-            holders = [i for i, length in enumerate(lengths) if length]
-            if not holders:
+            valid = batch.valid[modality] & batch.present[:, column, None]  # (B, T_m)
+            all_lengths = valid.sum(dim=1).tolist()
+            indices = [i for i, length in enumerate(all_lengths) if length]
+            if not indices:
                 continue
-            own = [lengths[i] for i in holders]
-            common = self._encoders[modality](batch.features[modality][seen], own)  # (N, D)
-            for i, sequence in zip(holders, common.split(own), strict=True):
+            lengths = [all_lengths[i] for i in indices]
+            common = self._encoders[modality](batch.features[modality][valid], lengths)  # (N, D)
+            for i, sequence in zip(indices, common.split(lengths), strict=True):
                 rows[i][modality] = sequence
             if not complete:
-                mean = common.new_zeros(batch.size, self.hidden)
-                mean[holders] = Membership(own, common.device).mean(common)
-                means[modality] = mean  # (B, D)
+                means[modality] = common.new_zeros(batch.size, self.hidden)  # (B, D)
+                means[modality][indices] = Segments(lengths, common.device).mean(common)
         if not complete:
             context = sum(means.values(), torch.zeros(())) / batch.present.sum(dim=1, keepdim=True)  # (B, D)
             self._fill(rows, batch.present, context)
@@ -81,77 +75,87 @@ class FusedNetwork:
 
     def _fill(self, rows: list[Row], present: Tensor, context: Tensor) -> None:
         for column, modality in enumerate(MODALITIES):
-            lacking = (~present[:, column]).nonzero()[:, 0]
-            if len(lacking):
-                guesses: Tensor = self.network.encoder.missing[modality](context[lacking])  # (R, slots, D)
-                for i, guess in zip(lacking.tolist(), guesses, strict=True):
-                    rows[i][modality] = guess
+            missing = (~present[:, column]).nonzero()[:, 0]  # (R,)
+            if len(missing):
+                fillers: Tensor = self.network.encoder.missing[modality](context[missing])  # (R, slots, D)
+                for i, filler in zip(missing.tolist(), fillers, strict=True):
+                    rows[i][modality] = filler
 
     def transformer_encode(self, rows: Sequence[Row]) -> tuple[list[Tensor], Tensor]:
-        """Each row's F `(T, D)`, and the answers' logits `(R, C)` of the transformer path."""
-        x, lengths = join(rows, MODALITIES)
-        encoded = transformer_layer(self.network.transformer.encoder, x, Mixing(lengths, self.hidden, x.device))
-        pooled = self._pool(encoded, Membership(lengths, x.device))
-        return list(encoded.split(lengths)), self.network.classifier(pooled)
+        """Each row's F `(T, D)`, and the logits `(R, C)` of the transformer path."""
+        x, lengths = pack(rows, MODALITIES)
+        attention = PackedAttention(lengths, self.hidden, x.device)
+        encoded = transformer_layer(self.network.transformer.encoder, x, attention)
+        pooled = self._pool(encoded, Segments(lengths, x.device))
+        return list(encoded.split(lengths)), self.network.classifier(pooled)  # (N, D) → R × (T, D)
 
-    def transformer_decode(
-        self, encoded: Sequence[Tensor], rows: Sequence[Row], missing: Sequence[Missing]
+    def decode(
+        self, branch: str, rows: Sequence[Row], encoded: Sequence[Tensor], missing: Sequence[Missing]
     ) -> list[Row]:
-        """D of the missing modalities alone: decoding what is present would answer nothing."""
-        wanted = [
-            part[m]
-            for f, row, lacking in zip(encoded, rows, missing, strict=True)
-            for part in (dict(zip(MODALITIES, f.split([len(row[o]) for o in MODALITIES]), strict=True)),)
-            for m in lacking
-        ]
-        queries = [sum(len(row[m]) for m in lacking) for row, lacking in zip(rows, missing, strict=True)]
-        x = torch.cat(list(encoded))
-        mixing = Mixing([len(f) for f in encoded], self.hidden, x.device, queries)
-        return _part(queried_layer(self.network.transformer.decoder, torch.cat(wanted), x, mixing), rows, missing)
+        """D of the missing modalities only.
 
-    def decode(self, branch: str, rows: Sequence[Row], missing: Sequence[Missing]) -> list[Row]:
-        """D of a position-wise branch, of the missing modalities alone."""
-        x = torch.cat([row[m] for row, lacking in zip(rows, missing, strict=True) for m in lacking])
+        Args:
+            branch: name of a branch.
+            rows: sequences of `encode`.
+            encoded: F of the same rows, of `transformer_encode`.
+            missing: the modalities to decode in each row.
+        """
+        parts = [(i, m) for i, modalities in enumerate(missing) for m in modalities]
+        if branch == TRANSFORMER:
+            by_modality = [_split(f, row) for f, row in zip(encoded, rows, strict=True)]
+            queries = [sum(len(row[m]) for m in modalities) for row, modalities in zip(rows, missing, strict=True)]
+            x = torch.cat(list(encoded))  # (N, D)
+            attention = PackedAttention([len(f) for f in encoded], self.hidden, x.device, queries)
+            wanted = torch.cat([by_modality[i][m] for i, m in parts])
+            decoded = query_layer(self.network.transformer.decoder, wanted, x, attention)
+        else:
+            decoded = self._decode_by_position(branch, torch.cat([rows[i][m] for i, m in parts]))
+        found: list[Row] = [{} for _ in rows]
+        for (i, m), part in zip(parts, decoded.split([len(rows[i][m]) for i, m in parts]), strict=True):
+            found[i][m] = part
+        return found
+
+    def _decode_by_position(self, branch: str, x: Tensor) -> Tensor:
         module = self.network.branches[branch]
         if isinstance(module, AutoencoderBranch):
-            decoded = in_chunks(lambda part: module.to_decoding(module.autoencoder(part)[1]), x)
-        else:
-            assert isinstance(module, CascadeBranch)
-            decoded = in_chunks(lambda part: _cascade(module, part), x)
-        return _part(decoded, rows, missing)
+            return in_chunks(lambda part: module.to_decoding(module.autoencoder(part)[1]), x)
+        assert isinstance(module, CascadeBranch)
+
+        def cascade(x: Tensor) -> Tensor:
+            for block in module.blocks:
+                x = x + block(x)[1]
+            return x
+
+        return in_chunks(cascade, x)
 
     def pool(self, subset: ModalitySet, rows: Sequence[Row]) -> Tensor:
         """Pooled features `(R, D)` of a subset of each row."""
-        x, lengths = join(rows, tuple(subset))
+        x, lengths = pack(rows, tuple(subset))
         block = self.network.subsets.blocks[subset.name]
         assert isinstance(block, TransformerLayer)
-        mixed = transformer_layer(block, x, Mixing(lengths, self.hidden, x.device))
-        return self._subset_pools[subset.name](mixed, Membership(lengths, x.device))
-
-    def logits(self, branch: str, subset: ModalitySet, pooled: Tensor) -> Tensor:
-        """A branch's vote on pooled features: `(R, D)` → `(R, C)`."""
-        return self.network.subsets.logits(branch, subset, pooled)
+        mixed = transformer_layer(block, x, PackedAttention(lengths, self.hidden, x.device))
+        return self._subset_pools[subset.name](mixed, Segments(lengths, x.device))
 
 
-class _PackedEncoder:
-    """One modality's way into the common space: projection, attention, and both common projections in one."""
+class _FusedEncoder:
+    """The encoder of one modality: projection and attention, then both common projections in one product."""
 
     def __init__(self, encoder: Encoder, modality: Modality) -> None:
         module = encoder.modalities[modality]
         assert isinstance(module, ModalityEncoder)
         self._attention = module.attention
         self._project = module.project.weight.detach()  # (D, d_m)
-        own = [_linear(encoder.common.pairs[f"{a}_{b}"]) for a, b in MODALITY_PAIRS if modality in (a, b)]
-        self._common = torch.cat([p.weight for p in own]).detach()  # (D, D)
-        self._common_bias = torch.cat([p.bias for p in own]).detach()
+        pairs = [encoder.common.pairs[f"{a}_{b}"] for a, b in MODALITY_PAIRS if modality in (a, b)]
+        self._common = torch.cat([pair.get_parameter("weight") for pair in pairs]).detach()  # (D, D)
+        self._common_bias = torch.cat([pair.get_parameter("bias") for pair in pairs]).detach()
         hidden, size = self._project.shape
-        # W_qkv (W x) = (W_qkv W) x: with few features that is fewer operations, and one product instead of two.
+        # W_qkv (W x) = (W_qkv W) x: for d_m <= D that is fewer operations, and one product instead of two.
         self._fused: Tensor | None = None
         if size <= hidden:
             qkv = module.attention.qkv
             self._fused = torch.cat([self._project, (qkv.weight @ self._project).detach()])  # (4 D, d_m)
             self._fused_bias = torch.cat([qkv.bias.new_zeros(hidden), qkv.bias]).detach()
-        self._position: Tensor | None = None  # of each slot, what it adds to the product
+        self._position: Tensor | None = None  # what the position of a slot adds to the product
         if module.position is not None:
             position = module.position.detach()  # (T_m, D)
             if self._fused is not None:
@@ -160,54 +164,74 @@ class _PackedEncoder:
 
     def __call__(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """`(N, d_m)` → `(N, D)`."""
-        hidden = self._project.shape[0]
-        mixing = Mixing(lengths, hidden, features.device)
+        attention = PackedAttention(lengths, self._project.shape[0], features.device)
         if self._fused is None:
-            encoded = self_attention(self._attention, self._placed(F.linear(features, self._project), lengths), mixing)
+            x = self._add_positions(F.linear(features, self._project), lengths)
+            encoded = self_attention(self._attention, x, attention)
         else:
-            fused = self._placed(F.linear(features, self._fused, self._fused_bias), lengths)
-            x, q, k, v = fused.chunk(4, dim=-1)
-            encoded = attended(self._attention, x, mixing(q, k, v, self._attention.heads))
+            fused = self._add_positions(F.linear(features, self._fused, self._fused_bias), lengths)
+            x, q, k, v = fused.chunk(4, dim=-1)  # (N, 4 D) → 4 × (N, D)
+            encoded = attention_output(self._attention, x, attention(q, k, v, self._attention.heads))
         return F.linear(encoded, self._common, self._common_bias)
 
-    def _placed(self, projected: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Add to each slot what its place in its row adds."""
+    def _add_positions(self, projected: Tensor, lengths: Sequence[int]) -> Tensor:
         if self._position is None:
             return projected
         return projected + torch.cat([self._position[:length] for length in lengths])
 
 
-def join(rows: Sequence[Mapping[Modality, Tensor]], modalities: Sequence[Modality]) -> tuple[Tensor, list[int]]:
-    """Rows end to end, in each the given modalities in order: `(N, D)`, and each row's slots."""
+class FusedPooling:
+    """`AttentivePooling` with its two projections in one product."""
+
+    def __init__(self, pooling: AttentivePooling) -> None:
+        self._weight = torch.cat([pooling.value.weight, pooling.gate.weight]).detach()  # (2 D, D)
+        self._bias = torch.cat([pooling.value.bias, pooling.gate.bias]).detach()
+        self._score = pooling.score.weight.detach()[0]  # (D,)
+
+    def __call__(self, x: Tensor, segments: Segments) -> Tensor:
+        """`(N, D)` → `(R, D)`."""
+        value, gate = F.linear(x, self._weight, self._bias).chunk(2, dim=-1)  # 2 × (N, D)
+        return segments.softmax_sum((value * torch.sigmoid(gate)) @ self._score, x)
+
+
+def self_attention(layer: SelfAttention, x: Tensor, attention: PackedAttention) -> Tensor:
+    """`SelfAttention` on `(N, D)`."""
+    q, k, v = layer.qkv(x).chunk(3, dim=-1)  # (N, 3 D) → 3 × (N, D)
+    return attention_output(layer, x, attention(q, k, v, layer.heads))
+
+
+def attention_output(layer: SelfAttention, x: Tensor, mixed: Tensor) -> Tensor:
+    """`LayerNorm(x + W_o mixed)`, the last step of `SelfAttention`."""
+    normed: Tensor = layer.norm(layer.out(mixed).add_(x))
+    return normed
+
+
+def transformer_layer(layer: TransformerLayer, x: Tensor, attention: PackedAttention) -> Tensor:
+    """`TransformerLayer` on `(N, D)`."""
+    return feed_forward(layer.feedforward, self_attention(layer.attention, x, attention))
+
+
+def query_layer(layer: TransformerLayer, queries: Tensor, x: Tensor, attention: PackedAttention) -> Tensor:
+    """`TransformerLayer` for some of its slots, `(N_q, D)`, which attend to all of `x` `(N_k, D)`."""
+    module, hidden = layer.attention, x.shape[1]
+    weight, bias = module.qkv.weight, module.qkv.bias
+    k, v = F.linear(x, weight[hidden:], bias[hidden:]).chunk(2, dim=-1)  # (N_k, 2 D) → 2 × (N_k, D)
+    mixed = attention(F.linear(queries, weight[:hidden], bias[:hidden]), k, v, module.heads)
+    return feed_forward(layer.feedforward, attention_output(module, queries, mixed))
+
+
+def feed_forward(layer: FeedForward, x: Tensor) -> Tensor:
+    """`FeedForward` on `(N, D)`."""
+    return in_chunks(lambda part: layer.norm(layer.layers(part).add_(part)), x)
+
+
+def pack(rows: Sequence[Mapping[Modality, Tensor]], modalities: Sequence[Modality]) -> tuple[Tensor, list[int]]:
+    """Concatenate rows, in each the given modalities in order: `(N, D)`, and the slots of each row."""
     return torch.cat([row[m] for row in rows for m in modalities]), [
         sum(len(row[m]) for m in modalities) for row in rows
     ]
 
 
-def _part(decoded: Tensor, rows: Sequence[Row], missing: Sequence[Missing]) -> list[Row]:
-    """Slots of missing modalities, end to end, back to rows."""
-    places = [(i, m) for i, lacking in enumerate(missing) for m in lacking]
-    parts = decoded.split([len(rows[i][m]) for i, m in places])
-    apart: list[Row] = [{} for _ in rows]
-    for (i, m), part in zip(places, parts, strict=True):
-        apart[i][m] = part
-    return apart
-
-
-def _pooling(module: nn.Module) -> AttentivePooling:
-    assert isinstance(module, AttentivePooling)
-    return module
-
-
-def _linear(module: nn.Module) -> nn.Linear:
-    assert isinstance(module, nn.Linear)
-    return module
-
-
-def _cascade(module: CascadeBranch, x: Tensor) -> Tensor:
-    for block in module.blocks:
-        x = x + block(x)[1]
-    return x
-
-
-assert BRANCHES[0] == "transformer", "the branch with a decoder that attends"
+def _split(x: Tensor, row: Row) -> Row:
+    """A sequence of all modalities `(T, D)` → modality → `(T_m, D)`."""
+    return dict(zip(MODALITIES, x.split([len(row[m]) for m in MODALITIES]), strict=True))

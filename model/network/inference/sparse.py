@@ -1,29 +1,23 @@
-"""Answering: of EMMR's graph, only what an answer needs.
+"""The sparse path: of EMMR's graph, only what a decision depends on (paper 3.6, Eqs. 8 to 13).
 
-For: `decide`. A complete utterance costs the transformer encoder and its pooling; a consistent one two subset heads
-more, and of the decoder the missing slots alone; only where the check finds an inconsistency do the other branches,
-at the missing slots, and all pairs run. Nothing is pooled twice: what no reconstruction touches is shared by all
-branches, and the check's features serve the ensemble.
-Does not know: how a part of the network is computed (`model.network.inference.fused`), training, files, HTTP.
-Source: paper 3.6 (Eqs. 8 to 13).
-
-Shapes: N slots or rows at hand, D hidden, C classes.
+Shapes: B utterances, N of them at a time, T_m slots of modality m, D hidden, C classes.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.modality import COMPLETE, MODALITIES, Modality, ModalitySet
+from model.config import BRANCHES, TRANSFORMER
+from model.modality import COMPLETE, MODALITIES, PAIRS, ModalitySet
 from model.network.batch import Batch
-from model.network.consistency import differs, key_score
-from model.network.decision import Decision, Distribution
-from model.network.emmr import EMMR, PAIRS, subset_of
-from model.network.evidence import TRANSFORMER, DecisionBuilder
+from model.network.consistency import agreement, available_vote, differs, key_feature, key_score
+from model.network.decision import Decision
+from model.network.emmr import EMMR
 from model.network.inference.fused import FusedNetwork, Row
-from model.network.reconstruction import BRANCHES
+from model.network.inference.results import VOTES, Results, decisions
 
 
 def decide(
@@ -31,157 +25,132 @@ def decide(
 ) -> list[Decision]:
     """Decide on each utterance of a batch.
 
+    A complete utterance needs the transformer encoder and its pooling; an incomplete one also the decoder at the
+    missing slots and two subset heads. The other branches, at the missing slots, and all pairs are computed only where
+    the check finds an inconsistency. Features that no reconstruction affects are pooled once for all branches.
+
     Args:
-        network: in eval mode; prepared once where its weights no longer change, else prepared for this batch.
-        batch: any mixture of the seven subsets, on the network's device. What is present has at least one valid slot.
-        explain: also every pair's vote and how far the branches' reconstructions agree.
-        both_paths: also the answer of the path the gate did not take (for measurement).
+        network: in eval mode. A `FusedNetwork` saves fusing the weights for this batch.
+        batch: any mixture of subsets, on the network's device. A present modality has at least one valid slot.
+        explain: also give every pair's vote and the agreement of the branches' reconstructions.
+        both_paths: also give the answer of the path that the gate did not select.
 
     Raises:
         ValueError: the network is in training mode, where dropout would make answers random.
     """
     with torch.inference_mode():
-        prepared = network if isinstance(network, FusedNetwork) else FusedNetwork(network)
-        asked = _Asked(prepared, batch)
-        if asked.incomplete:
-            _check(asked)
-            chosen = [i for i in asked.incomplete if asked.rows[i].key or both_paths or explain]
-            if chosen:
-                _ensemble(asked, chosen, explain=explain)
+        fused = network if isinstance(network, FusedNetwork) else FusedNetwork(network)
+        graph = _SparseGraph(fused, batch)
+        incomplete = [i for i, presence in enumerate(graph.presences) if not presence.complete]
+        if incomplete:
+            inconsistent = graph.check(incomplete)
+            if chosen := incomplete if both_paths or explain else inconsistent:
+                graph.combine(chosen, explain=explain)
         if explain:
-            _explain_votes(asked)
-        return [row.decision(both_paths=both_paths) for row in asked.rows]
+            everything = range(batch.size)
+            for subset in VOTES:
+                graph.results.vote(subset).copy_(graph.vote(subset, everything).softmax(dim=-1))
+        return decisions(graph.matrix, graph.presences, fused.network.config, explain=explain, both_paths=both_paths)
 
 
-class _Asked:
-    """A batch on its way through the graph: sequences, reconstructions, and every feature pooled so far."""
+class _SparseGraph:
+    """A batch with everything computed for it so far: sequences, reconstructions, pooled features and results."""
 
-    def __init__(self, prepared: FusedNetwork, batch: Batch) -> None:
-        self.prepared = prepared
-        self.sequences = prepared.encode(batch)
-        self.encoded, logits = prepared.transformer_encode(self.sequences)
-        presences = [subset_of(p) for p in batch.present.cpu()]
-        self.rows = [
-            DecisionBuilder(transformer=a, presence=p) for a, p in zip(_distributions(logits), presences, strict=True)
-        ]
-        self.incomplete = [i for i, p in enumerate(presences) if not p.complete]
-        self._decoded: dict[tuple[str, int], Row] = {}
+    def __init__(self, fused: FusedNetwork, batch: Batch) -> None:
+        self.fused, self.present = fused, batch.present
+        self.presences = [ModalitySet.from_mask(row) for row in batch.present.tolist()]
+        self.sequences = fused.encode(batch)
+        self.encoded, logits = fused.transformer_encode(self.sequences)
+        self.classes = logits.shape[1]
+        columns = sum(Results.widths(self.classes))
+        self.matrix = F.pad(logits.softmax(dim=-1), (0, columns - self.classes))  # the first field, then zeros
+        self._decoded: dict[str, dict[int, Row]] = {}
         self._pooled: dict[tuple[ModalitySet, str, int], Tensor] = {}
 
-    def decoded(self, branch: str, rows: Sequence[int]) -> list[Row]:
-        """A branch's reconstruction of what each row lacks."""
-        new = [i for i in rows if (branch, i) not in self._decoded]
-        if new:
-            sequences = [self.sequences[i] for i in new]
-            missing = [self.rows[i].presence.missing for i in new]
-            found = (
-                self.prepared.transformer_decode([self.encoded[i] for i in new], sequences, missing)
-                if branch == TRANSFORMER
-                else self.prepared.decode(branch, sequences, missing)
-            )
-            self._decoded.update(((branch, i), row) for i, row in zip(new, found, strict=True))
-        return [self._decoded[branch, i] for i in rows]
+    @cached_property
+    def results(self) -> Results:
+        """Views of the result matrix."""
+        return Results.of(self.matrix, self.classes)
 
-    def pooled(self, subset: ModalitySet, wanted: Sequence[tuple[str, int]]) -> Tensor:
-        """Features of a subset for (branch, row) pairs: `(N, D)`."""
-        keys = [(subset, self._source(subset, branch, i), i) for branch, i in wanted]
-        new = [key for key in dict.fromkeys(keys) if key not in self._pooled]
-        if new:
-            features = self.prepared.pool(subset, [self._recovered(subset, branch, i) for _, branch, i in new])
-            self._pooled.update(zip(new, features, strict=True))
-        return torch.stack([self._pooled[key] for key in keys])
+    def check(self, rows: Sequence[int]) -> list[int]:
+        """Compare the full and the available vote of incomplete rows; return the inconsistent ones."""
+        self._decode(TRANSFORMER, rows)
+        full = self.vote(COMPLETE, rows)  # (N, C)
+        groups: dict[ModalitySet, list[int]] = {}
+        for position, i in enumerate(rows):
+            groups.setdefault(self.presences[i], []).append(position)
+        votes = {}
+        for presence, positions in groups.items():
+            vote = self.vote(presence, [rows[k] for k in positions])
+            votes[presence] = vote if len(groups) == 1 else vote.new_zeros(full.shape)
+            if len(groups) > 1:
+                votes[presence][positions] = vote
+        at = self._index(rows)
+        available = available_vote(votes, self.present[at])
+        changed = differs(full, available)
+        p_full, p_available = full.softmax(dim=-1), available.softmax(dim=-1)
+        self.results.vote(COMPLETE)[at] = p_full
+        self.results.available[at] = p_available
+        self.results.inconsistent[at] = changed[:, None].to(p_full.dtype)
+        self.results.score[at] = key_score(p_full, p_available)[:, None]
+        inconsistent = [i for i, does in zip(rows, changed.tolist(), strict=True) if does]
+        for pair in PAIRS:  # the votes without one of two missing modalities, which `key_modalities` needs
+            chosen = [i for i in inconsistent if self.presences[i].present < pair.present]
+            if chosen:
+                self.results.vote(pair)[self._index(chosen)] = self.vote(pair, chosen).softmax(dim=-1)
+        return inconsistent
+
+    def combine(self, rows: Sequence[int], *, explain: bool) -> None:
+        """Answer of the ensemble: all three branches, their key features, and β's weighted sum (Eqs. 10 to 12)."""
+        network = self.fused.network
+        for branch in BRANCHES[1:]:
+            self._decode(branch, rows)
+        wanted = [(branch, i) for branch in BRANCHES for i in rows]
+        pooled = {pair: self.pool(pair, wanted).chunk(len(BRANCHES)) for pair in PAIRS}  # one (N, D) for each branch
+        keys = []
+        for k, branch in enumerate(BRANCHES):
+            features = [pooled[pair][k] for pair in PAIRS]
+            votes = [network.subsets.logits(branch, pair, f) for pair, f in zip(PAIRS, features, strict=True)]
+            keys.append(key_feature(features, votes))
+        summary, weights = network.branch_weights(torch.stack(keys, dim=1))  # (N, D), (N, 3)
+        at = self._index(rows)
+        self.results.ensemble[at] = network.classify(summary).softmax(dim=-1)
+        self.results.branch_weights[at] = weights
+        for column, modality in enumerate(MODALITIES if explain else ()):
+            lost = [i for i in rows if modality not in self.presences[i]]
+            if lost:
+                decoded = [torch.stack([self._decoded[branch][i][modality] for i in lost]) for branch in BRANCHES]
+                self.results.agreement[self._index(lost), column] = agreement(decoded)  # 3 × (N, T_m, D) → (N,)
 
     def vote(self, subset: ModalitySet, rows: Sequence[int]) -> Tensor:
         """The transformer branch's vote of a subset: `(N, C)` logits."""
-        return self.prepared.logits(TRANSFORMER, subset, self.pooled(subset, [(TRANSFORMER, i) for i in rows]))
+        pooled = self.pool(subset, [(TRANSFORMER, i) for i in rows])
+        return self.fused.network.subsets.logits(TRANSFORMER, subset, pooled)
 
-    def _source(self, subset: ModalitySet, branch: str, row: int) -> str:
-        """The branch that a subset depends on: where nothing of it is missing, all give the same."""
-        return branch if any(m in subset for m in self.rows[row].presence.missing) else TRANSFORMER
+    def _decode(self, branch: str, rows: Sequence[int]) -> None:
+        """A branch's reconstructions of the missing modalities of each row."""
+        missing = [self.presences[i].missing for i in rows]
+        sequences, encoded = [self.sequences[i] for i in rows], [self.encoded[i] for i in rows]
+        self._decoded[branch] = dict(zip(rows, self.fused.decode(branch, sequences, encoded, missing), strict=True))
+
+    def pool(self, subset: ModalitySet, wanted: Sequence[tuple[str, int]]) -> Tensor:
+        """Features of a subset for (branch, row) pairs: `(N, D)`. Without a missing member all branches share one."""
+        keys = [
+            (subset, TRANSFORMER if subset.present <= self.presences[i].present else branch, i) for branch, i in wanted
+        ]
+        new = [key for key in dict.fromkeys(keys) if key not in self._pooled]
+        if new:
+            features = self.fused.pool(subset, [self._recovered(subset, branch, i) for _, branch, i in new])
+            self._pooled.update(zip(new, features, strict=True))
+        return torch.stack([self._pooled[key] for key in keys])  # N × (D,) → (N, D)
 
     def _recovered(self, subset: ModalitySet, branch: str, row: int) -> Row:
-        """`I_m`: the true sequence where m is present, else the decoder's slots."""
-        lost = [m for m in self.rows[row].presence.missing if m in subset]
-        return self.sequences[row] | {m: self.decoded(branch, [row])[0][m] for m in lost}
+        """`I_m`: the true sequence where m is present, else the decoded slots."""
+        missing = [m for m in self.presences[row].missing if m in subset]
+        return self.sequences[row] | {m: self._decoded[branch][row][m] for m in missing}
 
-
-def _check(asked: _Asked) -> None:
-    """The consistency check (Eqs. 8, 9, 13) of every row with something missing."""
-    rows = asked.incomplete
-    asked.decoded(TRANSFORMER, rows)  # all at once
-    full = asked.vote(COMPLETE, rows)
-    available = torch.empty_like(full)
-    for presence, at in _by_presence(asked, rows).items():
-        available[at] = asked.vote(presence, [rows[k] for k in at])
-    inconsistent = differs(full, available).tolist()
-    without = _votes_without(asked, [i for i, does in zip(rows, inconsistent, strict=True) if does])
-    scores = key_score(full.softmax(dim=-1), available.softmax(dim=-1)).tolist()
-    for i, p_full, p_available, score, does in zip(
-        rows, _distributions(full), _distributions(available), scores, inconsistent, strict=True
-    ):
-        asked.rows[i].compare(p_full, p_available, without.get(i, {}), inconsistent=does, score=score)
-
-
-def _votes_without(asked: _Asked, rows: Sequence[int]) -> dict[int, dict[Modality, Distribution]]:
-    """Where two are missing: for each of them, the vote of all but it."""
-    votes: dict[int, dict[Modality, Distribution]] = {}
-    for modality in MODALITIES:
-        chosen = [i for i in rows if len(missing := asked.rows[i].presence.missing) == 2 and modality in missing]
-        if chosen:
-            rest = ModalitySet.of(*(m for m in MODALITIES if m != modality))
-            for i, vote in zip(chosen, _distributions(asked.vote(rest, chosen)), strict=True):
-                votes.setdefault(i, {})[modality] = vote
-    return votes
-
-
-def _ensemble(asked: _Asked, rows: Sequence[int], *, explain: bool) -> None:
-    """All three branches, their key features, and β's weighted sum (Eqs. 10 to 12)."""
-    for branch in BRANCHES:
-        asked.decoded(branch, rows)
-    wanted = [(branch, i) for branch in BRANCHES for i in rows]
-    pooled = {pair: asked.pooled(pair, wanted).chunk(len(BRANCHES)) for pair in PAIRS}  # a chunk (N, D) a branch
-    network, keys = asked.prepared.network, []
-    for k, branch in enumerate(BRANCHES):
-        features = [pooled[pair][k] for pair in PAIRS]
-        votes = {(branch, p.name): asked.prepared.logits(branch, p, f) for p, f in zip(PAIRS, features, strict=True)}
-        keys.append(network.key_feature(branch, features, votes))
-    summary, weights = network.branch_weights(torch.stack(keys, dim=1))  # (N, D), (N, 3)
-    for i, answer, beta in zip(rows, _distributions(network.classify(summary)), weights.tolist(), strict=True):
-        asked.rows[i].ensemble = answer
-        asked.rows[i].branch_weights = dict(zip(BRANCHES, beta, strict=True))
-        if explain:
-            asked.rows[i].reconstruction = _agreement([asked.decoded(branch, [i])[0] for branch in BRANCHES])
-
-
-def _explain_votes(asked: _Asked) -> None:
-    """Each pair's vote and that of all three, on recovered sequences."""
-    everyone = range(len(asked.rows))
-    for row in asked.rows:
-        row.votes = {}
-    for subset in (*PAIRS, COMPLETE):
-        for row, vote in zip(asked.rows, _distributions(asked.vote(subset, everyone)), strict=True):
-            assert row.votes is not None
-            row.votes["all" if subset.complete else subset.name] = vote
-
-
-def _agreement(decoded: Sequence[Row]) -> dict[Modality, dict[str, float]]:
-    """How alike the branches' reconstructions of one utterance are: mean cosine over slots and branch pairs."""
-    figures: dict[Modality, dict[str, float]] = {}
-    for modality in decoded[0]:
-        a, b, c = (row[modality] for row in decoded)  # (T_m, D)
-        cosine = torch.stack([F.cosine_similarity(p, q, dim=-1) for p, q in ((a, b), (a, c), (b, c))])
-        figures[modality] = {"slots": float(len(a)), "agreement": float(cosine.mean())}
-    return figures
-
-
-def _by_presence(asked: _Asked, rows: Sequence[int]) -> dict[ModalitySet, list[int]]:
-    """Positions in `rows` by what is present there."""
-    positions: dict[ModalitySet, list[int]] = {}
-    for position, i in enumerate(rows):
-        positions.setdefault(asked.rows[i].presence, []).append(position)
-    return positions
-
-
-def _distributions(logits: Tensor) -> list[Distribution]:
-    """`(N, C)` logits → N distributions."""
-    return [tuple(p) for p in logits.float().softmax(dim=-1).tolist()]
+    def _index(self, rows: Sequence[int]) -> slice | Tensor:
+        """Index of ascending rows; a slice where that is all of them."""
+        if len(rows) == len(self.presences):
+            return slice(None)
+        return torch.tensor(rows, device=self.matrix.device)

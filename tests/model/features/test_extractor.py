@@ -1,5 +1,3 @@
-"""From content to slots: what counts as empty, what is cut, and what is said about it."""
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +6,12 @@ import torch
 
 from model.config import AudioConfig, ModelConfig, Slots, TextConfig, VisualConfig
 from model.errors import EmptyModality
-from model.features.audio.acoustic import HOP_LENGTH, MIN_SAMPLES, SAMPLE_RATE, acoustic_features
+from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import MIN_SAMPLES, acoustic_features
 from model.features.audio.conditioning import condition
-from model.features.audio.raw_features import listen
-from model.features.extractor import SURE, WARN, FeatureExtractor, raw_visual_features
+from model.features.audio.dsp.stft import HOP_LENGTH
+from model.features.audio.raw_features import extract_voice
+from model.features.extractor import NO_SPEECH, UNLIKELY_SPEECH, FeatureExtractor, raw_visual_features
 from model.features.normalization import Preprocessing, Statistics, reduce_to_slots
 from model.features.text.encoder import TextEncoder
 from model.features.visual.openface import FaceTrack
@@ -60,18 +60,18 @@ def test_speech_becomes_normalised_slots(encoder: TextEncoder) -> None:
     assert (audio.spoken, audio.channel) == (1.0, None)
 
 
-def test_a_clip_is_conditioned_where_the_config_says_so(encoder: TextEncoder) -> None:
+def test_clip_is_conditioned_if_the_config_says_so(encoder: TextEncoder) -> None:
     config = tiny_config(audio=AudioConfig(conditioned=True))
     padded = np.pad(SPEECH * np.float32(0.1), SAMPLE_RATE)
     audio = extractor_of(config, encoder).audio(padded)
-    expected = condition(padded).waveform
+    expected = condition(padded)
     assert (audio.seconds, audio.spoken) == (3.0, expected.size / SAMPLE_RATE)
     assert audio.frames == 1 + expected.size // HOP_LENGTH
 
 
 @dataclass
-class SpeechWith:
-    """Gives every sound the same probability of being speech, and keeps what it was given."""
+class FixedProbability:
+    """Returns the same probability of speech for every sound, and records its argument."""
 
     probability: float | None
     given: FloatArray | None = None
@@ -81,28 +81,31 @@ class SpeechWith:
         return self.probability
 
 
-@pytest.mark.parametrize(("probability", "likely"), [(None, True), (WARN, True), (WARN - 0.01, False), (SURE, False)])
-def test_a_sound_is_described_with_its_probability_of_speech(
+@pytest.mark.parametrize(
+    ("probability", "likely"),
+    [(None, True), (UNLIKELY_SPEECH, True), (UNLIKELY_SPEECH - 0.01, False), (NO_SPEECH, False)],
+)
+def test_audio_features_hold_the_probability_of_speech(
     encoder: TextEncoder, probability: float | None, likely: bool
 ) -> None:
     extractor = extractor_of(tiny_config(), encoder)
-    extractor.reliability = check = SpeechWith(probability)
+    extractor.reliability = check = FixedProbability(probability)
     audio = extractor.audio(SPEECH)
     assert (audio.speech, audio.likely_speech) == (probability, likely)
     assert check.given is audio.array
 
 
-def test_what_is_surely_no_speech_counts_as_missing_unless_any_sound_will_do(encoder: TextEncoder) -> None:
+def test_improbable_speech_is_missing_unless_any_sound_is_accepted(encoder: TextEncoder) -> None:
     config = tiny_config()
-    extractor = FeatureExtractor(config, extractor_of(config, encoder).preprocessing, encoder, SpeechWith(0.019))
+    extractor = FeatureExtractor(config, extractor_of(config, encoder).preprocessing, encoder, FixedProbability(0.019))
     with pytest.raises(EmptyModality, match="no speech") as caught:
         extractor.audio(SPEECH)
     assert (caught.value.reason, caught.value.modality) == ("no_speech", Modality.AUDIO)
-    voice = listen(SPEECH, dynamics=False, silence_dbfs=-60.0)
+    voice = extract_voice(SPEECH, dynamics=False, silence_dbfs=-60.0)
     assert extractor.voice(voice, any_sound=True).speech == 0.019
 
 
-def test_without_a_check_every_sound_is_taken_for_speech(encoder: TextEncoder) -> None:
+def test_every_sound_counts_as_speech_without_a_check(encoder: TextEncoder) -> None:
     audio = extractor_of(tiny_config(), encoder).audio(SPEECH)
     assert (audio.speech, audio.likely_speech) == (None, True)
 
@@ -113,7 +116,7 @@ def test_digital_silence_is_silent(encoder: TextEncoder) -> None:
     assert (caught.value.reason, caught.value.modality) == ("silent", Modality.AUDIO)
 
 
-def test_threshold_and_dynamics_are_the_configs(encoder: TextEncoder) -> None:
+def test_threshold_and_dynamics_are_the_config_s(encoder: TextEncoder) -> None:
     config = tiny_config(audio=AudioConfig(dynamics=True, silence_dbfs=-20.0))
     extractor = extractor_of(config, encoder)
     with pytest.raises(EmptyModality, match="-20 dBFS"):
@@ -121,7 +124,7 @@ def test_threshold_and_dynamics_are_the_configs(encoder: TextEncoder) -> None:
     assert extractor.audio(SPEECH).array.shape[1] == 66
 
 
-def test_a_clip_under_one_hop_is_too_short(encoder: TextEncoder) -> None:
+def test_clip_shorter_than_one_hop_is_too_short(encoder: TextEncoder) -> None:
     extractor = extractor_of(tiny_config(), encoder)
     with pytest.raises(EmptyModality, match="shorter than 32 ms") as caught:
         extractor.audio(SPEECH[: MIN_SAMPLES - 1])
@@ -131,7 +134,7 @@ def test_a_clip_under_one_hop_is_too_short(encoder: TextEncoder) -> None:
     assert caught.value.reason == "too_short"
 
 
-def test_a_face_is_the_mean_of_its_frames_or_every_frame(encoder: TextEncoder) -> None:
+def test_visual_features_are_the_mean_or_every_frame(encoder: TextEncoder) -> None:
     track = track_of(8)
     mean = extractor_of(tiny_config(), encoder).visual(track)
     assert (mean.array.shape, mean.frames, mean.truncated) == ((1, 35), 8, False)
@@ -143,7 +146,7 @@ def test_a_face_is_the_mean_of_its_frames_or_every_frame(encoder: TextEncoder) -
 
 
 @pytest.mark.parametrize("reduce", ["mean", "frames"])
-def test_action_units_may_be_taken_by_their_root_and_nothing_else_is(reduce: str) -> None:
+def test_square_root_is_taken_of_action_units_only(reduce: str) -> None:
     values = track_of(3, size=709).values - 1
     values[:, -35:] += 1
     values[0, -1] = -0.25  # OpenFace writes none, but a file may hold one
@@ -158,7 +161,7 @@ def test_action_units_may_be_taken_by_their_root_and_nothing_else_is(reduce: str
 
 
 @pytest.mark.parametrize(("reduction", "cut"), [("truncate", True), ("pool", False)])
-def test_only_what_is_cut_is_called_truncated(encoder: TextEncoder, reduction: str, cut: bool) -> None:
+def test_truncated_is_set_only_if_frames_are_cut(encoder: TextEncoder, reduction: str, cut: bool) -> None:
     config = tiny_config(slots=slots_of_ten(reduction), visual=VisualConfig(reduce="frames"))
     extractor = extractor_of(config, encoder)
     audio, visual, (text,) = extractor.audio(SPEECH), extractor.visual(track_of(11)), extractor.text([LONG])
@@ -168,7 +171,7 @@ def test_only_what_is_cut_is_called_truncated(encoder: TextEncoder, reduction: s
 
 
 @pytest.mark.parametrize("reduction", ["truncate", "pool"])
-def test_what_just_fits_is_not_truncated(encoder: TextEncoder, reduction: str) -> None:
+def test_exact_fit_is_not_truncated(encoder: TextEncoder, reduction: str) -> None:
     config = tiny_config(slots=slots_of_ten(reduction), visual=VisualConfig(reduce="frames"))
     extractor = extractor_of(config, encoder)
     audio = extractor.audio(SPEECH[: 9 * 512])
@@ -178,7 +181,7 @@ def test_what_just_fits_is_not_truncated(encoder: TextEncoder, reduction: str) -
     assert not extractor.visual(track_of(10)).truncated
 
 
-def test_tokens_cut_by_the_encoder_are_reported_whatever_the_slots() -> None:
+def test_tokens_cut_by_the_encoder_are_reported() -> None:
     config = tiny_config(text=TextConfig(max_tokens=8))
     encoder = TextEncoder(config.text, torch.device("cpu"))
     (text,) = extractor_of(config, encoder).text([LONG])

@@ -1,5 +1,3 @@
-"""Statistics and slots: the two steps between raw features and the network."""
-
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ def ramp(length: int, size: int = 3) -> FloatArray:
     return np.random.default_rng(length).standard_normal((length, size)).astype(np.float32)
 
 
-def test_statistics_are_those_of_all_frames_whatever_array_they_come_from() -> None:
+def test_statistics_are_computed_over_all_frames() -> None:
     arrays = [ramp(n) * 5 + 2 for n in (1, 7, 30)]
     frames = np.concatenate(arrays).astype(np.float64)
     measured = Statistics.of(iter(arrays))
@@ -33,24 +31,24 @@ def test_normalised_training_frames_have_mean_zero_and_deviation_one() -> None:
     assert scores.dtype == np.float32
 
 
-def test_a_feature_that_never_moves_is_not_blown_up() -> None:
+def test_standard_deviation_of_a_constant_feature_is_bounded() -> None:
     measured = Statistics.of([np.full((10, 2), 4.0, dtype=np.float32)])
     np.testing.assert_allclose(measured.std, MIN_STD)
     np.testing.assert_array_equal(measured.normalise(np.full((1, 2), 4.0, dtype=np.float32)), 0)
 
 
-def test_a_glitch_counts_no_more_than_the_clip() -> None:
+def test_scores_are_clipped() -> None:
     measured = Statistics(np.zeros(2, dtype=np.float32), np.ones(2, dtype=np.float32))
     scores = measured.normalise(np.array([[1e9, -1e9], [CLIP - 1, 1 - CLIP]], dtype=np.float32))
     np.testing.assert_array_equal(scores, [[CLIP, -CLIP], [CLIP - 1, 1 - CLIP]])
 
 
-def test_nothing_to_measure_is_refused() -> None:
+def test_statistics_of_no_arrays_are_rejected() -> None:
     with pytest.raises(ValueError, match="no array to measure"):
         Statistics.of([])
 
 
-def test_a_mixture_counts_each_part_equally_however_large() -> None:
+def test_mixture_weights_parts_equally() -> None:
     parts = [ramp(4000) * 3 + 10, ramp(20) - 1]
     mixed = Statistics.mixture([Statistics.of([part]) for part in parts])
     evened = np.concatenate([parts[0], np.tile(parts[1], (200, 1))]).astype(np.float64)
@@ -59,21 +57,21 @@ def test_a_mixture_counts_each_part_equally_however_large() -> None:
     assert mixed.mean.dtype == mixed.std.dtype == np.float32
 
 
-def test_a_mixture_of_one_part_is_that_part() -> None:
+def test_mixture_of_one_part_is_that_part() -> None:
     measured = Statistics.of([ramp(50)])
     mixed = Statistics.mixture([measured])
     np.testing.assert_allclose(mixed.mean, measured.mean, rtol=1e-6)
     np.testing.assert_allclose(mixed.std, measured.std, rtol=1e-5)
 
 
-def test_a_mixture_of_nothing_is_refused_and_of_stillness_is_bounded() -> None:
+def test_empty_mixture_is_rejected_and_constant_one_is_bounded() -> None:
     with pytest.raises(ValueError, match="no statistics to mix"):
         Statistics.mixture([])
     still = Statistics(np.full(2, 4.0, dtype=np.float32), np.zeros(2, dtype=np.float32))
     np.testing.assert_allclose(Statistics.mixture([still, still]).std, MIN_STD)
 
 
-def test_statistics_come_back_from_their_file_to_the_last_bit(tmp_path: Path) -> None:
+def test_written_statistics_are_read_bit_for_bit(tmp_path: Path) -> None:
     written = Preprocessing({m: Statistics.of([ramp(20)]) for m in (Modality.AUDIO, Modality.VISUAL)})
     written.write(tmp_path / "preprocessing.json")
     read = Preprocessing.read(tmp_path / "preprocessing.json")
@@ -86,7 +84,7 @@ def test_statistics_come_back_from_their_file_to_the_last_bit(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"audio": 3}', '{"audio": {"mean": [0]}}', '{"smell": {"mean": [0], "std": [1]}}']
 )
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
+def test_other_json_content_is_rejected(tmp_path: Path, content: str) -> None:
     path = tmp_path / "preprocessing.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"preprocessing\.json is not a statistics file"):
@@ -95,7 +93,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> No
 
 @pytest.mark.parametrize("length", [5, 6, 9, 10, 11, 37, 1000])
 @pytest.mark.parametrize("slots", [1, 4, 5])
-def test_pooling_to_slots_equals_adaptive_average_pooling(length: int, slots: int) -> None:
+def test_pooling_equals_adaptive_average_pooling(length: int, slots: int) -> None:
     array = ramp(length)
     pooled = torch.nn.functional.adaptive_avg_pool1d(torch.from_numpy(array).T, slots).T
     ours = reduce_to_slots(array, slots, "pool")
@@ -103,7 +101,7 @@ def test_pooling_to_slots_equals_adaptive_average_pooling(length: int, slots: in
     np.testing.assert_allclose(ours, pooled, atol=1e-5)
 
 
-def test_pooling_lets_the_end_of_a_clip_count_and_truncation_does_not() -> None:
+def test_pooling_uses_the_end_of_a_clip_and_truncation_does_not() -> None:
     array, longer = ramp(40), ramp(40)
     longer[30:] += 10
     assert not np.allclose(reduce_to_slots(array, 4, "pool"), reduce_to_slots(longer, 4, "pool"))
@@ -111,7 +109,7 @@ def test_pooling_lets_the_end_of_a_clip_count_and_truncation_does_not() -> None:
     np.testing.assert_array_equal(reduce_to_slots(longer, 4, "truncate"), longer[:4])
 
 
-def test_what_fits_comes_back_as_it_is() -> None:
+def test_array_that_fits_is_returned_unchanged() -> None:
     array = ramp(4)
     assert reduce_to_slots(array, 4, "pool") is array
     assert reduce_to_slots(array, 5, "truncate") is array

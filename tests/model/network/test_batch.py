@@ -1,4 +1,4 @@
-"""Utterances side by side."""
+"""Padding utterances to a batch, and missing patterns."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def sentence(slots: int) -> Utterance:
     return Utterance({T: np.full((slots, 384), slots, dtype=np.float32)})
 
 
-def test_arrays_are_padded_and_the_masks_say_where_content_is() -> None:
+def test_arrays_are_padded_and_masks_mark_content() -> None:
     batch = collate([sentence(2), sentence(5)], CONFIG)
     assert batch.size == 2
     assert batch.features[T].shape == (2, 5, 384)
@@ -26,7 +26,7 @@ def test_arrays_are_padded_and_the_masks_say_where_content_is() -> None:
     assert (batch.features[T][1] == 5).all()
 
 
-def test_every_utterance_has_present_what_it_holds() -> None:
+def test_collate_marks_everything_held_as_present() -> None:
     batch = collate(random_utterances(CONFIG, SUBSETS), CONFIG)
     assert batch.present.tolist() == [list(s.mask()) for s in SUBSETS]
     assert torch.equal(batch.present, batch.held)
@@ -34,32 +34,32 @@ def test_every_utterance_has_present_what_it_holds() -> None:
         assert torch.equal(batch.valid[modality].any(dim=1), batch.held[:, column])
 
 
-def test_a_missing_modality_gets_room_for_its_imputed_slots() -> None:
+def test_missing_modality_is_padded_to_its_imputed_slots() -> None:
     batch = collate([sentence(1)], CONFIG)
     assert [batch.features[m].shape[1] for m in MODALITIES] == [1, 5, 1]
     assert not batch.valid[A].any()
 
 
-def test_where_nothing_is_missing_there_is_no_room_unless_asked_for() -> None:
+def test_room_to_impute_pads_complete_utterances() -> None:
     utterance = Utterance({m: np.ones((1, CONFIG.feature_size(m)), dtype=np.float32) for m in MODALITIES})
     assert [collate([utterance], CONFIG).features[m].shape[1] for m in MODALITIES] == [1, 1, 1]
-    roomy = collate([utterance], CONFIG, room_to_impute=True)
-    assert [roomy.features[m].shape[1] for m in MODALITIES] == [4, 5, 1]
-    assert [int(roomy.valid[m].sum()) for m in MODALITIES] == [1, 1, 1]
+    padded = collate([utterance], CONFIG, room_to_impute=True)
+    assert [padded.features[m].shape[1] for m in MODALITIES] == [4, 5, 1]
+    assert [int(padded.valid[m].sum()) for m in MODALITIES] == [1, 1, 1]
 
 
-def test_nothing_to_collate_is_refused() -> None:
+def test_collate_requires_an_utterance() -> None:
     with pytest.raises(ValueError, match="nothing to collate"):
         collate([], CONFIG)
 
 
-def test_more_slots_than_the_config_has_are_refused() -> None:
+def test_collate_rejects_more_slots_than_the_config_has() -> None:
     with pytest.raises(ValueError, match="text: 13 slots, the config has 12"):
         collate([sentence(12), sentence(13)], CONFIG)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_features_of_another_size_are_refused(modality: Modality) -> None:
+def test_collate_rejects_features_of_another_size(modality: Modality) -> None:
     with pytest.raises(ValueError, match=f"{modality}: 7 features a slot"):
         collate([Utterance({modality: np.ones((1, 7), dtype=np.float32)})], CONFIG)
 
@@ -68,7 +68,7 @@ def whole_batch() -> Batch:
     return collate(random_utterances(CONFIG, [COMPLETE, COMPLETE, TEXT_ONLY]), CONFIG)
 
 
-def test_a_pattern_hides_what_is_held() -> None:
+def test_pattern_hides_held_modalities() -> None:
     batch = whole_batch()
     present = torch.tensor([COMPLETE.mask(), ModalitySet.of(A).mask(), TEXT_ONLY.mask()])
     hidden = batch.with_present(present)
@@ -80,12 +80,12 @@ def test_a_pattern_hides_what_is_held() -> None:
 @pytest.mark.parametrize(
     "third", [ModalitySet.of(T, V).mask(), (False, False, False)], ids=["not held", "nothing left"]
 )
-def test_a_pattern_neither_invents_nor_takes_everything(third: tuple[bool, ...]) -> None:
+def test_pattern_needs_held_modalities_and_leaves_one(third: tuple[bool, ...]) -> None:
     with pytest.raises(ValueError, match="may only hide held modalities and must leave one"):
         whole_batch().with_present(torch.tensor([COMPLETE.mask(), COMPLETE.mask(), third]))
 
 
-def test_rows_are_selected_in_the_order_asked_for() -> None:
+def test_select_keeps_the_order_of_rows() -> None:
     batch = whole_batch()
     chosen = batch.select(torch.tensor([2, 0]))
     assert chosen.size == 2
@@ -95,7 +95,7 @@ def test_rows_are_selected_in_the_order_asked_for() -> None:
     assert chosen.present.tolist() == [list(TEXT_ONLY.mask()), list(COMPLETE.mask())]
 
 
-def test_all_of_a_batch_goes_to_a_device() -> None:
+def test_whole_batch_moves_to_a_device() -> None:
     moved = whole_batch().to(torch.device("meta"))
     tensors = [*moved.features.values(), *moved.valid.values(), moved.held, moved.present]
     assert {t.device.type for t in tensors} == {"meta"}

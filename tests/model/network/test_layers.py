@@ -1,4 +1,4 @@
-"""Attention and pooling see nothing of padding."""
+"""Layers ignore padding and follow their formulas."""
 
 import pytest
 import torch
@@ -30,17 +30,17 @@ def masked(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def valid_part(output: Tensor) -> Tensor:
-    """Slots that mean something, or the pooled rows."""
+    """The valid slots, or the pooled rows."""
     return output[VALID] if output.dim() == 3 else output
 
 
-def test_what_lies_in_padding_changes_nothing(masked: nn.Module) -> None:
+def test_content_of_padding_changes_nothing(masked: nn.Module) -> None:
     x = noise()
-    rubbish = torch.where(VALID[:, :, None], x, noise(1) * 100)
-    torch.testing.assert_close(valid_part(masked(x, VALID)), valid_part(masked(rubbish, VALID)), atol=0, rtol=0)
+    noisy = torch.where(VALID[:, :, None], x, noise(1) * 100)
+    torch.testing.assert_close(valid_part(masked(x, VALID)), valid_part(masked(noisy, VALID)), atol=0, rtol=0)
 
 
-def test_what_lies_in_a_valid_slot_does(masked: nn.Module) -> None:
+def test_content_of_a_valid_slot_changes_its_row_only(masked: nn.Module) -> None:
     x, other = noise(), noise()
     other[1, 1] += torch.randn(D)
     one, two = masked(x, VALID), masked(other, VALID)
@@ -48,18 +48,18 @@ def test_what_lies_in_a_valid_slot_does(masked: nn.Module) -> None:
     torch.testing.assert_close(one[0], two[0])
 
 
-def test_padding_to_any_length_changes_nothing(masked: nn.Module) -> None:
+def test_amount_of_padding_changes_nothing(masked: nn.Module) -> None:
     x, more = noise(), nn.functional.pad(noise(), (0, 0, 0, 5), value=3.0)
     wider = nn.functional.pad(VALID, (0, 5))
     short, long = masked(x, VALID), masked(more, wider)
     torch.testing.assert_close(valid_part(short), valid_part(long[:, :T] if long.dim() == 3 else long))
 
 
-def test_a_row_without_any_slot_stays_finite(masked: nn.Module) -> None:
+def test_row_without_valid_slots_stays_finite(masked: nn.Module) -> None:
     assert torch.isfinite(masked(noise(), torch.zeros_like(VALID))).all()
 
 
-def test_attention_is_the_sum_and_norm_of_plain_multi_head_attention() -> None:
+def test_self_attention_equals_multihead_attention_with_residual_and_norm() -> None:
     ours, plain = SelfAttention(D, 2, 0.0).eval(), nn.MultiheadAttention(D, 2, batch_first=True).eval()
     with torch.no_grad():
         plain.in_proj_weight.copy_(ours.qkv.weight)
@@ -71,7 +71,7 @@ def test_attention_is_the_sum_and_norm_of_plain_multi_head_attention() -> None:
     torch.testing.assert_close(ours(x, VALID), ours.norm(x + mixed), atol=1e-5, rtol=1e-5)
 
 
-def test_a_layer_is_attention_then_feed_forward() -> None:
+def test_transformer_layer_is_attention_then_feed_forward() -> None:
     layer = TransformerLayer(D, 2, 16, 0.0).eval()
     x = noise()
     torch.testing.assert_close(layer(x, VALID), layer.feedforward(layer.attention(x, VALID)))
@@ -83,21 +83,21 @@ def test_feed_forward_is_position_wise() -> None:
     torch.testing.assert_close(layer(x)[:, 2:3], layer(x[:, 2:3]))
 
 
-def test_dropout_falls_in_training_only() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     attention, x = SelfAttention(D, 2, 0.5), noise()
     assert not torch.equal(attention(x, VALID), attention(x, VALID))
     attention.eval()
     assert torch.equal(attention(x, VALID), attention(x, VALID))
 
 
-def test_pooling_weighs_valid_slots_by_their_gated_scores() -> None:
+def test_pooling_weights_valid_slots_by_gated_scores() -> None:
     pool, x = AttentivePooling(D), noise()
     row = x[2, [0, 2]]  # the valid slots of the last row
     scores = pool.score(pool.value(row) * torch.sigmoid(pool.gate(row))).squeeze(-1)
     torch.testing.assert_close(pool(x, VALID)[2], scores.softmax(dim=0) @ row)
 
 
-def test_the_mean_is_over_valid_slots_and_zero_without_any() -> None:
+def test_masked_mean_is_over_valid_slots() -> None:
     x = noise()
     valid = VALID.clone()
     valid[1] = False

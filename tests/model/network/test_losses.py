@@ -1,4 +1,4 @@
-"""What is minimised, against the formulas worked out by hand."""
+"""The training loss against formulas evaluated by hand."""
 
 import math
 from dataclasses import replace
@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
+from model.config import BRANCHES
 from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, ModalitySet
 from model.network.batch import Batch, collate
 from model.network.emmr import EMMR, Output
+from model.network.encoders import split
 from model.network.guidance import GuidanceNetwork
 from model.network.losses import IGNORED, LossSettings, SoftTargets, Targets, symmetric_kl, total_loss
-from model.network.reconstruction import BRANCHES
 from tests.support.network import random_network, random_utterances, tiny_config
 
 CONFIG = tiny_config()
@@ -31,7 +32,7 @@ def network() -> EMMR:
 
 @pytest.fixture(scope="module")
 def batch() -> Batch:
-    """One utterance under each of the seven patterns, all of them held whole."""
+    """One complete utterance under each of the seven missing patterns."""
     whole = collate(random_utterances(CONFIG, [COMPLETE] * 7), CONFIG, room_to_impute=True)
     return whole.with_present(torch.tensor([s.mask() for s in SUBSETS]))
 
@@ -55,15 +56,15 @@ def parts_of(
     return total_loss(output, targets, batch.held, guidance, LossSettings.model_validate(settings))[1]
 
 
-def test_symmetric_kl_of_two_distributions_is_that_worked_out_by_hand() -> None:
+def test_symmetric_kl_equals_the_formula() -> None:
     p, q = [0.5, 0.25, 0.25], [0.2, 0.2, 0.6]
     forward = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
     backward = sum(b * math.log(b / a) for a, b in zip(p, q, strict=True))
-    a, b = torch.tensor([[p]]).log() + 3, torch.tensor([[q]]).log() - 1  # a softmax forgets constants
+    a, b = torch.tensor([[p]]).log() + 3, torch.tensor([[q]]).log() - 1  # a softmax is shift-invariant
     assert symmetric_kl(a, b, torch.ones(1, 1)).item() == pytest.approx(0.5 * (forward + backward), rel=1e-5)
 
 
-def test_symmetric_kl_is_symmetric_zero_for_equals_and_positive_otherwise() -> None:
+def test_symmetric_kl_is_symmetric_and_zero_only_for_equals() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(3, 4, 8, generator=generator) for _ in range(2))
     weights = torch.ones(3, 4)
@@ -79,12 +80,12 @@ def test_symmetric_kl_is_the_weighted_mean_over_slots() -> None:
     torch.testing.assert_close(symmetric_kl(a, b, weights), (each[0] + 4 * each[2]) / 5)
 
 
-def test_without_any_slot_a_similarity_is_zero_and_no_nan() -> None:
+def test_similarity_without_slots_is_zero() -> None:
     a = torch.randn(1, 3, 8)
     assert symmetric_kl(a, -a, torch.zeros(1, 3)).item() == 0
 
 
-def test_the_total_is_the_weighted_sum_of_its_parts(output: Output, batch: Batch, guidance: Tensor) -> None:
+def test_total_is_the_weighted_sum_of_its_parts(output: Output, batch: Batch, guidance: Tensor) -> None:
     settings = LossSettings(forward_weight=0.3, backward_weight=0.7, auxiliary_weight=0.2, modality_weight=0.4)
     total, parts = total_loss(output, TARGETS, batch.held, guidance, settings)
     assert all(part > 0 for part in parts.values())
@@ -110,7 +111,7 @@ def test_every_head_of_every_branch_is_trained_on_the_label(output: Output, batc
     torch.testing.assert_close(parts_of(output, batch)["auxiliary"], mean)
 
 
-def test_a_single_head_is_judged_only_where_its_modality_is_held(network: EMMR) -> None:
+def test_single_head_is_trained_only_where_its_modality_is_held(network: EMMR) -> None:
     batch = collate(random_utterances(CONFIG, [COMPLETE, ModalitySet.of(T), ModalitySet.of(T, A)]), CONFIG)
     targets = Targets(torch.tensor([0, 1, 2]), {})
     with torch.no_grad():
@@ -124,7 +125,7 @@ def test_a_single_head_is_judged_only_where_its_modality_is_held(network: EMMR) 
     torch.testing.assert_close(parts["auxiliary"], torch.stack(losses).mean())
 
 
-def test_the_head_of_a_modality_nobody_holds_is_left_out(network: EMMR) -> None:
+def test_head_of_a_modality_held_nowhere_is_omitted(network: EMMR) -> None:
     batch = collate(random_utterances(CONFIG, [ModalitySet.of(T)] * 2), CONFIG)
     targets = Targets(torch.tensor([0, 1]), {m: torch.tensor([0, 1]) for m in MODALITIES})
     with torch.no_grad():
@@ -139,12 +140,12 @@ def test_the_head_of_a_modality_nobody_holds_is_left_out(network: EMMR) -> None:
     torch.testing.assert_close(parts["modality"], F.cross_entropy(output.modality_heads[T], targets.labels))
 
 
-def test_each_modality_is_trained_on_the_polarity_it_carries_alone(output: Output, batch: Batch) -> None:
+def test_modality_heads_are_trained_on_their_own_labels(output: Output, batch: Batch) -> None:
     mean = torch.stack([F.cross_entropy(output.modality_heads[m], OWN[m]) for m in MODALITIES]).mean()
     torch.testing.assert_close(parts_of(output, batch)["modality"], mean)
 
 
-def test_labels_that_are_not_known_are_ignored(output: Output, batch: Batch) -> None:
+def test_unknown_labels_are_ignored(output: Output, batch: Batch) -> None:
     some = OWN[T].clone()
     some[3:] = IGNORED
     targets = Targets(LABELS, {T: some, A: torch.full_like(LABELS, IGNORED)})
@@ -154,7 +155,7 @@ def test_labels_that_are_not_known_are_ignored(output: Output, batch: Batch) -> 
     assert parts_of(output, batch, targets=nothing)["modality"].item() == 0
 
 
-def test_class_weights_and_label_smoothing_reach_the_cross_entropy(output: Output, batch: Batch) -> None:
+def test_class_weights_and_label_smoothing_are_applied(output: Output, batch: Batch) -> None:
     weights = torch.tensor([1.0, 2.0, 0.5])
     parts = parts_of(output, batch, targets=replace(TARGETS, class_weights=weights), label_smoothing=0.1)
     expected = F.cross_entropy(output.transformer, LABELS, weights, label_smoothing=0.1)
@@ -162,7 +163,7 @@ def test_class_weights_and_label_smoothing_reach_the_cross_entropy(output: Outpu
 
 
 @pytest.mark.parametrize("kind", ["kl", "mae", "cosine"])
-def test_the_forward_loss_draws_each_branchs_encoding_to_the_guidance(
+def test_forward_loss_compares_encodings_with_the_guidance(
     output: Output, batch: Batch, guidance: Tensor, kind: str
 ) -> None:
     known = output.known
@@ -171,7 +172,7 @@ def test_the_forward_loss_draws_each_branchs_encoding_to_the_guidance(
 
 
 def plain(a: Tensor, b: Tensor, kind: str) -> Tensor:
-    """How unlike the rows of two `(N, D)` are, with torch's own functions: `(N,)`."""
+    """Dissimilarity of the rows of two `(N, D)`, with functions of torch: `(N,)`."""
     if kind == "mae":
         return F.l1_loss(a, b, reduction="none").mean(dim=1)
     if kind == "cosine":
@@ -181,14 +182,14 @@ def plain(a: Tensor, b: Tensor, kind: str) -> Tensor:
     return 0.5 * (both[0] + both[1])
 
 
-def test_without_guidance_there_is_no_forward_loss(output: Output, batch: Batch) -> None:
+def test_forward_loss_is_zero_without_guidance(output: Output, batch: Batch) -> None:
     assert parts_of(output, batch, None)["forward"].item() == 0
 
 
 @pytest.mark.parametrize("target", ["complete", "input"])
 @pytest.mark.parametrize("kind", ["kl", "mae", "cosine"])
 @pytest.mark.parametrize("weight", [1.0, 4.0])
-def test_the_backward_loss_weighs_missing_slots_more_and_leaves_padding_out(
+def test_backward_loss_weights_missing_slots_and_ignores_padding(
     output: Output, batch: Batch, kind: str, target: str, weight: float
 ) -> None:
     wanted = output.complete if target == "complete" else output.filled
@@ -206,26 +207,26 @@ def test_the_backward_loss_weighs_missing_slots_more_and_leaves_padding_out(
     torch.testing.assert_close(found, expected)
 
 
-def test_slots_without_known_content_do_not_count(output: Output, batch: Batch, guidance: Tensor) -> None:
+def test_slots_without_known_content_have_no_weight(output: Output, batch: Batch, guidance: Tensor) -> None:
     unknown = ~output.known
     assert unknown.any()
 
-    def spoilt(x: Tensor) -> Tensor:
+    def with_noise(x: Tensor) -> Tensor:
         return torch.where(unknown[:, :, None], 50.0 * torch.randn_like(x), x)
 
     other = replace(
         output,
-        complete=spoilt(output.complete),
-        filled=spoilt(output.filled),
-        encodings={b: spoilt(x) for b, x in output.encodings.items()},
-        decodings={b: spoilt(x) for b, x in output.decodings.items()},
+        common=split(with_noise(output.complete), batch.valid),
+        filled=with_noise(output.filled),
+        encodings={b: with_noise(x) for b, x in output.encodings.items()},
+        decodings={b: with_noise(x) for b, x in output.decodings.items()},
     )
     clean = parts_of(output, batch, guidance)
-    for name, part in parts_of(other, batch, spoilt(guidance)).items():
+    for name, part in parts_of(other, batch, with_noise(guidance)).items():
         torch.testing.assert_close(part, clean[name], atol=0, rtol=0)
 
 
-def test_content_that_is_not_held_is_never_a_target(network: EMMR) -> None:
+def test_content_that_is_not_held_is_no_target(network: EMMR) -> None:
     batch = collate(random_utterances(CONFIG, [ModalitySet.of(V)] * 2), CONFIG)
     with torch.no_grad():
         output = network(batch)
@@ -236,112 +237,110 @@ def test_content_that_is_not_held_is_never_a_target(network: EMMR) -> None:
 
 
 @pytest.mark.parametrize("target", ["complete", "input"])
-def test_the_target_of_the_backward_loss_is_not_drawn_towards_the_decodings(
-    network: EMMR, batch: Batch, target: str
-) -> None:
+def test_target_of_the_backward_loss_gets_no_gradient(network: EMMR, batch: Batch, target: str) -> None:
     output = network(batch)
     parts = {b: x.detach().requires_grad_() for b, x in output.decodings.items()}
-    watched = replace(
+    leaves = replace(
         output,
         decodings=parts,
-        complete=output.complete.detach().requires_grad_(),
+        common={m: x.detach().requires_grad_() for m, x in output.common.items()},
         filled=output.filled.detach().requires_grad_(),
     )
     settings = LossSettings.model_validate({"backward_target": target})
-    total_loss(watched, TARGETS, batch.held, None, settings)[0].backward()
+    total_loss(leaves, TARGETS, batch.held, None, settings)[0].backward()
     assert all(x.grad is not None and x.grad.abs().sum() > 0 for x in parts.values())
-    assert watched.complete.grad is None
-    assert watched.filled.grad is None
+    assert all(x.grad is None for x in leaves.common.values())
+    assert leaves.filled.grad is None
 
 
-def test_the_recorded_parts_carry_no_graph(network: EMMR, batch: Batch) -> None:
+def test_parts_are_detached(network: EMMR, batch: Batch) -> None:
     total, parts = total_loss(network(batch), TARGETS, batch.held, None, LossSettings())
     assert total.requires_grad
     assert not any(part.requires_grad for part in parts.values())
 
 
 @pytest.mark.parametrize("settings", [{"similarity": "l2"}, {"forward_weight": -1}, {"missing_slot_weight": 0.5}])
-def test_switches_nobody_knows_and_weights_out_of_range_are_refused(settings: dict[str, object]) -> None:
+def test_unknown_options_and_weights_out_of_range_are_rejected(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         LossSettings.model_validate(settings)
 
 
-def test_the_default_weights_are_the_papers() -> None:
+def test_default_weights_are_those_of_the_paper() -> None:
     settings = LossSettings()
     assert (settings.forward_weight, settings.backward_weight, settings.similarity) == (0.1, 0.1, "kl")
     assert settings.backward_target == "complete"
 
 
-def test_modalities_are_told_apart_in_the_targets(output: Output, batch: Batch) -> None:
+def test_labels_of_modalities_are_not_interchangeable(output: Output, batch: Batch) -> None:
     swapped: dict[Modality, Tensor] = {T: OWN[A], A: OWN[T], V: OWN[V]}
     one = parts_of(output, batch)["modality"]
     assert not torch.allclose(parts_of(output, batch, targets=Targets(LABELS, swapped))["modality"], one)
 
 
-def lesson_of(sure: float) -> SoftTargets:
-    """The labels as a teacher would give them who is so sure of each."""
+def soft_targets(probability: float) -> SoftTargets:
+    """Soft targets with a given probability of the label."""
 
-    def taught(labels: Tensor) -> Tensor:
-        return torch.full((len(labels), 3), (1 - sure) / 2).scatter(1, labels[:, None], sure)
+    def distributions(labels: Tensor) -> Tensor:
+        return torch.full((len(labels), 3), (1 - probability) / 2).scatter(1, labels[:, None], probability)
 
     return SoftTargets(
-        taught(LABELS), {s.name: taught(LABELS) for s in SUBSETS}, {m: taught(OWN[m]) for m in MODALITIES}
+        distributions(LABELS),
+        {s.name: distributions(LABELS) for s in SUBSETS},
+        {m: distributions(OWN[m]) for m in MODALITIES},
     )
 
 
-def test_a_teacher_who_is_sure_of_every_label_gives_the_losses_of_the_labels(output: Output, batch: Batch) -> None:
+def test_one_hot_soft_targets_give_the_losses_of_labels(output: Output, batch: Batch) -> None:
     settings = LossSettings(key_weight=1)
     total, parts = total_loss(output, TARGETS, batch.held, None, settings)
-    taught, same = total_loss(output, TARGETS, batch.held, None, settings, lesson_of(1.0))
-    torch.testing.assert_close(taught, total)
+    total_soft, same = total_loss(output, TARGETS, batch.held, None, settings, soft_targets(1.0))
+    torch.testing.assert_close(total_soft, total)
     for name, part in parts.items():
         torch.testing.assert_close(same[name], part)
 
 
-def test_an_unsure_teacher_asks_for_its_own_distribution(output: Output, batch: Batch) -> None:
-    lesson = lesson_of(0.6)
-    _, parts = total_loss(output, TARGETS, batch.held, None, LossSettings(key_weight=1), lesson)
-    wanted = -(lesson.answer * output.transformer.log_softmax(dim=1)).sum(dim=1).mean()
+def test_soft_targets_replace_the_labels(output: Output, batch: Batch) -> None:
+    soft = soft_targets(0.6)
+    _, parts = total_loss(output, TARGETS, batch.held, None, LossSettings(key_weight=1), soft)
+    wanted = -(soft.answer * output.transformer.log_softmax(dim=1)).sum(dim=1).mean()
     torch.testing.assert_close(parts["transformer"], wanted)
     heads = [
-        -(lesson.subsets[s] * logits.log_softmax(dim=1)).sum(dim=1).mean() for (_, s), logits in output.heads.items()
+        -(soft.subsets[s] * logits.log_softmax(dim=1)).sum(dim=1).mean() for (_, s), logits in output.heads.items()
     ]
     torch.testing.assert_close(parts["auxiliary"], torch.stack(heads).mean())
-    own = [-(lesson.alone[m] * x.log_softmax(dim=1)).sum(dim=1).mean() for m, x in output.modality_heads.items()]
+    own = [-(soft.alone[m] * x.log_softmax(dim=1)).sum(dim=1).mean() for m, x in output.modality_heads.items()]
     torch.testing.assert_close(parts["modality"], torch.stack(own).mean())
 
 
-def test_classes_weigh_the_same_whether_labels_or_a_teacher_name_them(output: Output, batch: Batch) -> None:
-    lesson, weights = lesson_of(0.6), torch.tensor([0.5, 2.0, 1.0])
-    _, parts = total_loss(output, Targets(LABELS, OWN, weights), batch.held, None, LossSettings(), lesson)
-    wanted = -(weights * lesson.answer * output.transformer.log_softmax(dim=1)).sum(dim=1).mean()
+def test_class_weights_apply_to_soft_targets(output: Output, batch: Batch) -> None:
+    soft, weights = soft_targets(0.6), torch.tensor([0.5, 2.0, 1.0])
+    _, parts = total_loss(output, Targets(LABELS, OWN, weights), batch.held, None, LossSettings(), soft)
+    wanted = -(weights * soft.answer * output.transformer.log_softmax(dim=1)).sum(dim=1).mean()
     torch.testing.assert_close(parts["transformer"], wanted)
 
 
-def test_rows_that_do_not_hold_a_modality_are_taught_nothing_about_it(output: Output, batch: Batch) -> None:
-    lesson = lesson_of(0.6)
+def test_soft_targets_are_ignored_where_a_modality_is_not_held(output: Output, batch: Batch) -> None:
+    soft = soft_targets(0.6)
     held = batch.held.clone()
     held[3:, 1] = False
-    _, parts = total_loss(output, TARGETS, held, None, LossSettings(), lesson)
-    garbled = {m: x.clone() for m, x in lesson.alone.items()}
-    garbled[A][3:] = torch.tensor([0.0, 0.0, 1.0])
-    subsets = {**lesson.subsets, "audio": lesson.subsets["audio"].clone()}
+    _, parts = total_loss(output, TARGETS, held, None, LossSettings(), soft)
+    changed = {m: x.clone() for m, x in soft.alone.items()}
+    changed[A][3:] = torch.tensor([0.0, 0.0, 1.0])
+    subsets = {**soft.subsets, "audio": soft.subsets["audio"].clone()}
     subsets["audio"][3:] = torch.tensor([0.0, 0.0, 1.0])
-    _, same = total_loss(output, TARGETS, held, None, LossSettings(), SoftTargets(lesson.answer, subsets, garbled))
+    _, same = total_loss(output, TARGETS, held, None, LossSettings(), SoftTargets(soft.answer, subsets, changed))
     torch.testing.assert_close(same["modality"], parts["modality"])
     torch.testing.assert_close(same["auxiliary"], parts["auxiliary"])
 
 
-def test_where_what_is_missing_would_change_the_vote_the_votes_over_all_three_weigh_more(
-    output: Output, batch: Batch
-) -> None:
-    lesson, lacking = lesson_of(0.6), ~batch.present.all(dim=1)
-    key = lacking & (output.available.argmax(dim=1) != lesson.subsets[COMPLETE.name].argmax(dim=1))
-    assert 0 < int(key.sum()) < int(lacking.sum())
+def test_key_weight_applies_where_missing_modalities_change_the_vote(output: Output, batch: Batch) -> None:
+    soft, missing = soft_targets(0.6), ~batch.present.all(dim=1)
+    key = missing & (output.available.argmax(dim=1) != soft.subsets[COMPLETE.name].argmax(dim=1))
+    assert 0 < int(key.sum()) < int(missing.sum())
     heads = []
     for (_, name), logits in output.heads.items():
-        each = -(lesson.subsets[name] * logits.log_softmax(dim=1)).sum(dim=1)
+        each = -(soft.subsets[name] * logits.log_softmax(dim=1)).sum(dim=1)
         weights = torch.where(key, 4.0, 1.0) if name == COMPLETE.name else torch.ones(len(each))
         heads.append((weights * each).sum() / weights.sum())
-    _, parts = total_loss(output, TARGETS, batch.held, None, LossSettings(key_weight=4), lesson)
+    _, parts = total_loss(output, TARGETS, batch.held, None, LossSettings(key_weight=4), soft)
     torch.testing.assert_close(parts["auxiliary"], torch.stack(heads).mean())

@@ -1,12 +1,11 @@
-"""The three branches: shapes, and what their decodings are sums of."""
+"""The three reconstruction branches against their equations."""
 
 import pytest
 import torch
 from torch import nn
 
-from model.config import ModelConfig
+from model.config import BRANCHES, ModelConfig
 from model.network.reconstruction import (
-    BRANCHES,
     LEAK,
     Autoencoder,
     AutoencoderBranch,
@@ -27,7 +26,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def test_every_branch_encodes_and_decodes_to_the_shape_it_was_given() -> None:
+def test_every_branch_keeps_the_shape_of_its_input() -> None:
     branches = build_branches(NET).eval()
     assert tuple(branches) == BRANCHES
     for branch in branches.values():
@@ -36,14 +35,14 @@ def test_every_branch_encodes_and_decodes_to_the_shape_it_was_given() -> None:
         assert not torch.equal(encoded, decoded)
 
 
-def test_the_transformer_decodes_what_it_encoded() -> None:
+def test_transformer_branch_decodes_its_encoding() -> None:
     branch = TransformerBranch(NET).eval()
     encoded, decoded = branch(X, VALID)
-    torch.testing.assert_close(encoded, branch.encode(X, VALID))
-    torch.testing.assert_close(decoded, branch.decode(encoded, VALID))
+    torch.testing.assert_close(encoded, branch.encoder(X, VALID))
+    torch.testing.assert_close(decoded, branch.decoder(encoded, VALID))
 
 
-def test_the_autoencoder_narrows_to_its_code_and_widens_again() -> None:
+def test_autoencoder_has_the_widths_of_the_config() -> None:
     autoencoder = Autoencoder(NET)
     linears = [m for m in autoencoder.modules() if isinstance(m, nn.Linear)]
     assert [(m.in_features, m.out_features) for m in linears] == [
@@ -54,13 +53,13 @@ def test_the_autoencoder_narrows_to_its_code_and_widens_again() -> None:
     assert (code.shape, output.shape) == ((2, 7, 8), X.shape)
 
 
-def test_the_published_autoencoder_has_the_published_widths() -> None:
+def test_paper_autoencoder_has_the_published_widths() -> None:
     linears = [m for m in Autoencoder(ModelConfig.paper().network).modules() if isinstance(m, nn.Linear)]
     assert [m.in_features for m in linears] == [300, 300, 300, 256, 128, 64, 128, 256][1:]
     assert [m.out_features for m in linears] == [300, 256, 128, 64, 128, 256, 300]
 
 
-def test_the_autoencoder_branch_projects_code_and_output() -> None:
+def test_autoencoder_branch_projects_code_and_output() -> None:
     branch = AutoencoderBranch(NET)
     code, output = branch.autoencoder(X)
     encoded, decoded = branch(X, VALID)
@@ -68,7 +67,7 @@ def test_the_autoencoder_branch_projects_code_and_output() -> None:
     torch.testing.assert_close(decoded, branch.to_decoding(output))
 
 
-def test_the_cascade_adds_every_delta_not_only_the_last() -> None:
+def test_cascade_adds_the_deltas_of_all_blocks() -> None:
     branch = CascadeBranch(NET)
     assert len(branch.blocks) == 5
     x, codes, deltas = X, [], []
@@ -85,7 +84,7 @@ def test_the_cascade_adds_every_delta_not_only_the_last() -> None:
 
 
 @pytest.mark.parametrize("branch", ["autoencoder", "cascade"])
-def test_the_position_wise_branches_see_one_slot_at_a_time(branch: str) -> None:
+def test_autoencoder_branches_are_position_wise(branch: str) -> None:
     module = build_branches(NET)[branch]
     for whole, alone in zip(module(X, VALID), module(X[:, 3:4], VALID[:, 3:4]), strict=True):
         torch.testing.assert_close(whole[:, 3:4], alone)

@@ -1,4 +1,4 @@
-"""What the tests of whole runs share: a small composite corpus and the features computed of it."""
+"""Fixtures of tests of whole runs: a small composite corpus and its features."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.training.experiment import RunPaths
+from model.training.trainer import RunPaths
 from tests.support.corpus import write_composite
 
 
@@ -17,13 +17,13 @@ def composite_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that fills as tests run, so that each clip is described once."""
+    """A cache shared by all tests, so that the features of each clip are computed once."""
     return tmp_path_factory.mktemp("features")
 
 
 @pytest.fixture
-def place(tmp_path: Path, feature_cache: Path) -> Iterator[RunPaths]:
-    """A run's own folder over the shared cache, on one thread as the small networks like it."""
+def paths(tmp_path: Path, feature_cache: Path) -> Iterator[RunPaths]:
+    """The folder of a run with the shared cache; one thread, which is fastest for small networks."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield RunPaths(tmp_path / "run", feature_cache, workers=1, device=torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Adapting the text encoder: the encoder itself stays as it was, and what comes out merges to what was trained."""
+"""Training of text adapters: the encoder is unchanged, and merged adapters give the trained outputs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +13,8 @@ from model.config import TextConfig
 from model.features.text.encoder import ADAPTER_SCALE, TextEncoder
 from model.modality import Modality
 from model.training.adapters import TARGETS, export, train_adapters
-from model.training.datasets.base import ActionUnitMeansSource, Example, TextSource
+from model.training.datasets.base import CLASSES, ActionUnitMeansSource, Example, TextSource
 from model.training.settings import AdapterSettings
-from tests.support.training import CLASSES
 
 CPU = torch.device("cpu")
 RANK = 2
@@ -38,9 +37,7 @@ def adapters(encoder: TextEncoder) -> dict[str, Tensor]:
     return train_adapters(encoder, EXAMPLES, CLASSES, ONE_EPOCH)
 
 
-def test_every_linear_of_every_layer_gets_a_pair_of_low_rank_matrices(
-    encoder: TextEncoder, adapters: dict[str, Tensor]
-) -> None:
+def test_every_linear_layer_gets_a_pair_of_low_rank_matrices(encoder: TextEncoder, adapters: dict[str, Tensor]) -> None:
     linears = {name: m for name, m in encoder.model.named_modules() if isinstance(m, nn.Linear)}
     assert adapters.keys() == {name + end for name in linears for end in (".A", ".B")}
     for name, linear in linears.items():
@@ -61,7 +58,7 @@ def test_the_encoder_is_unchanged_afterwards() -> None:
     np.testing.assert_array_equal(encoder(["a fine day"])[0].array, said.array)
 
 
-def test_merged_adapters_tell_the_classes_further_apart(adapters: dict[str, Tensor]) -> None:
+def test_merged_adapters_separate_the_classes_better(adapters: dict[str, Tensor]) -> None:
     plain, adapted = (TextEncoder(TextConfig(adapter_rank=RANK), CPU) for _ in range(2))
     adapted.merge(train_adapters(plain, EXAMPLES, CLASSES, AdapterSettings(epochs=8, batch_size=8, learning_rate=1e-2)))
     assert separation(adapted) > 1.5 * separation(plain)
@@ -88,11 +85,9 @@ def test_training_repeats_with_its_seed(encoder: TextEncoder, adapters: dict[str
     assert any(not torch.equal(other[name], value) for name, value in adapters.items())
 
 
-def test_the_polarity_of_the_text_alone_is_learnt_where_it_is_known(
-    encoder: TextEncoder, adapters: dict[str, Tensor]
-) -> None:
-    misled = [replace(e, label="neutral", modality_labels={Modality.TEXT: e.label}) for e in EXAMPLES]
-    found = train_adapters(encoder, misled, CLASSES, ONE_EPOCH)
+def test_the_polarity_of_the_text_is_preferred_to_the_label(encoder: TextEncoder, adapters: dict[str, Tensor]) -> None:
+    relabelled = [replace(e, label="neutral", modality_labels={Modality.TEXT: e.label}) for e in EXAMPLES]
+    found = train_adapters(encoder, relabelled, CLASSES, ONE_EPOCH)
     assert all(torch.equal(found[name], value) for name, value in adapters.items())
 
 
@@ -104,15 +99,13 @@ FACE = Example("face", "neutral", {Modality.VISUAL: ActionUnitMeansSource("c", (
     [(0, 1, EXAMPLES), (RANK, 0, EXAMPLES), (RANK, 1, [FACE]), (RANK, 1, [])],
     ids=["no rank", "no epochs", "no text", "no examples"],
 )
-def test_where_there_is_nothing_to_adapt_there_are_no_adapters(
-    rank: int, epochs: int, examples: Sequence[Example]
-) -> None:
+def test_without_rank_epochs_or_text_there_are_no_adapters(rank: int, epochs: int, examples: Sequence[Example]) -> None:
     encoder = TextEncoder(TextConfig(adapter_rank=rank), CPU)
     assert train_adapters(encoder, examples, CLASSES, AdapterSettings(epochs=epochs)) == {}
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's affair
-def test_what_is_exported_merges_to_the_same_outputs() -> None:
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_exported_adapters_merge_to_the_outputs_of_peft() -> None:
     adapted, merged = (TextEncoder(TextConfig(adapter_rank=4), CPU) for _ in range(2))
     lora = LoraConfig(r=4, lora_alpha=int(4 * ADAPTER_SCALE), target_modules=TARGETS)
     model = get_peft_model(adapted.model, lora).eval()
@@ -130,9 +123,7 @@ def test_what_is_exported_merges_to_the_same_outputs() -> None:
     assert np.abs(ours.array - plain.array).max() > 0.05
 
 
-def test_emotions_beside_polarities_shape_the_adapters_and_sentences_without_one_are_no_trouble(
-    encoder: TextEncoder, adapters: dict[str, Tensor]
-) -> None:
+def test_emotions_change_the_adapters_and_may_be_unknown(encoder: TextEncoder, adapters: dict[str, Tensor]) -> None:
     felt = [
         replace(e, emotions={Modality.TEXT: "joy" if e.label == "positive" else "anger"}) if n % 2 else e
         for n, e in enumerate(EXAMPLES)

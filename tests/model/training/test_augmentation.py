@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from model.features.audio.acoustic import SAMPLE_RATE
+from model.features.audio import SAMPLE_RATE
 from model.training import augmentation
 from model.training.augmentation import (
     CROP,
@@ -39,12 +39,12 @@ def power_between(waveform: FloatArray, low: float, high: float) -> float:
     return float(density[(frequencies >= low) & (frequencies < high)].sum())
 
 
-def test_variant_zero_is_the_recording_itself() -> None:
+def test_variant_zero_is_the_recording() -> None:
     assert variant(CLIP, 0) is CLIP
 
 
 def test_a_variant_depends_on_content_and_number_alone() -> None:
-    for index in range(1, 12):  # of which some go through a codec
+    for index in range(1, 12):  # some of them use a codec
         np.testing.assert_array_equal(variant(CLIP.copy(), index), variant(CLIP, index))
     assert variant(CLIP, 2).shape != variant(CLIP, 1).shape
     other = CLIP.copy()
@@ -52,7 +52,7 @@ def test_a_variant_depends_on_content_and_number_alone() -> None:
     assert variant(other, 1).shape != variant(CLIP, 1).shape
 
 
-def test_variants_stay_float32_finite_and_of_a_sensible_length() -> None:
+def test_variants_are_finite_float32_of_bounded_length() -> None:
     sizes = []
     for index in range(1, 60):
         varied = variant(SPEECH, index)
@@ -63,7 +63,7 @@ def test_variants_stay_float32_finite_and_of_a_sensible_length() -> None:
     assert SPEECH.size < max(sizes) < SPEECH.size / SPEED[0] + 3 * SAMPLE_RATE
 
 
-def test_levels_differ_by_gain_and_by_little_else() -> None:
+def test_levels_of_variants_differ_mainly_by_the_gain() -> None:
     levels = [20 * np.log10(active_level(variant(SPEECH, index)) / active_level(SPEECH)) for index in range(1, 60)]
     assert np.ptp(levels) > 15
     # Cropped variants start from the conditioned level, 5 dB from this clip's.
@@ -81,13 +81,13 @@ def test_short_clips_pass_every_step(size: int) -> None:
             assert np.isfinite(varied).all()
 
 
-def test_digital_silence_stays_all_but_silent() -> None:
+def test_digital_silence_stays_nearly_silent() -> None:
     silence = np.zeros(SAMPLE_RATE, dtype=np.float32)
     for seed in range(40):
         assert np.abs(augment(silence, rng(seed))).max() < 2e-5
 
 
-def test_nothing_stays_nothing() -> None:
+def test_an_empty_waveform_stays_empty() -> None:
     assert augment(np.zeros(0, dtype=np.float32), rng()).size == 0
 
 
@@ -113,7 +113,7 @@ def test_a_faster_variant_sounds_higher(factor: float) -> None:
     assert loudest == pytest.approx(220.0 * factor, rel=0.01)
 
 
-def test_tilt_weighs_high_against_low() -> None:
+def test_tilt_changes_the_balance_of_high_and_low_frequencies() -> None:
     def brightness(coefficient: float) -> float:
         tilted = tilt(SPEECH, coefficient)
         return power_between(tilted, 4_000, 8_000) / power_between(tilted, 0, 1_000)
@@ -121,7 +121,7 @@ def test_tilt_weighs_high_against_low() -> None:
     assert brightness(0.5) < 0.5 * brightness(0.0) < 0.25 * brightness(-0.5)
 
 
-def test_a_room_keeps_sounding_when_the_voice_has_stopped() -> None:
+def test_reverberation_continues_after_the_sound() -> None:
     click = np.zeros(SAMPLE_RATE, dtype=np.float32)
     click[0] = 1.0
     room = reverberate(click, rng())
@@ -131,7 +131,7 @@ def test_a_room_keeps_sounding_when_the_voice_has_stopped() -> None:
     assert 10 ** (-1.2) * 0.99 <= energy.sum() <= 1.01
 
 
-def test_a_telephone_carries_its_band_alone() -> None:
+def test_a_telephone_passes_its_band_only() -> None:
     for seed in range(4):
         line = telephone(SPEECH, rng(seed))
         assert line.size == pytest.approx(SPEECH.size, abs=2)
@@ -139,7 +139,7 @@ def test_a_telephone_carries_its_band_alone() -> None:
         assert power_between(line, 500, 2_500) == pytest.approx(power_between(SPEECH, 500, 2_500), rel=0.2)
 
 
-def test_a_lowpass_takes_away_what_lies_above() -> None:
+def test_a_lowpass_attenuates_frequencies_above_its_cutoff() -> None:
     noise = rng().standard_normal(SAMPLE_RATE).astype(np.float32)
     dull = lowpass(noise, LOWPASS_HZ[0])
     assert power_between(dull, 6_500, 8_000) < 0.01 * power_between(noise, 6_500, 8_000)
@@ -148,14 +148,14 @@ def test_a_lowpass_takes_away_what_lies_above() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("snr_db", [10.0, 30.0])
-def test_noise_is_measured_against_speech_without_its_pauses(snr_db: float, seed: int) -> None:
+def test_noise_levels_are_relative_to_speech_without_pauses(snr_db: float, seed: int) -> None:
     for clip in (SPEECH, np.pad(SPEECH, 2 * SAMPLE_RATE)):
         noise = add_noise(clip, snr_db, rng(seed)) - clip
         level = float(np.sqrt(np.mean(np.square(noise, dtype=np.float64))))
         assert 20 * np.log10(active_level(SPEECH) / level) == pytest.approx(snr_db, abs=0.3)
 
 
-def test_noise_comes_in_colours() -> None:
+def test_noise_has_several_spectral_slopes() -> None:
     slopes = []
     for seed in range(20):
         noise = add_noise(SPEECH, 0.0, rng(seed)) - SPEECH
@@ -165,7 +165,7 @@ def test_noise_comes_in_colours() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_codec_keeps_speech_much_as_it_was(seed: int) -> None:
+def test_a_codec_changes_speech_only_slightly(seed: int) -> None:
     coded = code(SPEECH, rng(seed))
     assert abs(coded.size - SPEECH.size) <= 2 * 1152
     assert power_between(coded, 100, 2_000) == pytest.approx(power_between(SPEECH, 100, 2_000), rel=0.2)
@@ -173,12 +173,12 @@ def test_a_codec_keeps_speech_much_as_it_was(seed: int) -> None:
 
 
 @pytest.mark.parametrize("end", [0, 1])
-def test_a_codec_takes_both_ends_of_its_range(end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codec_accepts_both_ends_of_its_range(end: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("VORBIS_COMPRESSION", "MP3_COMPRESSION"):
         monkeypatch.setattr(augmentation, name, (getattr(augmentation, name)[end],) * 2)
     for seed in range(6):
         assert code(SPEECH, rng(seed)).size >= SPEECH.size
 
 
-def test_a_codec_takes_clips_of_minutes() -> None:
+def test_a_codec_accepts_clips_of_minutes() -> None:
     assert code(speech_of(120.0), rng(1)).size >= 120 * SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""What an epoch feeds the network: every draw a function of seed and epoch, nothing hidden that must be seen."""
+"""Batches of an epoch: reproducible draws, augmentation, missing patterns and targets."""
 
 from collections import Counter
 from dataclasses import replace
@@ -12,7 +12,7 @@ import torch
 from model.modality import COMPLETE, MODALITIES, ModalitySet
 from model.network.batch import Batch
 from model.network.losses import IGNORED
-from model.training.batches import BatchSource, TrainingBatch, to_device
+from model.training.batches import BatchSource, TrainingBatch
 from model.training.datasets.base import Example, SoundSource, Source, TextSource
 from model.types import FloatArray
 from tests.support.training import CONFIG, tiny_training, toy
@@ -48,7 +48,7 @@ def test_another_seed_or_epoch_draws_anew(seed: int, epoch: int) -> None:
     assert not same(first, other)
 
 
-def test_every_example_comes_once_an_epoch_the_last_few_too() -> None:
+def test_every_example_is_used_once_per_epoch() -> None:
     batches = list(source_of(**PLAIN).epoch(EXAMPLES, 0))
     assert [b.batch.size for b in batches] == [16, 16, 8]
     seen = [row.sum().item() for b in batches for row in b.batch.features[V][:, 0]]
@@ -57,7 +57,7 @@ def test_every_example_comes_once_an_epoch_the_last_few_too() -> None:
     assert not np.allclose(seen, expected, atol=1e-3)  # in a random order
 
 
-def test_utterances_of_like_length_share_a_batch_where_asked_for_and_each_comes_once() -> None:
+def test_length_buckets_batch_utterances_of_similar_length_once_each() -> None:
     plain = [item.batch for item in source_of(**PLAIN).epoch(EXAMPLES, 0)]
     sorted_by_length = [item.batch for item in source_of(**PLAIN, length_bucket=3).epoch(EXAMPLES, 0)]
 
@@ -88,7 +88,7 @@ def test_labels_stay_with_their_examples() -> None:
 
 
 @pytest.mark.parametrize("epoch", range(3))
-def test_cls_is_never_hidden_and_no_modality_is_hidden_whole(epoch: int) -> None:
+def test_cls_is_never_masked_and_no_modality_is_masked_completely(epoch: int) -> None:
     for item in source_of(word_dropout=0.95, time_mask=0.95).epoch(EXAMPLES, epoch):
         batch = item.batch
         assert batch.valid[T][:, 0].all()
@@ -96,7 +96,7 @@ def test_cls_is_never_hidden_and_no_modality_is_hidden_whole(epoch: int) -> None
             assert batch.valid[modality].any(dim=1).all()
 
 
-def test_words_are_dropped_in_about_the_share_asked_for() -> None:
+def test_text_slots_are_dropped_in_the_given_share() -> None:
     def words(**settings: Any) -> int:
         return sum(
             int(b.batch.valid[T][:, 1:].sum()) for n in range(5) for b in source_of(**settings).epoch(EXAMPLES, n)
@@ -105,7 +105,7 @@ def test_words_are_dropped_in_about_the_share_asked_for() -> None:
     assert words(word_dropout=0.4) / words(word_dropout=0.0) == pytest.approx(0.6, abs=0.05)
 
 
-def test_what_is_hidden_of_a_sound_is_one_stretch_at_most_as_long_as_asked_for() -> None:
+def test_audio_is_masked_in_one_span_of_limited_length() -> None:
     hidden = 0
     for plain, masked in zip(
         source_of(**PLAIN).epoch(EXAMPLES, 0), source_of(**{**PLAIN, "time_mask": 0.6}).epoch(EXAMPLES, 0), strict=True
@@ -120,7 +120,7 @@ def test_what_is_hidden_of_a_sound_is_one_stretch_at_most_as_long_as_asked_for()
     assert hidden > 20
 
 
-def test_noise_falls_on_sound_and_face_not_on_words() -> None:
+def test_noise_is_added_to_audio_and_visual_but_not_text() -> None:
     clean = next(source_of(**PLAIN).epoch(EXAMPLES, 0)).batch
     noisy = next(source_of(**{**PLAIN, "audio_noise": 0.5, "visual_noise": 0.2}).epoch(EXAMPLES, 0)).batch
     assert torch.equal(noisy.features[T], clean.features[T])
@@ -129,7 +129,7 @@ def test_noise_falls_on_sound_and_face_not_on_words() -> None:
         assert difference.std().item() == pytest.approx(deviation, rel=0.1)
 
 
-def test_voices_and_faces_blend_only_with_others_of_their_own_polarity_and_length() -> None:
+def test_audio_and_visual_blend_only_within_polarity_and_length() -> None:
     marked = [replace(e, modality_labels={A: e.label, V: e.label}) for e in EXAMPLES]
     clean = next(source_of(**PLAIN).epoch(marked, 0))
     blended = next(source_of(**{**PLAIN, "blend": 0.4}).epoch(marked, 0))
@@ -158,7 +158,7 @@ def test_voices_and_faces_blend_only_with_others_of_their_own_polarity_and_lengt
     assert changed > 10
 
 
-def test_with_a_teacher_any_two_clips_of_a_length_may_blend() -> None:
+def test_with_a_teacher_clips_of_different_polarities_may_blend() -> None:
     settings = tiny_training(**{**PLAIN, "taught_blend": 0.9})
     marked = [replace(e, modality_labels={A: e.label, V: e.label}) for e in EXAMPLES]
     clean = next(source_of(**PLAIN).epoch(marked, 0)).batch
@@ -176,15 +176,15 @@ def test_with_a_teacher_any_two_clips_of_a_length_may_blend() -> None:
     assert across > 5
 
 
-def test_a_voice_of_unknown_polarity_is_left_alone() -> None:
+def test_a_clip_of_unknown_polarity_is_not_blended() -> None:
     clean = next(source_of(**PLAIN).epoch(EXAMPLES, 0)).batch
     blended = next(source_of(**{**PLAIN, "blend": 0.4}).epoch(EXAMPLES, 0)).batch
     assert all(torch.equal(blended.features[m], clean.features[m]) for m in MODALITIES)
 
 
-def test_patterns_hide_in_the_shares_asked_for_and_hold_what_they_hide() -> None:
+def test_missing_patterns_have_the_given_shares_and_stay_held() -> None:
     source = source_of(complete_share=0.2, one_missing_share=0.5)
-    assert source.mix.shares == pytest.approx((0.2, 0.5, 0.3))
+    assert source.shares == pytest.approx((0.2, 0.5, 0.3))
     items = [item.batch for n in range(20) for item in source.epoch(EXAMPLES, n)]
     assert all(batch.held.all() for batch in items)
     lost = Counter(int(count) for batch in items for count in (~batch.present).sum(dim=1))
@@ -197,7 +197,7 @@ def faces_of(items: list[TrainingBatch]) -> list[list[float]]:
     return [item.batch.features[V][:, 0].sum(dim=1).tolist() for item in items]
 
 
-def test_about_the_share_asked_for_of_one_modality_is_exchanged_and_the_others_stay() -> None:
+def test_exchange_moves_the_given_share_of_one_modality_only() -> None:
     known = [replace(e, modality_labels={V: CONFIG.classes[n % 3]}) for n, e in enumerate(EXAMPLES)]
     polarity = {round(float(FEATURES[e.sources[V]].sum()), 2): n % 3 for n, e in enumerate(EXAMPLES)}
     moved = total = 0
@@ -213,12 +213,12 @@ def test_about_the_share_asked_for_of_one_modality_is_exchanged_and_the_others_s
             assert sorted(before) == pytest.approx(sorted(after))
             moved += sum(abs(a - b) > 1e-4 for a, b in zip(before, after, strict=True))
             total += len(before)
-            # What a face says alone goes with the face.
+            # The polarity moves with the visual features.
             assert item.targets.modality_labels[V].tolist() == [polarity[round(face, 2)] for face in after]
     assert moved / total == pytest.approx(0.45, abs=0.1)  # half are drawn, and some of them fall to themselves
 
 
-def test_nothing_is_exchanged_where_one_modality_stands_alone_or_is_hidden() -> None:
+def test_single_or_missing_modalities_are_not_exchanged() -> None:
     settings: dict[str, Any] = {"complete_share": 0, "one_missing_share": 0.5}
     everything = dict.fromkeys(KEPT, 1.0)
     changed = 0
@@ -233,20 +233,20 @@ def test_nothing_is_exchanged_where_one_modality_stands_alone_or_is_hidden() -> 
     assert changed
 
 
-def test_shares_that_add_up_to_one_leave_no_rounding_below_zero() -> None:
+def test_shares_that_add_up_to_one_are_never_negative() -> None:
     for complete in (0.1, 0.3, 0.7, 0.9):
-        mix = source_of(complete_share=complete, one_missing_share=1 - complete).mix
-        assert mix.shares == pytest.approx((complete, 1 - complete, 0.0))
+        source = source_of(complete_share=complete, one_missing_share=1 - complete)
+        assert source.shares == pytest.approx((complete, 1 - complete, 0.0))
 
 
-def test_complete_mode_hides_nothing_and_passes_over_what_lacks_something() -> None:
+def test_complete_mode_uses_complete_examples_without_missing_patterns() -> None:
     corpus, features = toy(train=14, mixed=True)
     items = list(source_of(features=features).epoch(corpus.parts["train"], 0, complete=True))
     assert sum(item.batch.size for item in items) == 2
     assert all(item.batch.present.all() for item in items)
 
 
-def test_what_an_example_lacks_stays_absent() -> None:
+def test_a_modality_that_an_example_lacks_is_not_held() -> None:
     corpus, features = toy(train=14, mixed=True)
     (item,) = source_of(features=features).epoch(corpus.parts["train"], 0)
     assert Counter(tuple(row) for row in item.batch.held.tolist()) == Counter(
@@ -255,7 +255,7 @@ def test_what_an_example_lacks_stays_absent() -> None:
     assert not (item.batch.present & ~item.batch.held).any()
 
 
-def test_a_source_without_features_is_absent_and_an_example_without_any_is_passed_over() -> None:
+def test_sources_and_examples_without_features_are_left_out() -> None:
     few = {s: x for s, x in FEATURES.items() if s in {EXAMPLES[0].sources[A], EXAMPLES[0].sources[V]}}
     (item,) = source_of(features=few).epoch(EXAMPLES, 0)
     assert item.batch.held.tolist() == [list(ModalitySet.of(A, V).mask())]
@@ -265,7 +265,7 @@ def test_no_example_makes_no_batch() -> None:
     assert list(source_of(features={}).epoch(EXAMPLES, 0)) == []
 
 
-def test_polarities_of_single_modalities_are_targets_where_they_are_known() -> None:
+def test_known_polarities_of_modalities_are_targets() -> None:
     known = [replace(e, modality_labels={T: "positive"}) for e in EXAMPLES]
     for item in source_of().epoch(known, 0):
         assert set(item.targets.modality_labels[T].tolist()) == {2}
@@ -281,11 +281,11 @@ def test_rare_classes_weigh_more(balance: float) -> None:
     np.testing.assert_allclose(weights, raised / raised.mean(), rtol=1e-5)
 
 
-def test_without_balance_classes_weigh_the_same() -> None:
+def test_without_balance_there_are_no_class_weights() -> None:
     assert next(source_of(class_balance=0).epoch(EXAMPLES, 0)).targets.class_weights is None
 
 
-def test_variants_of_a_clip_are_drawn_and_the_clip_stands_in_for_one_that_is_not_there() -> None:
+def test_variants_are_drawn_and_the_clip_replaces_missing_ones() -> None:
     clip = SoundSource(Path("clip"))
     values: dict[Source, FloatArray] = {
         SoundSource(clip.path, k): np.full((1, 33), k, dtype=np.float32) for k in range(3)
@@ -299,9 +299,9 @@ def test_variants_of_a_clip_are_drawn_and_the_clip_stands_in_for_one_that_is_not
     assert drawn[0] / 200 == pytest.approx(0.5, abs=0.12)  # itself, and in the third variant's place
 
 
-def test_all_of_a_batch_goes_to_a_device() -> None:
+def test_all_tensors_of_a_batch_move_to_a_device() -> None:
     item = next(source_of().epoch(EXAMPLES, 0))
-    moved = to_device(item, torch.device("meta"))
+    moved = item.to(torch.device("meta"))
     assert moved.targets.class_weights is not None
     tensors = [
         *moved.batch.features.values(), moved.batch.present, moved.targets.labels, moved.targets.class_weights,
@@ -309,10 +309,10 @@ def test_all_of_a_batch_goes_to_a_device() -> None:
     ]  # fmt: skip
     assert {t.device.type for t in tensors} == {"meta"}
     unweighted = replace(item, targets=replace(item.targets, class_weights=None))
-    assert to_device(unweighted, torch.device("meta")).targets.class_weights is None
+    assert unweighted.to(torch.device("meta")).targets.class_weights is None
 
 
-def test_room_is_left_for_what_a_pattern_may_hide() -> None:
+def test_batches_have_imputed_slots_for_modalities_that_may_be_missing() -> None:
     short = Example("x", "neutral", {T: TextSource("a"), A: SoundSource(Path("b"))})
     features: dict[Source, FloatArray] = {
         short.sources[T]: np.ones((1, 384), dtype=np.float32),

@@ -1,3 +1,5 @@
+"""The disk cache of features: keys, damaged entries, errors and batches."""
+
 import io
 import time
 from collections.abc import Callable, Sequence
@@ -9,23 +11,27 @@ from rich.console import Console
 
 from model.errors import CorpusError, CorruptModality, EmptyModality
 from model.modality import Modality
-from model.training.cache import Absence, FeatureCache
+from model.training.cache import FeatureCache
 from model.training.datasets.base import ActionUnitMeansSource, OpenFaceSource, SoundSource, Source, TextSource
 from model.types import FloatArray
 
 
 class Counting:
-    """Features that say what they were computed from, counting how often."""
+    """Computes `byte_features` and records the sources."""
 
     def __init__(self) -> None:
         self.seen: list[Source] = []
 
-    def __call__(self, source: Source) -> FloatArray:
-        self.seen.append(source)
-        return byte_features(source)
+    def __call__(self, sources: Sequence[Source]) -> list[FloatArray]:
+        self.seen += sources
+        return byte_features(sources)
 
 
-def byte_features(source: Source) -> FloatArray:
+def byte_features(sources: Sequence[Source]) -> list[FloatArray]:
+    return [first_bytes(source) for source in sources]
+
+
+def first_bytes(source: Source) -> FloatArray:
     """The first bytes of a file, a sentence's length, or the values; `(1, d)`."""
     match source:
         case SoundSource(path, augmentation):
@@ -38,13 +44,14 @@ def byte_features(source: Source) -> FloatArray:
             return np.array([[len(text)]], dtype=np.float32)
 
 
-def faulty_features(source: SoundSource) -> FloatArray:
-    """Silence for files named so, corrupt content for others named so."""
+def faulty_features(sources: Sequence[SoundSource]) -> list[FloatArray]:
+    """Raises for files named `silent` and `corrupt`."""
+    (source,) = sources
     if source.path.stem.startswith("silent"):
         raise EmptyModality(Modality.AUDIO, "silent", "no frame above -60 dB")
     if source.path.stem.startswith("corrupt"):
         raise CorruptModality(Modality.AUDIO, "not readable to its end", "byte 7")
-    return byte_features(source)
+    return byte_features(sources)
 
 
 def files(folder: Path, *contents: bytes) -> list[SoundSource]:
@@ -70,8 +77,8 @@ def clips(tmp_path: Path) -> list[SoundSource]:
 
 def test_features_are_computed_once_and_then_read(cache: FeatureCache, clips: list[SoundSource]) -> None:
     compute = Counting()
-    first = cache.prepare(clips * 2, compute)
-    again = FeatureCache(cache.folder, "recipe").prepare(clips, compute)
+    first = cache.get_or_compute(clips * 2, compute)
+    again = FeatureCache(cache.folder, "recipe").get_or_compute(clips, compute)
     assert compute.seen == clips
     for features in (first, again):
         assert set(features) == set(clips)
@@ -81,26 +88,26 @@ def test_features_are_computed_once_and_then_read(cache: FeatureCache, clips: li
 
 def test_a_moved_or_copied_file_keeps_its_features(cache: FeatureCache, clips: list[SoundSource]) -> None:
     compute = Counting()
-    cache.prepare(clips, compute)
+    cache.get_or_compute(clips, compute)
     moved = clips[0].path.rename(clips[0].path.with_name("moved.wav"))
-    cache.prepare([SoundSource(moved)], compute)
+    cache.get_or_compute([SoundSource(moved)], compute)
     assert compute.seen == clips
 
 
 @pytest.mark.parametrize("recipe", ["recipe", "another recipe"])
 def test_a_changed_file_or_recipe_is_computed_anew(cache: FeatureCache, clips: list[SoundSource], recipe: str) -> None:
-    cache.prepare(clips, byte_features)
+    cache.get_or_compute(clips, byte_features)
     clips[0].path.write_bytes(b"new")
     compute = Counting()
-    features = FeatureCache(cache.folder, recipe).prepare(clips, compute)
+    features = FeatureCache(cache.folder, recipe).get_or_compute(clips, compute)
     np.testing.assert_array_equal(features[clips[0]], [[110, 101, 119, 0]])
     assert compute.seen == (clips[:1] if recipe == "recipe" else clips)
 
 
-def test_variants_and_kinds_of_the_same_content_are_kept_apart(cache: FeatureCache, clips: list[SoundSource]) -> None:
+def test_variants_and_kinds_of_content_have_separate_entries(cache: FeatureCache, clips: list[SoundSource]) -> None:
     path = clips[0].path
     sources: list[Source] = [SoundSource(path), SoundSource(path, 1), OpenFaceSource(path), TextSource("abc")]
-    features = cache.prepare(sources, byte_features)
+    features = cache.get_or_compute(sources, byte_features)
     assert len(entries(cache)) == 4
     assert [features[source].tolist() for source in sources] == [
         [[97, 98, 99, 0]],
@@ -112,8 +119,8 @@ def test_variants_and_kinds_of_the_same_content_are_kept_apart(cache: FeatureCac
 
 def test_action_units_are_keyed_by_their_values(cache: FeatureCache) -> None:
     compute = Counting()
-    cache.prepare([ActionUnitMeansSource("a", (1.0, 2.0)), ActionUnitMeansSource("a", (1.0, 3.0))], compute)
-    cache.prepare([ActionUnitMeansSource("b", (1.0, 3.0))], compute)
+    cache.get_or_compute([ActionUnitMeansSource("a", (1.0, 2.0)), ActionUnitMeansSource("a", (1.0, 3.0))], compute)
+    cache.get_or_compute([ActionUnitMeansSource("b", (1.0, 3.0))], compute)
     assert len(compute.seen) == 2
 
 
@@ -133,32 +140,32 @@ def damage_empty(content: bytes) -> bytes:
 def test_a_damaged_entry_is_computed_again(
     cache: FeatureCache, clips: list[SoundSource], damage: Callable[[bytes], bytes]
 ) -> None:
-    expected = cache.prepare(clips[:1], byte_features)[clips[0]]
+    expected = cache.get_or_compute(clips[:1], byte_features)[clips[0]]
     (entry,) = entries(cache)
     whole = entry.read_bytes()
     entry.write_bytes(damage(whole))
     compute = Counting()
-    np.testing.assert_array_equal(cache.prepare(clips[:1], compute)[clips[0]], expected)
+    np.testing.assert_array_equal(cache.get_or_compute(clips[:1], compute)[clips[0]], expected)
     assert compute.seen == clips[:1]
     assert entry.read_bytes() == whole
 
 
-def test_an_interrupted_run_keeps_what_it_had_done(cache: FeatureCache, tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_its_results(cache: FeatureCache, tmp_path: Path) -> None:
     clips = files(tmp_path, b"aaa", b"bbb", b"ccc")
 
-    def interrupted(source: SoundSource) -> FloatArray:
-        if source == clips[2]:
+    def interrupted(sources: Sequence[SoundSource]) -> list[FloatArray]:
+        if clips[2] in sources:
             raise KeyboardInterrupt
-        return byte_features(source)
+        return byte_features(sources)
 
     with pytest.raises(KeyboardInterrupt):
-        cache.prepare(clips, interrupted)
+        cache.get_or_compute(clips, interrupted)
     compute = Counting()
-    assert len(cache.prepare(clips, compute)) == 3
+    assert len(cache.get_or_compute(clips, compute)) == 3
     assert compute.seen == clips[2:]
 
 
-def test_an_entry_is_never_half_written(
+def test_an_entry_is_never_partially_written(
     cache: FeatureCache, clips: list[SoundSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_off(self: Path, target: Path) -> Path:
@@ -166,96 +173,96 @@ def test_an_entry_is_never_half_written(
 
     monkeypatch.setattr(Path, "replace", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        cache.prepare(clips, byte_features)
+        cache.get_or_compute(clips, byte_features)
     assert [path for path in cache.folder.rglob("*") if path.is_file()] == []
 
 
-def test_an_empty_modality_is_absent_with_its_reason_and_remembered(cache: FeatureCache, tmp_path: Path) -> None:
+def test_an_empty_modality_is_stored_with_its_reason(cache: FeatureCache, tmp_path: Path) -> None:
     silent = SoundSource(tmp_path / "silent.wav")
     silent.path.write_bytes(b"...")
-    for features in (cache.prepare([silent], faulty_features), cache.prepare([silent], Counting())):
-        assert silent not in features
-        assert len(features) == 0
-        assert features.absent == {silent: Absence("silent", "no frame above -60 dB")}
+    for features in (cache.get_or_compute([silent], faulty_features), cache.get_or_compute([silent], Counting())):
+        assert features == {}
+    (entry,) = entries(cache)
+    assert b'"silent", "detail": "no frame above -60 dB"' in entry.read_bytes()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_content_at_fault_names_its_file(cache: FeatureCache, tmp_path: Path, workers: int) -> None:
+def test_an_error_in_the_content_names_the_file(cache: FeatureCache, tmp_path: Path, workers: int) -> None:
     clips = [SoundSource(tmp_path / name) for name in ("fine.wav", "corrupt.wav")]
     for clip in clips:
         clip.path.write_bytes(clip.path.stem.encode())
     with pytest.raises(CorpusError) as caught:
-        cache.prepare(clips, faulty_features, workers=workers)
+        cache.get_or_compute(clips, faulty_features, workers=workers)
     assert caught.value.path == str(tmp_path / "corrupt.wav")
     assert caught.value.detail == "audio: not readable to its end (byte 7)"
 
 
-def test_a_file_that_is_not_there_is_named(cache: FeatureCache, tmp_path: Path) -> None:
+def test_an_error_names_a_file_that_does_not_exist(cache: FeatureCache, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"gone\.wav: cannot be read: No such file"):
-        cache.prepare([SoundSource(tmp_path / "gone.wav")], byte_features)
+        cache.get_or_compute([SoundSource(tmp_path / "gone.wav")], byte_features)
 
 
-def vanish(source: SoundSource) -> FloatArray:
-    source.path.unlink()
-    return byte_features(source)
+def delete_first(sources: Sequence[SoundSource]) -> list[FloatArray]:
+    sources[0].path.unlink()
+    return byte_features(sources)
 
 
-def test_a_file_that_vanishes_before_it_is_read_is_named(cache: FeatureCache, clips: list[SoundSource]) -> None:
+def test_an_error_names_a_file_deleted_before_reading(cache: FeatureCache, clips: list[SoundSource]) -> None:
     with pytest.raises(CorpusError, match=r"0\.wav: cannot be read: No such file"):
-        cache.prepare(clips, vanish)
+        cache.get_or_compute(clips, delete_first)
 
 
 def test_several_processes_compute_the_same(cache: FeatureCache, tmp_path: Path) -> None:
     contents = [b"%03d" % number for number in range(12)]
     clips = [*files(tmp_path, *contents), SoundSource(tmp_path / "silent.wav")]
     clips[-1].path.write_bytes(b"silent")
-    features = cache.prepare(clips, faulty_features, workers=2)
+    features = cache.get_or_compute(clips, faulty_features, workers=2)
     assert [bytes(features[clip][0, :3].astype(np.uint8).tolist()) for clip in clips[:-1]] == contents
-    assert features.absent[clips[-1]].reason == "silent"
+    assert clips[-1] not in features
 
 
-def test_batches_are_bounded_and_hold_texts_of_like_length(cache: FeatureCache) -> None:
+def test_batches_are_bounded_and_contain_texts_of_similar_length(cache: FeatureCache) -> None:
     sentences = [TextSource("x" * length) for length in (9, 1, 8, 2, 7)]
     batches: list[list[int]] = []
 
     def compute(batch: Sequence[TextSource]) -> list[FloatArray]:
         batches.append([len(source.text) for source in batch])
-        return [byte_features(source) for source in batch]
+        return byte_features(batch)
 
-    features = cache.prepare_batches(sentences, compute, batch_size=2)
+    features = cache.get_or_compute(sentences, compute, batch_size=2)
     assert batches == [[1, 2], [7, 8], [9]]
     assert [features[sentence].item() for sentence in sentences] == [9, 1, 8, 2, 7]
-    cache.prepare_batches(sentences, compute, batch_size=2)
+    cache.get_or_compute(sentences, compute, batch_size=2)
     assert len(batches) == 3, "all were kept"
 
 
-def test_a_batch_at_fault_is_a_corpus_error(cache: FeatureCache) -> None:
+def test_an_empty_modality_in_a_batch_is_an_error(cache: FeatureCache) -> None:
     def compute(batch: Sequence[TextSource]) -> list[FloatArray]:
-        raise CorruptModality(Modality.TEXT, "not a sentence")
+        raise EmptyModality(Modality.TEXT, "empty", "not a sentence")
 
     with pytest.raises(CorpusError, match="text: not a sentence"):
-        cache.prepare_batches([TextSource("x")], compute)
+        cache.get_or_compute([TextSource("x"), TextSource("y")], compute, batch_size=2)
 
 
-def test_progress_is_shown_only_for_what_is_computed(cache: FeatureCache, clips: list[SoundSource]) -> None:
+def test_progress_is_shown_only_when_computing(cache: FeatureCache, clips: list[SoundSource]) -> None:
     shown = io.StringIO()
     cache = FeatureCache(cache.folder, "recipe", Console(file=shown, force_terminal=True, width=100))
-    cache.prepare(clips, byte_features, title="Sound")
+    cache.get_or_compute(clips, byte_features, title="Sound")
     assert "Sound" in shown.getvalue()
-    assert "2/2" in shown.getvalue()
+    assert "100%" in shown.getvalue()
     shown.truncate(0)
-    cache.prepare(clips, byte_features, title="Sound")
+    cache.get_or_compute(clips, byte_features, title="Sound")
     assert "Sound" not in shown.getvalue()
 
 
-def test_loading_ten_times_as_many_entries_takes_about_ten_times_as_long(cache: FeatureCache) -> None:
+def test_reading_time_is_linear_in_the_number_of_entries(cache: FeatureCache) -> None:
     sources = [ActionUnitMeansSource("clip", (float(number),)) for number in range(10_000)]
     features = np.zeros((60, 33), dtype=np.float32)
-    cache.prepare(sources, lambda source: features)
+    cache.get_or_compute(sources, lambda batch: [features for _ in batch])
 
     def seconds(count: int) -> float:
         start = time.process_time()
-        assert len(cache.prepare(sources[:count], Counting())) == count
+        assert len(cache.get_or_compute(sources[:count], Counting())) == count
         return time.process_time() - start
 
     assert seconds(10_000) < 40 * seconds(1_000)  # quadratic would be a hundred times

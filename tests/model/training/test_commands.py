@@ -1,5 +1,3 @@
-"""`emmr train` and `emmr evaluate`, from files to files."""
-
 import json
 import subprocess
 import sys
@@ -67,7 +65,7 @@ def train_on(data: Path, out: Path, recipe: Path, **changes: Any) -> int:
     return train(**(arguments | changes))
 
 
-def test_training_on_ones_own_files_then_measuring(tmp_path: Path, recipe: Path) -> None:
+def test_weights_trained_on_a_manifest_can_be_evaluated(tmp_path: Path, recipe: Path) -> None:
     data, out, results = manifest(tmp_path, {"train": 18, "val": 6, "test": 12}), tmp_path / "mine", tmp_path / "r.json"
     assert train_on(data, out, recipe) == 0
     checkpoint = load_checkpoint(out, choose_device("cpu"))
@@ -85,11 +83,11 @@ def test_training_on_ones_own_files_then_measuring(tmp_path: Path, recipe: Path)
         assert 0 <= scores["macro_f1"] <= 1
     assert measured["patterns"]["text+audio+visual"]["n"] == 4
     assert measured["patterns"]["text+audio+visual"]["left_out"] == 8
-    # What training said of the test part is what the written weights do.
+    # Training writes the same figures as the evaluation of the weights.
     assert measured == json.loads((out / "results.json").read_text(encoding="utf-8"))
 
 
-def test_the_composite_corpus_tells_who_carries_the_label(
+def test_the_composite_corpus_is_scored_by_what_carries_the_label(
     tmp_path: Path, composite_data: Path, feature_cache: Path, recipe: Path
 ) -> None:
     assert train_on(composite_data, tmp_path / "w", recipe, corpus="composite", cache=feature_cache, epochs=1) == 0
@@ -103,7 +101,7 @@ def second_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_composite2(tmp_path_factory.mktemp("second"), rounds=1)
 
 
-def test_the_second_composite_corpus_is_measured_on_unseen_voices_with_a_report(
+def test_the_second_composite_corpus_is_evaluated_with_a_report(
     tmp_path: Path, second_data: Path, tiny_weights: Path
 ) -> None:
     json_out, report = tmp_path / "out.json", tmp_path / "out.html"
@@ -120,7 +118,7 @@ def test_the_second_composite_corpus_is_measured_on_unseen_voices_with_a_report(
     ("corpus", "split", "origins"),
     [("voices", "ood", {"emovo"}), ("faces", "test", {"stills", "ravdess"})],
 )
-def test_corpora_of_one_modality_are_measured_apart(
+def test_corpora_of_one_modality_are_evaluated_separately(
     tmp_path: Path, second_data: Path, tiny_weights: Path, corpus: str, split: str, origins: set[str]
 ) -> None:
     json_out = tmp_path / "out.json"
@@ -132,15 +130,13 @@ def test_corpora_of_one_modality_are_measured_apart(
     assert (measured["key_missing"], measured["gate"], measured["steps"]) == (None, None, [])
 
 
-def test_a_report_without_its_packages_is_refused_before_anything_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_without_its_packages_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs matplotlib"):
         evaluate("corpse", tmp_path, "test", tmp_path, None, "cpu", tmp_path / "out.html")
 
 
-def test_processes_that_torchrun_starts_train_together_and_one_of_them_writes(tmp_path: Path, recipe: Path) -> None:
+def test_processes_of_torchrun_train_together_and_one_writes(tmp_path: Path, recipe: Path) -> None:
     data, out = manifest(tmp_path, {"train": 9, "val": 3}), tmp_path / "together"
     ran = subprocess.run(
         [
@@ -155,14 +151,12 @@ def test_processes_that_torchrun_starts_train_together_and_one_of_them_writes(tm
     assert verify_hashes(out)
 
 
-def test_the_number_of_epochs_can_be_given_and_a_run_resumed(
-    tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_epochs_can_be_set_and_a_run_resumed(tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = manifest(tmp_path, {"train": 9, "val": 3})
     assert train_on(data, tmp_path / "w", recipe, epochs=1) == 0
-    told = capsys.readouterr().out
-    assert "epoch   1" in told
-    assert "epoch   2" not in told
+    output = capsys.readouterr().out
+    assert "epoch   1" in output
+    assert "epoch   2" not in output
     version = Pipeline.load(tmp_path / "w", "cpu").checkpoint.version
     assert train_on(data, tmp_path / "w", recipe, epochs=1, resume=True) == 0
     assert "epoch   1" not in capsys.readouterr().out
@@ -171,7 +165,7 @@ def test_the_number_of_epochs_can_be_given_and_a_run_resumed(
         train_on(data, tmp_path / "w", recipe, epochs=2, resume=True)
 
 
-def test_a_corpus_without_a_test_part_trains_and_has_no_figures(tmp_path: Path, recipe: Path) -> None:
+def test_a_corpus_without_a_test_part_gives_no_figures(tmp_path: Path, recipe: Path) -> None:
     data = manifest(tmp_path, {"train": 9, "val": 3})
     assert train_on(data, tmp_path / "w", recipe, epochs=1) == 0
     assert not (tmp_path / "w" / "results.json").exists()
@@ -179,7 +173,7 @@ def test_a_corpus_without_a_test_part_trains_and_has_no_figures(tmp_path: Path, 
         evaluate("manifest", data, "test", tmp_path / "w", None, "cpu")
 
 
-def test_a_bad_row_is_named_before_anything_is_trained(tmp_path: Path, recipe: Path) -> None:
+def test_a_bad_row_is_named_before_training(tmp_path: Path, recipe: Path) -> None:
     data = write_manifest(tmp_path, [{"id": "a", "text": "b", "label": ""}])
     with pytest.raises(CorpusError, match=r"manifest\.csv, line 2: the label is empty"):
         train_on(data, tmp_path / "w", recipe)
@@ -192,7 +186,7 @@ def test_the_number_of_classes_follows_the_corpus(tmp_path: Path, recipe: Path) 
     assert Pipeline.load(tmp_path / "w", "cpu").config.classes == ("negative", "positive")
 
 
-def test_weights_are_not_measured_on_classes_they_do_not_know(tmp_path: Path, tiny_weights: Path) -> None:
+def test_classes_unknown_to_the_weights_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
     rows: list[dict[str, object]] = [
         {"split": split, "text": f"{split} {label}", "label": label}
         for split in ("train", "val", "test")
@@ -205,14 +199,14 @@ def test_weights_are_not_measured_on_classes_they_do_not_know(tmp_path: Path, ti
 @pytest.mark.parametrize(
     ("corpus", "split", "message"), [("manifest", "exam", "unknown split 'exam'"), ("corpse", "test", "unknown corpus")]
 )
-def test_splits_and_corpora_nobody_knows_are_refused(
+def test_unknown_splits_and_corpora_are_refused(
     tmp_path: Path, tiny_weights: Path, corpus: str, split: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         evaluate(corpus, tmp_path, split, tiny_weights, None, "cpu")
 
 
-def test_weights_that_are_not_there_are_an_error(tmp_path: Path) -> None:
+def test_missing_weights_are_an_error(tmp_path: Path) -> None:
     data = write_manifest(
         tmp_path,
         [{"split": s, "text": f"{s} {label}", "label": label} for s in ("train", "val") for label in ("a", "b")],
@@ -221,7 +215,7 @@ def test_weights_that_are_not_there_are_an_error(tmp_path: Path) -> None:
         evaluate("manifest", data, "val", tmp_path / "nowhere", None, "cpu")
 
 
-def test_without_a_recipe_the_default_one_is_used(recipe: Path) -> None:
+def test_the_default_recipe_is_used_without_a_file(recipe: Path) -> None:
     assert read_recipe(None) == Recipe.default()
     assert read_recipe(recipe) == tiny_recipe()
 

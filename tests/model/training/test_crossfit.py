@@ -1,4 +1,4 @@
-"""A fold never trains on what it is tested with."""
+"""Folds for cross-fitting: training and test parts are disjoint and cover the corpus."""
 
 from collections.abc import Iterable
 
@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from model.modality import MODALITIES
-from model.training.crossfit import FOLDS, HELD_OUT_VOICES, CrossFold, part_of
+from model.training.crossfit import FOLDS, HELD_OUT_VOICES, CrossFold, fold_of
 from model.training.datasets import ravdess
-from model.training.datasets.base import ActionUnitMeansSource, Example, Source, TextSource, Unclassed
-from model.training.datasets.composite2 import Composite2Corpus
-from model.training.datasets.signals import SPLITS
+from model.training.datasets.base import SPLITS, ActionUnitMeansSource, Example, Source, TextSource, Unclassed
+from model.training.datasets.composite import Composite2Corpus
 from tests.support.corpus import write_composite2
 
 T, A, V = MODALITIES
-Shown = Example | Unclassed
+Content = Example | Unclassed
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def fold(request: pytest.FixtureRequest, corpus: Composite2Corpus) -> tuple[int,
     return request.param, CrossFold(corpus, request.param)
 
 
-def sources(examples: Iterable[Shown]) -> set[Source]:
+def sources(examples: Iterable[Content]) -> set[Source]:
     return {source for example in examples for source in example.sources.values()}
 
 
@@ -35,13 +34,13 @@ def sentences(examples: Iterable[Example]) -> set[str]:
     return {s.text for s in sources(examples) if isinstance(s, TextSource)}
 
 
-def voices(examples: Iterable[Shown]) -> set[str]:
-    """Corpora whose voices are there."""
+def voices(examples: Iterable[Content]) -> set[str]:
+    """Corpora of the audio sources."""
     return {e.origins[A] for e in examples if A in e.sources}
 
 
-def actors(examples: Iterable[Shown]) -> set[str]:
-    """RAVDESS's actors whose faces are there."""
+def actors(examples: Iterable[Content]) -> set[str]:
+    """Actors of the visual sources of RAVDESS."""
     found = set()
     for example in examples:
         if V in example.sources and example.origins[V] == ravdess.ORIGIN:
@@ -51,15 +50,15 @@ def actors(examples: Iterable[Shown]) -> set[str]:
     return found
 
 
-def pictures(examples: Iterable[Shown]) -> set[Source]:
+def pictures(examples: Iterable[Content]) -> set[Source]:
     return {e.sources[V] for e in examples if V in e.sources and e.origins[V] != ravdess.ORIGIN}
 
 
-def test_nothing_that_a_fold_tests_is_in_its_training(fold: tuple[int, CrossFold]) -> None:
+def test_training_contains_nothing_of_the_test_part(fold: tuple[int, CrossFold]) -> None:
     number, part = fold
     tested = part.examples("test")
-    trained: list[Shown] = [*part.examples("train"), *part.unimodal("train"), *part.unclassed()]
-    chosen: list[Shown] = [*part.examples("val"), *part.unimodal("val")]
+    trained: list[Content] = [*part.examples("train"), *part.unimodal("train"), *part.unclassed()]
+    chosen: list[Content] = [*part.examples("val"), *part.unimodal("val")]
     assert tested
     for shown in (trained, chosen):
         assert not sources(tested) & sources(shown)
@@ -72,7 +71,7 @@ def test_nothing_that_a_fold_tests_is_in_its_training(fold: tuple[int, CrossFold
 
 def test_validation_shares_nothing_with_training(fold: tuple[int, CrossFold]) -> None:
     _, part = fold
-    trained: list[Shown] = [*part.examples("train"), *part.unimodal("train"), *part.unclassed()]
+    trained: list[Content] = [*part.examples("train"), *part.unimodal("train"), *part.unclassed()]
     assert not sources(trained) & sources([*part.examples("val"), *part.unimodal("val")])
 
 
@@ -87,7 +86,7 @@ def test_the_test_parts_of_all_folds_cover_every_training_sentence(corpus: Compo
         assert len(both) == len(corpus.examples("train"))
 
 
-def test_training_recordings_are_used_or_held_out_but_never_others(
+def test_every_part_uses_recordings_of_its_own_split_only(
     corpus: Composite2Corpus, fold: tuple[int, CrossFold]
 ) -> None:
     _, part = fold
@@ -99,7 +98,7 @@ def test_training_recordings_are_used_or_held_out_but_never_others(
         assert {s for s in sources(shown) if not isinstance(s, TextSource)} <= later
 
 
-def test_pairing_anew_keeps_to_what_the_fold_knows(fold: tuple[int, CrossFold]) -> None:
+def test_redrawn_pairs_use_only_content_of_the_training_part(fold: tuple[int, CrossFold]) -> None:
     _, part = fold
     known, clips = part.examples("train"), sources(part.unimodal("train"))
     drawn = [part.redraw(np.random.default_rng(seed)) for seed in (0, 0, 1)]
@@ -110,7 +109,7 @@ def test_pairing_anew_keeps_to_what_the_fold_knows(fold: tuple[int, CrossFold]) 
         assert {s for s in sources(examples) if not isinstance(s, TextSource)} <= clips
 
 
-def test_labels_follow_who_decides(fold: tuple[int, CrossFold]) -> None:
+def test_labels_are_those_of_the_deciding_modalities(fold: tuple[int, CrossFold]) -> None:
     _, part = fold
     for split in ("train", "val", "test"):
         for example in part.examples(split):
@@ -127,7 +126,7 @@ def test_labels_follow_who_decides(fold: tuple[int, CrossFold]) -> None:
             assert decided == {example.label}
 
 
-def test_a_fold_is_drawn_once_and_the_same_every_time(corpus: Composite2Corpus, fold: tuple[int, CrossFold]) -> None:
+def test_a_fold_is_reproducible(corpus: Composite2Corpus, fold: tuple[int, CrossFold]) -> None:
     number, part = fold
     again = CrossFold(corpus, number)
     assert part.name == f"composite2-fold{number}"
@@ -139,6 +138,6 @@ def test_a_fold_is_drawn_once_and_the_same_every_time(corpus: Composite2Corpus, 
     assert part.unimodal("test") == []
 
 
-def test_the_fold_of_a_name_is_the_same_everywhere() -> None:
-    assert [part_of(name) for name in ("01", "02", "a sentence", "stills/x.jpg")] == [0, 1, 2, 2]
-    assert {part_of(str(number)) for number in range(30)} == set(range(FOLDS))
+def test_the_fold_of_a_name_is_fixed() -> None:
+    assert [fold_of(name) for name in ("01", "02", "a sentence", "stills/x.jpg")] == [0, 1, 2, 2]
+    assert {fold_of(str(number)) for number in range(30)} == set(range(FOLDS))

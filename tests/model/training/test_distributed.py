@@ -1,4 +1,4 @@
-"""Two processes that train together take the steps one would take alone."""
+"""Two processes that train together take the same steps as one."""
 
 import json
 import subprocess
@@ -12,41 +12,41 @@ import torch
 from safetensors.torch import load_file
 
 from model.modality import Modality
-from model.training.distributed import ALONE, DistributedContext
+from model.training.distributed import SINGLE_PROCESS, DistributedContext
 from tests.support.training import toy
 
-PROCESS = "tests.support.train_toy"
+MODULE = "tests.support.train_toy"
 
 
 def train(folder: Path, processes: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     command = [sys.executable, "-m"]
     if processes > 1:
-        # One free port of torchrun's own choosing: no two runs on a machine meet.
+        # torchrun chooses a free port, so that runs on one machine do not collide.
         command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    ran = subprocess.run([*command, PROCESS, str(folder)], capture_output=True, text=True, timeout=240, check=False)
+    ran = subprocess.run([*command, MODULE, str(folder)], capture_output=True, text=True, timeout=240, check=False)
     assert ran.returncode == 0, ran.stderr
     return load_file(folder / "network.safetensors"), json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
-def test_two_processes_reach_what_one_reaches(tmp_path: Path) -> None:
+def test_two_processes_reach_the_scores_of_one(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one, alone = train(tmp_path / "one", 1)
     two, together = train(tmp_path / "two", 2)
-    assert alone["best_macro_f1"] > 0.6  # it learns, so that there is something to agree on
+    assert alone["best_macro_f1"] > 0.6
     assert together["by_pattern"] == pytest.approx(alone["by_pattern"], abs=0.06)  # one of 21 items
     assert together["history"] == pytest.approx(alone["history"], abs=0.03)
     furthest = max(float((two[name] - value).abs().max()) for name, value in one.items())
     assert furthest < 1e-2
     assert together["processes"] == 2
-    assert sorted(p.name for p in (tmp_path / "two" / "run").iterdir()) == sorted(
-        p.name for p in (tmp_path / "one" / "run").iterdir()
+    assert sorted(p.name for p in (tmp_path / "two" / "seed-0").iterdir()) == sorted(
+        p.name for p in (tmp_path / "one" / "seed-0").iterdir()
     )
 
 
-def test_every_row_is_someone_s_and_the_mean_gradient_is_the_batch_s(training_batch: Callable[[int], Any]) -> None:
+def test_shards_cover_all_rows_and_their_mean_is_the_batch_mean(training_batch: Callable[[int], Any]) -> None:
     item = training_batch(7)
-    shares = [DistributedContext(rank, 3).share(item) for rank in range(3)]
+    shares = [DistributedContext(rank, 3).shard(item) for rank in range(3)]
     assert sorted(e.id for own, _ in shares for e in own.examples) == sorted(e.id for e in item.examples)
     values = item.batch.features[Modality.VISUAL].sum(dim=(1, 2))
     means = [factor * float(own.batch.features[Modality.VISUAL].sum(dim=(1, 2)).mean()) for own, factor in shares]
@@ -55,26 +55,26 @@ def test_every_row_is_someone_s_and_the_mean_gradient_is_the_batch_s(training_ba
         assert own.targets.labels.tolist() == [item.targets.labels[item.examples.index(e)] for e in own.examples]
 
 
-def test_a_batch_smaller_than_the_world_is_everyone_s(training_batch: Callable[[int], Any]) -> None:
+def test_a_batch_with_fewer_rows_than_processes_is_not_divided(training_batch: Callable[[int], Any]) -> None:
     item = training_batch(2)
     for rank in range(3):
-        own, factor = DistributedContext(rank, 3).share(item)
+        own, factor = DistributedContext(rank, 3).shard(item)
         assert own is item
         assert factor == 1.0
 
 
-def test_one_process_shares_nothing_and_waits_for_nobody(training_batch: Callable[[int], Any]) -> None:
+def test_a_single_process_needs_no_communication(training_batch: Callable[[int], Any]) -> None:
     item = training_batch(5)
     module = torch.nn.Linear(1, 1)
-    with DistributedContext.join(torch.device("cpu")) as world, world.in_turn():
-        assert world == ALONE
-        assert world.leads
-        assert world.share(item) == (item, 1.0)
+    with DistributedContext.join(torch.device("cpu")) as context, context.main_process_first():
+        assert context == SINGLE_PROCESS
+        assert context.is_main
+        assert context.shard(item) == (item, 1.0)
         module(torch.ones(1, 1)).sum().backward()
-        world.average_gradients(module)
+        context.average_gradients(module)
         assert module.weight.grad == torch.ones(1, 1)
-        assert world.agree({"a": 1}) == {"a": 1}
-        assert world.device(torch.device("cuda")) == torch.device("cuda")
+        assert context.broadcast({"a": 1}) == {"a": 1}
+        assert context.device(torch.device("cuda")) == torch.device("cuda")
 
 
 @pytest.fixture

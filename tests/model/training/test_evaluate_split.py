@@ -1,12 +1,10 @@
-"""Measuring asks for nothing that only training needs."""
-
 import subprocess
 import sys
 
-EXTRA = {"jinja2", "matplotlib", "peft", "sklearn", "tensorboard"}
+TRAINING_ONLY = {"jinja2", "matplotlib", "peft", "tensorboard"}
 
 
-def test_evaluating_imports_no_package_of_the_training_extra() -> None:
-    program = f"import sys, model.training.commands; print(sorted({EXTRA} & set(sys.modules)))"
+def test_evaluating_imports_no_package_that_only_training_needs() -> None:
+    program = f"import sys, model.training.commands; print(sorted({TRAINING_ONLY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

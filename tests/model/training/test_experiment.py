@@ -1,4 +1,4 @@
-"""One run from a corpus to a network, in steps that a repeated call finds done."""
+"""Preparation of a corpus for training, with stored adapters and teacher, and a whole run."""
 
 import copy
 from dataclasses import replace
@@ -16,8 +16,9 @@ from model.network.reliability import Reliability
 from model.training.datasets.base import Example, SoundSource
 from model.training.datasets.composite import CompositeCorpus
 from model.training.evaluate_split import evaluate_split
-from model.training.experiment import RunPaths, adapted_config, fit, prepare
+from model.training.experiment import adapted_config, prepare
 from model.training.settings import Recipe
+from model.training.trainer import RunPaths, Trainer
 from tests.support.corpus import write_tone
 from tests.support.network import tiny_config
 from tests.support.training import tiny_recipe, tiny_training
@@ -33,12 +34,12 @@ def corpus(composite_data: Path) -> CompositeCorpus:
     return CompositeCorpus(composite_data)
 
 
-def adapter_files(place: RunPaths) -> dict[str, int]:
-    return {p.name: p.stat().st_mtime_ns for p in place.folder.glob("*adapters.safetensors")}
+def adapter_files(paths: RunPaths) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in paths.folder.glob("*adapters.safetensors")}
 
 
-def test_every_source_of_every_part_is_prepared(corpus: CompositeCorpus, place: RunPaths) -> None:
-    prepared = prepare(corpus, tiny_recipe(), place)
+def test_every_source_of_every_part_is_prepared(corpus: CompositeCorpus, paths: RunPaths) -> None:
+    prepared = prepare(corpus, tiny_recipe(), paths)
     for split in ("train", "val", "test"):
         for example in corpus.examples(split):
             assert set(example.sources.values()) <= prepared.features.keys()
@@ -48,71 +49,71 @@ def test_every_source_of_every_part_is_prepared(corpus: CompositeCorpus, place: 
     assert set(prepared.preprocessing.statistics) == {Modality.AUDIO, Modality.VISUAL}
 
 
-def test_adapters_are_trained_once_and_then_read(corpus: CompositeCorpus, place: RunPaths) -> None:
-    first = prepare(corpus, ADAPTED, place)
-    written = adapter_files(place)
+def test_adapters_are_trained_once_and_then_read(corpus: CompositeCorpus, paths: RunPaths) -> None:
+    first = prepare(corpus, ADAPTED, paths)
+    written = adapter_files(paths)
     assert len(written) == 1
-    again = prepare(corpus, ADAPTED, place)
-    assert adapter_files(place) == written
-    assert again.adapters.keys() == first.adapters.keys() == load_file(place.folder / next(iter(written))).keys()
+    again = prepare(corpus, ADAPTED, paths)
+    assert adapter_files(paths) == written
+    assert again.adapters.keys() == first.adapters.keys() == load_file(paths.folder / next(iter(written))).keys()
     assert len(first.adapters) > 0
     assert all(np.array_equal(again.features[source], array) for source, array in first.features.items())
 
 
-def test_other_emotions_of_the_same_sentences_are_other_adapters(corpus: CompositeCorpus, place: RunPaths) -> None:
-    prepare(corpus, ADAPTED, place)
-    before = adapter_files(place)
-    unfelt = copy.copy(corpus)
-    unfelt._splits = {
+def test_other_emotions_give_other_adapters(corpus: CompositeCorpus, paths: RunPaths) -> None:
+    prepare(corpus, ADAPTED, paths)
+    before = adapter_files(paths)
+    unlabelled = copy.copy(corpus)
+    unlabelled._splits = {
         split: tuple(replace(e, emotions={}) for e in examples) for split, examples in corpus._splits.items()
     }
-    prepare(unfelt, ADAPTED, place)
-    assert len(adapter_files(place)) == len(before) + 1
+    prepare(unlabelled, ADAPTED, paths)
+    assert len(adapter_files(paths)) == len(before) + 1
 
 
-def test_a_teacher_is_fitted_once_then_read_and_only_where_asked_for(corpus: CompositeCorpus, place: RunPaths) -> None:
-    first = prepare(corpus, tiny_recipe(teacher=True), place)
-    written = {p.name: p.stat().st_mtime_ns for p in place.folder.glob("*teacher.safetensors")}
+def test_a_teacher_is_fitted_once_and_only_if_requested(corpus: CompositeCorpus, paths: RunPaths) -> None:
+    first = prepare(corpus, tiny_recipe(teacher=True), paths)
+    written = {p.name: p.stat().st_mtime_ns for p in paths.folder.glob("*teacher.safetensors")}
     assert len(written) == 1
-    again = prepare(corpus, tiny_recipe(teacher=True), place)
-    assert {p.name: p.stat().st_mtime_ns for p in place.folder.glob("*teacher.safetensors")} == written
+    again = prepare(corpus, tiny_recipe(teacher=True), paths)
+    assert {p.name: p.stat().st_mtime_ns for p in paths.folder.glob("*teacher.safetensors")} == written
     assert first.teacher is not None
     assert again.teacher is not None
     assert all(
         torch.equal(value, again.teacher.state_dict()[name]) for name, value in first.teacher.state_dict().items()
     )
-    assert prepare(corpus, tiny_recipe(teacher=False), place).teacher is None
+    assert prepare(corpus, tiny_recipe(teacher=False), paths).teacher is None
     without = copy.copy(corpus)
-    without._surprised = ()
-    other = prepare(without, tiny_recipe(teacher=True), place).teacher
+    without.unclassed = lambda: ()  # type: ignore[method-assign]
+    other = prepare(without, tiny_recipe(teacher=True), paths).teacher
     assert other is not None
     assert len(other.experts["visual"].state_dict()["classes"]) + 1 == len(
         first.teacher.experts["visual"].state_dict()["classes"]
     )
 
 
-def test_another_network_size_shares_a_teacher_and_other_steps_do_not(corpus: CompositeCorpus, place: RunPaths) -> None:
+def test_a_teacher_depends_on_its_steps_but_not_the_network_size(corpus: CompositeCorpus, paths: RunPaths) -> None:
     def files() -> int:
-        return len(list(place.folder.glob("*teacher.safetensors")))
+        return len(list(paths.folder.glob("*teacher.safetensors")))
 
     recipe = tiny_recipe(teacher=True, expert_steps=3)
-    prepare(corpus, recipe, place)
+    prepare(corpus, recipe, paths)
     network = recipe.model.network.model_copy(update={"feedforward": 64})
-    prepare(corpus, recipe.model_copy(update={"model": recipe.model.model_copy(update={"network": network})}), place)
+    prepare(corpus, recipe.model_copy(update={"model": recipe.model.model_copy(update={"network": network})}), paths)
     assert files() == 1
-    prepare(corpus, tiny_recipe(teacher=True, expert_steps=4), place)
+    prepare(corpus, tiny_recipe(teacher=True, expert_steps=4), paths)
     assert files() == 2
 
 
-def test_what_is_beside_the_examples_is_prepared_and_measured_too(
-    corpus: CompositeCorpus, tmp_path: Path, place: RunPaths
+def test_unimodal_content_is_prepared_and_measured_too(
+    corpus: CompositeCorpus, tmp_path: Path, paths: RunPaths
 ) -> None:
     tones = [SoundSource(write_tone(tmp_path / f"{number}.wav", 900.0, seed=number)) for number in range(2)]
     audio = Modality.AUDIO
     beside = [Example(s.path.name, "neutral", {audio: s}, {audio: "neutral"}, origins={audio: "tones"}) for s in tones]
     richer = copy.copy(corpus)
     richer.unimodal = lambda split: beside if split == "train" else []  # type: ignore[method-assign]
-    plain, prepared = prepare(corpus, tiny_recipe(), place), prepare(richer, tiny_recipe(audio_variants=1), place)
+    plain, prepared = prepare(corpus, tiny_recipe(), paths), prepare(richer, tiny_recipe(audio_variants=1), paths)
     for tone in tones:
         assert {tone, SoundSource(tone.path, 1)} <= prepared.features.keys()
     before, after = (p.preprocessing.statistics[audio].mean for p in (plain, prepared))
@@ -120,33 +121,33 @@ def test_what_is_beside_the_examples_is_prepared_and_measured_too(
     assert prepared.encoder_id == plain.encoder_id != ""
 
 
-def test_texts_are_encoded_with_the_adapters(corpus: CompositeCorpus, place: RunPaths) -> None:
-    plain, adapted = prepare(corpus, tiny_recipe(), place), prepare(corpus, ADAPTED, place)
+def test_texts_are_encoded_with_the_adapters(corpus: CompositeCorpus, paths: RunPaths) -> None:
+    plain, adapted = prepare(corpus, tiny_recipe(), paths), prepare(corpus, ADAPTED, paths)
     example = corpus.examples("train")[0]
     text, sound = example.sources[Modality.TEXT], example.sources[Modality.AUDIO]
     assert not np.allclose(plain.features[text], adapted.features[text], atol=1e-4)
     np.testing.assert_array_equal(plain.features[sound], adapted.features[sound])
 
 
-def test_other_adapter_settings_are_other_adapters(corpus: CompositeCorpus, place: RunPaths) -> None:
-    prepare(corpus, ADAPTED, place)
+def test_other_adapter_settings_give_other_adapters(corpus: CompositeCorpus, paths: RunPaths) -> None:
+    prepare(corpus, ADAPTED, paths)
     other = ADAPTED.training.adapters.model_copy(update={"seed": 1})
     prepare(
-        corpus, Recipe(model=ADAPTED.model, training=ADAPTED.training.model_copy(update={"adapters": other})), place
+        corpus, Recipe(model=ADAPTED.model, training=ADAPTED.training.model_copy(update={"adapters": other})), paths
     )
-    assert len(adapter_files(place)) == 2
+    assert len(adapter_files(paths)) == 2
 
 
-def test_a_seed_is_fitted_evaluated_and_found_done_by_a_second_call(corpus: CompositeCorpus, place: RunPaths) -> None:
+def test_a_finished_run_is_resumed_without_training(corpus: CompositeCorpus, paths: RunPaths) -> None:
     recipe = tiny_recipe()
-    prepared = prepare(corpus, recipe, place)
+    prepared = prepare(corpus, recipe, paths)
     quiet = Console(quiet=True)
-    network, report = fit(corpus, prepared, recipe, 3, place, resume=False, console=quiet)
-    assert (place.folder / "seed-3" / "state.json").is_file()
-    again, same = fit(corpus, prepared, recipe, 3, place, resume=True, console=quiet)
+    network, report = Trainer(corpus, prepared, recipe, 3, paths, quiet).fit()
+    assert (paths.folder / "seed-3" / "state.json").is_file()
+    again, same = Trainer(corpus, prepared, recipe, 3, paths, quiet).fit(resume=True)
     assert report == same
     evaluations = [
-        evaluate_split(n, Reliability(n.config), corpus, "test", prepared.features, place.device)
+        evaluate_split(n, Reliability(n.config), corpus, "test", prepared.features, paths.device)
         for n in (network, again)
     ]
     assert evaluations[0] == evaluations[1]
@@ -155,21 +156,14 @@ def test_a_seed_is_fitted_evaluated_and_found_done_by_a_second_call(corpus: Comp
     assert evaluations[0]["gate"] is not None
 
 
-def test_an_empty_part_cannot_be_evaluated(corpus: CompositeCorpus, place: RunPaths) -> None:
-    network, _ = fit(
-        corpus, prepare(corpus, tiny_recipe(), place), tiny_recipe(epochs=1, guidance_epochs=0), 0, place, resume=False,
-        console=Console(quiet=True),
-    )  # fmt: skip
+def test_an_empty_part_cannot_be_evaluated(corpus: CompositeCorpus, paths: RunPaths) -> None:
+    recipe = tiny_recipe(epochs=1, guidance_epochs=0)
+    network, _ = Trainer(corpus, prepare(corpus, recipe, paths), recipe, 0, paths, Console(quiet=True)).fit()
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate_split(network, Reliability(network.config), corpus, "test", {}, place.device)
+        evaluate_split(network, Reliability(network.config), corpus, "test", {}, paths.device)
 
 
-def test_a_config_takes_a_corpuss_classes_and_a_name() -> None:
+def test_a_config_is_adapted_to_classes_and_name() -> None:
     config = adapted_config(tiny_config(), ("sad", "glad"), "mine")
     assert (config.classes, config.name) == (("sad", "glad"), "mine")
     assert config.network == tiny_config().network
-
-
-def test_a_workplace_names_where_it_works(place: RunPaths) -> None:
-    moved = replace(place, device=torch.device("meta"))
-    assert (moved.folder, moved.device.type) == (place.folder, "meta")

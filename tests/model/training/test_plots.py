@@ -1,5 +1,3 @@
-"""The HTML report: one file, everything in it, nothing in it taken for markup."""
-
 import base64
 import re
 from importlib.util import find_spec
@@ -10,12 +8,13 @@ import pytest
 from model.errors import ConfigError
 from model.modality import Modality
 from model.training import plots
-from model.training.evaluation import Evaluation, Item, evaluate
+from model.training.decision_table import Item
+from model.training.evaluation import Evaluation, evaluate
 from model.training.plots import check_packages, write_report
 from model.training.report import tables
 from tests.support.predictor import CLASSES, ITEMS, Judged, item
 
-NASTY = "<script>alert(1)</script>"
+MARKUP = "<script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")
@@ -57,28 +56,28 @@ def test_equal_evaluations_give_equal_reports(evaluation: Evaluation, tmp_path: 
 def test_names_of_corpora_classes_and_kinds_are_escaped(tmp_path: Path) -> None:
     items = [
         Item(name, 0, item(name, 0, {Modality.AUDIO: 0}).utterance, origins={Modality.AUDIO: origin})
-        for name, origin in (("a", NASTY), ("b", "$x_$"))
+        for name, origin in (("a", MARKUP), ("b", "$x_$"))
     ]
-    html = page(evaluate(Judged(), items, (NASTY, "{{ classes }}", "$y$")), tmp_path, NASTY)
+    html = page(evaluate(Judged(), items, (MARKUP, "{{ classes }}", "$y$")), tmp_path, MARKUP)
     assert "<script" not in html
     assert "{{ classes }}" in html
     assert "Reliability by corpus" in html
     assert "1 &lt;script&gt;alert(1)&lt;/script&gt;, 2 $x_$" in html or "1 $x_$, 2 &lt;script&gt;" in html
 
 
-def test_a_part_without_complete_items_is_reported_without_verdict(tmp_path: Path) -> None:
-    html = page(evaluate(Judged(), [item("a", 0, {Modality.TEXT: 0})], CLASSES), tmp_path)
+def test_without_complete_items_the_report_has_no_verdict(tmp_path: Path) -> None:
+    html = page(evaluate(Judged(), [item("a", 0, {Modality.TEXT: 0})], CLASSES, resamples=20), tmp_path)
     assert "Reliability by what is present" in html
     assert "Key missing" not in html
 
 
-def test_where_nothing_is_key_there_is_no_curve(tmp_path: Path) -> None:
+def test_without_a_key_modality_there_is_no_curve(tmp_path: Path) -> None:
     html = page(evaluate(Judged(), [ITEMS[1]], CLASSES, resamples=20), tmp_path)
     assert "precision and recall" in html
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
-def test_a_package_that_is_not_there_is_named_with_its_extra(
+def test_a_package_not_installed_is_named_with_its_extra(
     evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setattr(plots, "find_spec", lambda name: None if name == package else find_spec(name))

@@ -1,4 +1,4 @@
-"""From a corpus's files to slots in memory."""
+"""Features of a corpus: computed or cached, with statistics and normalised slots."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +12,17 @@ from model.config import AudioConfig, TextConfig
 from model.errors import CorpusError
 from model.features.audio.acoustic import acoustic_features
 from model.features.audio.conditioning import condition
-from model.features.audio.raw_features import raw_audio_features
+from model.features.audio.raw_features import extract_voice
 from model.features.extractor import FeatureExtractor
 from model.features.normalization import reduce_to_slots
 from model.features.text.encoder import TextEncoder
 from model.modality import Modality
 from model.training.augmentation import variant
-from model.training.cache import Features
 from model.training.datasets.base import ActionUnitMeansSource, Example, OpenFaceSource, SoundSource, Source, TextSource
 from model.training.datasets.composite import CompositeCorpus
-from model.training.experiment import RunPaths
 from model.training.prepare import RawFeatures, prepare_split, raw_features, slots_of
+from model.training.trainer import RunPaths
+from model.types import FloatArray
 from tests.support.corpus import SAMPLE_RATE, tone, write_openface, write_tone
 from tests.support.network import tiny_config
 
@@ -41,15 +41,15 @@ def corpus(composite_data: Path) -> CompositeCorpus:
 
 
 @pytest.fixture
-def raw(corpus: CompositeCorpus, place: RunPaths) -> RawFeatures:
-    return raw_features([*corpus.examples("train"), *corpus.examples("val")], CONFIG, place.cache, place.workers)
+def raw(corpus: CompositeCorpus, paths: RunPaths) -> RawFeatures:
+    return raw_features([*corpus.examples("train"), *corpus.examples("val")], CONFIG, paths.cache, paths.workers)
 
 
 def sources_of(examples: Sequence[Example]) -> set[Source]:
     return {source for example in examples for source in example.sources.values()}
 
 
-def test_every_clip_of_a_corpus_gets_its_features(corpus: CompositeCorpus, raw: RawFeatures) -> None:
+def test_every_clip_of_a_corpus_has_features(corpus: CompositeCorpus, raw: RawFeatures) -> None:
     used = sources_of([*corpus.examples("train"), *corpus.examples("val")])
     assert set(raw.sounds) == {s for s in used if isinstance(s, SoundSource)}
     assert set(raw.faces) == {s for s in used if isinstance(s, ActionUnitMeansSource)}
@@ -59,9 +59,7 @@ def test_every_clip_of_a_corpus_gets_its_features(corpus: CompositeCorpus, raw: 
     assert {x.shape for x in raw.sounds.values()} == {(13, 33)}  # 0.4 s
 
 
-def test_statistics_are_those_of_the_training_clips_each_counted_once(
-    corpus: CompositeCorpus, raw: RawFeatures
-) -> None:
+def test_statistics_count_each_training_clip_once(corpus: CompositeCorpus, raw: RawFeatures) -> None:
     training = sources_of(corpus.examples("train"))
     frames = np.concatenate([x for s, x in raw.sounds.items() if s in training]).astype(np.float64)
     measured = raw.measure([*corpus.examples("train")] * 2, CONFIG).statistics
@@ -79,17 +77,17 @@ def test_statistics_count_corpora_equally() -> None:
         for origin, size in sizes.items()
         for n in range(size)
     ]
-    sounds = {
+    sounds: dict[Source, FloatArray] = {
         e.sources[A]: (rng.standard_normal((13, 33)) + 10 * (e.origins[A] == "small")).astype(np.float32)
         for e in examples
     }
-    raw = RawFeatures(Features(sounds), Features({}))
+    raw = RawFeatures(sounds, {})
     measured = raw.measure(examples, CONFIG).statistics[A]
     np.testing.assert_allclose(measured.mean, 5, atol=0.5)
     np.testing.assert_allclose(measured.std, np.sqrt(26), atol=0.3)
 
 
-def test_a_modality_nobody_has_is_left_as_it_is(raw: RawFeatures) -> None:
+def test_a_modality_without_content_has_unit_statistics(raw: RawFeatures) -> None:
     only_text = [Example("x", "neutral", {T: TextSource("a")})]
     for modality, statistics in raw.measure(only_text, CONFIG).statistics.items():
         assert statistics.mean.shape == (CONFIG.feature_size(modality),)
@@ -97,13 +95,13 @@ def test_a_modality_nobody_has_is_left_as_it_is(raw: RawFeatures) -> None:
         assert (statistics.std == 1).all()
 
 
-def test_slots_are_those_the_extractor_makes(
-    corpus: CompositeCorpus, raw: RawFeatures, encoder: TextEncoder, place: RunPaths
+def test_slots_equal_those_of_the_extractor(
+    corpus: CompositeCorpus, raw: RawFeatures, encoder: TextEncoder, paths: RunPaths
 ) -> None:
     examples = corpus.examples("val")
     preprocessing = raw.measure(corpus.examples("train"), CONFIG)
     extractor = FeatureExtractor(CONFIG, preprocessing, encoder)
-    slots = slots_of(examples, raw, extractor, place.cache, "plain")
+    slots = slots_of(examples, raw, extractor, paths.cache, "plain")
     assert sources_of(examples) <= slots.keys()
     example = examples[0]
     text, sound = example.sources[T], example.sources[A]
@@ -111,11 +109,11 @@ def test_slots_are_those_the_extractor_makes(
     np.testing.assert_allclose(slots[text], extractor.text([text.text])[0].array, atol=1e-5)
     expected = reduce_to_slots(preprocessing.statistics[A].normalise(raw.sounds[sound]), 20, "pool")
     np.testing.assert_array_equal(slots[sound], expected)
-    again = prepare_split(corpus, "val", CONFIG, preprocessing, encoder, "plain", place.cache, place.workers)
+    again = prepare_split(corpus, "val", CONFIG, preprocessing, encoder, "plain", paths.cache, paths.workers)
     assert all(np.array_equal(slots[source], array) for source, array in again.items())
 
 
-def test_what_was_computed_is_read_from_the_cache(tmp_path: Path) -> None:
+def test_computed_features_are_read_from_the_cache(tmp_path: Path) -> None:
     path = write_tone(tmp_path / "a.wav")
     examples = [Example("x", "neutral", {A: SoundSource(path)})]
     first = raw_features(examples, CONFIG, tmp_path / "cache", 1).sounds
@@ -126,7 +124,7 @@ def test_what_was_computed_is_read_from_the_cache(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first[SoundSource(path)], again[SoundSource(path)])
 
 
-def test_other_features_are_other_entries(tmp_path: Path) -> None:
+def test_other_features_have_other_entries(tmp_path: Path) -> None:
     source = SoundSource(write_tone(tmp_path / "a.wav"))
     examples = [Example("x", "neutral", {A: source})]
     dynamic = tiny_config(audio=AudioConfig(dynamics=True))
@@ -134,44 +132,43 @@ def test_other_features_are_other_entries(tmp_path: Path) -> None:
     assert sizes == [33, 66]
 
 
-def test_variants_of_each_clip_are_computed_when_asked_for(tmp_path: Path) -> None:
+def test_variants_of_each_clip_are_computed_on_request(tmp_path: Path) -> None:
     path = write_tone(tmp_path / "a.wav")
     examples = [Example("x", "neutral", {A: SoundSource(path)})]
     sounds = raw_features(examples, CONFIG, tmp_path / "cache", 1, varied=examples, variants=2).sounds
     assert set(sounds) == {SoundSource(path, k) for k in range(3)}
     waveform, _ = soundfile.read(path, dtype="float32")
-    expected = raw_audio_features(variant(waveform, 2), dynamics=False, silence_dbfs=-60.0)
+    expected = extract_voice(variant(waveform, 2), dynamics=False, silence_dbfs=-60.0).features
     np.testing.assert_allclose(sounds[SoundSource(path, 2)], expected, atol=1e-4)
 
 
-def test_variants_are_conditioned_as_a_served_clip_is(tmp_path: Path) -> None:
+def test_variants_are_conditioned_like_clips(tmp_path: Path) -> None:
     path = write_tone(tmp_path / "a.wav")
     examples = [Example("x", "neutral", {A: SoundSource(path)})]
     config = tiny_config(audio=AudioConfig(conditioned=True))
     sounds = raw_features(examples, config, tmp_path / "cache", 1, varied=examples, variants=1).sounds
     waveform, _ = soundfile.read(path, dtype="float32")
     for index in range(2):
-        expected = acoustic_features(condition(variant(waveform, index)).waveform)
+        expected = acoustic_features(condition(variant(waveform, index)))
         np.testing.assert_allclose(sounds[SoundSource(path, index)], expected, atol=1e-4)
 
 
-def test_an_openface_file_becomes_the_mean_of_its_frames(tmp_path: Path) -> None:
+def test_an_openface_file_gives_the_mean_of_its_frames(tmp_path: Path) -> None:
     source = OpenFaceSource(write_openface(tmp_path / "face.csv", "positive", frames=7))
     faces = raw_features([Example("x", "positive", {V: source})], CONFIG, tmp_path / "cache", 1).faces
     cells = np.genfromtxt(tmp_path / "face.csv", delimiter=",", skip_header=1)[:, 5:]
     np.testing.assert_allclose(faces[source], cells.mean(axis=0, keepdims=True), rtol=1e-5)
 
 
-def test_a_silent_clip_is_missing_and_says_why(tmp_path: Path) -> None:
+def test_a_silent_clip_is_missing(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "quiet.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
     source = SoundSource(tmp_path / "quiet.wav")
     sounds = raw_features([Example("x", "neutral", {A: source})], CONFIG, tmp_path / "cache", 1).sounds
     assert source not in sounds
-    assert sounds.absent[source].reason == "silent"
 
 
 @pytest.mark.parametrize(("name", "modality"), [("torn.flac", A), ("face.csv", V)])
-def test_content_that_cannot_be_read_is_named(tmp_path: Path, name: str, modality: Modality) -> None:
+def test_an_error_names_content_that_cannot_be_read(tmp_path: Path, name: str, modality: Modality) -> None:
     path = tmp_path / name
     soundfile.write(tmp_path / "whole.flac", tone(), SAMPLE_RATE)
     path.write_bytes((tmp_path / "whole.flac").read_bytes()[:900])

@@ -1,4 +1,4 @@
-"""Encoders meet each voice and face once, alone, with what it carries itself."""
+"""Pretraining of the audio and visual encoders on single clips."""
 
 from collections import Counter
 
@@ -28,7 +28,7 @@ def pair(number: int, voice: str, face: str, own: str) -> Example:
     )
 
 
-def test_each_distinct_clip_with_features_comes_once_and_alone() -> None:
+def test_each_distinct_clip_with_features_is_one_example() -> None:
     examples = [pair(0, "a", "x", "positive"), pair(1, "a", "y", "positive"), pair(2, "silent", "x", "neutral")]
     features = {
         source_of(Modality.AUDIO, "a"): np.zeros((1, 33), dtype=np.float32),
@@ -41,7 +41,7 @@ def test_each_distinct_clip_with_features_comes_once_and_alone() -> None:
     assert isinstance(alone[1].sources[Modality.VISUAL], ActionUnitMeansSource)
 
 
-def test_the_polarity_is_the_clips_own_where_known_and_else_the_label() -> None:
+def test_the_label_replaces_an_unknown_polarity() -> None:
     features = {
         source_of(Modality.AUDIO, "a"): np.zeros((1, 33), dtype=np.float32),
         source_of(Modality.VISUAL, "x"): np.zeros((1, 35), dtype=np.float32),
@@ -51,7 +51,7 @@ def test_the_polarity_is_the_clips_own_where_known_and_else_the_label() -> None:
     assert (dict(voice.emotions), dict(face.emotions)) == ({Modality.AUDIO: "4"}, {})
 
 
-def test_no_corpus_gives_more_clips_of_a_modality_than_asked_for() -> None:
+def test_the_clips_of_a_corpus_and_modality_are_limited() -> None:
     sizes = {(Modality.AUDIO, "large"): 20, (Modality.AUDIO, "small"): 3, (Modality.VISUAL, "large"): 9}
     clips = [
         Example(
@@ -73,7 +73,7 @@ def test_no_corpus_gives_more_clips_of_a_modality_than_asked_for() -> None:
     assert {clip.id for clip in drawn} != {clip.id for clip in again[1]}
 
 
-def test_it_lowers_its_loss_and_moves_the_encoders_alone() -> None:
+def test_pretraining_reduces_its_loss_and_changes_only_encoders_and_heads() -> None:
     corpus, features = toy()
     clips = single_modality_examples(corpus.examples("train"), features)
     torch.manual_seed(0)
@@ -99,7 +99,7 @@ def test_it_lowers_its_loss_and_moves_the_encoders_alone() -> None:
     assert all(any(name.startswith(prefix) for name in moved) for prefix in PRETRAINED)
 
 
-def test_a_lesson_replaces_labels_and_counts_only_what_is_held() -> None:
+def test_soft_targets_replace_labels_of_held_modalities() -> None:
     corpus, features = toy()
     clips = single_modality_examples(corpus.examples("train"), features)
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def test_a_lesson_replaces_labels_and_counts_only_what_is_held() -> None:
     task = PretrainingTask(network, clips, tiny_training()).eval()
     item = next(BatchSource(CONFIG, tiny_training(), features, seed=0).epoch(clips, 0))
     alone = {m: torch.rand(item.batch.size, 3).softmax(dim=1) for m in Modality}
-    lesson = SoftTargets(answer=alone[Modality.TEXT], subsets={}, alone=alone)
+    soft_targets = SoftTargets(answer=alone[Modality.TEXT], subsets={}, alone=alone)
     batch = item.batch
     described = network.describe(network.encoder.encode(batch.features, batch.valid, batch.held), batch.valid)
     expected = torch.zeros(())
@@ -115,5 +115,5 @@ def test_a_lesson_replaces_labels_and_counts_only_what_is_held() -> None:
         rows = batch.held[:, MODALITIES.index(modality)]
         logits = network.modality_heads[modality](described[modality])[rows]
         expected = expected - (alone[modality][rows] * logits.log_softmax(dim=1)).sum(dim=1).mean()
-    torch.testing.assert_close(task(item, lesson), expected)
-    assert not torch.allclose(task(item), task(item, lesson))
+    torch.testing.assert_close(task(item, soft_targets), expected)
+    assert not torch.allclose(task(item), task(item, soft_targets))

@@ -8,14 +8,15 @@ import pytest
 from rich.console import Console
 
 from model.modality import Modality
-from model.training.evaluation import Evaluation, Item, evaluate
-from model.training.report import markdown, tables, write_json
+from model.training.decision_table import Item
+from model.training.evaluation import Evaluation, evaluate
+from model.training.report import ReportTable, markdown, tables, write_json
 from tests.support.predictor import CLASSES, ITEMS, Judged, Strongest, item
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
-    return evaluate(Judged(), ITEMS, CLASSES)
+    return evaluate(Judged(), ITEMS, CLASSES, resamples=20)
 
 
 def shown(evaluation: Evaluation) -> str:
@@ -52,7 +53,7 @@ def test_json_has_a_line_for_each_list_of_figures(evaluation: Evaluation, tmp_pa
     assert max(map(len, lines)) < 1000
 
 
-def test_corpora_of_one_modality_have_a_table_each_and_their_names_are_no_markup() -> None:
+def test_corpora_have_tables_and_their_names_are_not_markup() -> None:
     voice = item("a", 0, {Modality.AUDIO: 0})
     items = [Item("a", 0, voice.utterance, origins={Modality.AUDIO: "[red]odd[/red]"})]
     text = shown(evaluate(Judged(), items, CLASSES))
@@ -62,12 +63,24 @@ def test_corpora_of_one_modality_have_a_table_each_and_their_names_are_no_markup
     assert "By missing rate" not in text
 
 
-def test_tables_leave_out_what_was_not_measured() -> None:
+def test_what_was_not_measured_has_no_table() -> None:
     text = shown(evaluate(Strongest(), [item("a", 0, {Modality.TEXT: 0})], CLASSES))
     assert "Gate" not in text
     assert "Key missing" not in text
     assert "carries the label" not in text
     assert "–" in text
+
+
+def test_cells_are_formatted_by_their_type() -> None:
+    interval = {"difference": 0.1, "low": -0.25, "high": 0.5}
+    columns = {"name": "name", "none": "none", "count": "n", "figure": "x", "share": "x:.1%", "interval": "parts[y]"}
+    row = {"name": "{n}", "none": None, "n": 3, "x": 0.25, "parts": {"y": interval}}
+    table = ReportTable.of("title", columns, [row])
+    assert table.rows == [["{n}", "–", "3", "0.2500", "25.0%", "+0.100 [-0.250, +0.500]"]]
+    assert list(table.markdown("---:"))[1:] == [
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| {n} | – | 3 | 0.2500 | 25.0% | +0.100 [-0.250, +0.500] |",
+    ]
 
 
 def test_markdown_of_one_run_shows_its_figures(evaluation: Evaluation) -> None:
@@ -94,6 +107,6 @@ def test_runs_of_other_items_are_not_averaged(evaluation: Evaluation) -> None:
         markdown([evaluation, evaluate(Strongest(), ITEMS[:2], CLASSES)])
 
 
-def test_no_run_at_all_is_refused() -> None:
+def test_markdown_without_a_run_is_refused() -> None:
     with pytest.raises(ValueError, match="no evaluation to show"):
         markdown([])

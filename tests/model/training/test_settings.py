@@ -1,4 +1,4 @@
-"""Recipes: what is read from a file is what was written, and nothing impossible is accepted."""
+"""Recipes: JSON round trip, defaults and invalid values."""
 
 import pytest
 from pydantic import ValidationError
@@ -6,12 +6,12 @@ from pydantic import ValidationError
 from model.training.settings import AdapterSettings, Recipe, TrainingSettings
 
 
-def test_the_default_recipe_comes_back_from_its_json() -> None:
+def test_the_default_recipe_survives_a_json_round_trip() -> None:
     recipe = Recipe.default()
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
-def test_the_default_recipe_serves_any_openface_file_and_hears_with_whisper() -> None:
+def test_the_default_recipe_uses_action_units_and_whisper() -> None:
     config = Recipe.default().model
     assert (config.visual.columns, config.visual.reduce, config.slots.visual) == ("action_units", "mean", 1)
     assert config.text.adapter_rank > 0
@@ -35,15 +35,15 @@ def test_the_default_recipe_serves_any_openface_file_and_hears_with_whisper() ->
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
-def test_a_schedule_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+def test_invalid_settings_are_rejected(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         TrainingSettings.model_validate(wrong)
 
 
-def test_shares_may_leave_nothing_to_lose_two() -> None:
+def test_no_item_needs_to_have_two_missing_modalities() -> None:
     assert TrainingSettings(complete_share=0.7, one_missing_share=0.3).one_missing_share == 0.3
 
 
-def test_settings_cannot_be_changed_on_the_way() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         AdapterSettings().epochs = 3  # type: ignore[misc]  # the type forbids it as well

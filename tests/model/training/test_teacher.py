@@ -1,6 +1,7 @@
-"""Soft targets: Bayes' rule worked out by hand, and nothing seen that is not there."""
+"""Soft targets: equal to Bayes' rule computed cell by cell, from held content only."""
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, Utterance
 from model.network.batch import Batch, collate
-from model.training.datasets.base import Example, SoundSource, Split
-from model.training.evaluation import items_of
-from model.training.teacher import BALANCES, Teacher, can_be_taught, fit_teacher
+from model.training.datasets.base import CLASSES, Example, SoundSource, Source, Split
+from model.training.decision_table import items_of
+from model.training.teacher import BALANCES, Teacher, fit_teacher, has_modality_labels
 from model.training.unimodal_experts import Expert, Perceptron
+from model.types import FloatArray
 from tests.support.network import random_utterances
-from tests.support.training import CLASSES, CONFIG, toy
+from tests.support.training import CONFIG, Toy, toy
 
 T, A, V = MODALITIES
 CORPUS, FEATURES = toy()
@@ -29,6 +31,12 @@ def known(examples: list[Example]) -> list[Example]:
 
 
 TRAINING, VALIDATION = known(list(CORPUS.examples("train"))), known(list(CORPUS.examples("val")))
+
+
+def fit(
+    training: Sequence[Example], validation: Sequence[Example], features: Mapping[Source, FloatArray] = FEATURES
+) -> Teacher | None:
+    return fit_teacher(Toy({"train": training, "val": validation}), features, CONFIG, variants=0, steps=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +77,15 @@ def by_hand(teacher: Teacher, own: dict[Modality, Tensor], row: int, seen: set[M
     return [w / sum(weights) for w in weights]
 
 
-def test_the_answer_is_bayes_rule_over_what_is_present(teacher: Teacher, batch: Batch) -> None:
-    own, lesson = posteriors(teacher, batch), teacher(batch)
+def test_the_answer_is_bayes_rule_over_present_modalities(teacher: Teacher, batch: Batch) -> None:
+    own, targets = posteriors(teacher, batch), teacher(batch)
     for row, subset in enumerate(SUBSETS):
         wanted = by_hand(teacher, own, row, set(subset.present))
-        assert lesson.answer[row].tolist() == pytest.approx(wanted, abs=1e-5)
+        assert targets.answer[row].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
-def test_a_subset_is_told_what_it_can_know(teacher: Teacher, batch: Batch) -> None:
-    own, lesson = posteriors(teacher, batch), teacher(batch)
+def test_targets_of_subsets_use_the_modalities_of_their_heads(teacher: Teacher, batch: Batch) -> None:
+    own, targets = posteriors(teacher, batch), teacher(batch)
     for row, present in enumerate(SUBSETS):
         for subset in SUBSETS:
             # Alone, of its true content, present or hidden; else of its own members, or of all that is there where one
@@ -85,20 +93,20 @@ def test_a_subset_is_told_what_it_can_know(teacher: Teacher, batch: Batch) -> No
             whole = len(subset) == 1 or subset.present <= present.present
             seen = set(subset.present if whole or subset.complete else present.present)
             wanted = by_hand(teacher, own, row, seen)
-            assert lesson.subsets[subset.name][row].tolist() == pytest.approx(wanted, abs=1e-5)
+            assert targets.subsets[subset.name][row].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
-def test_a_modality_alone_carries_its_experts_word_under_the_corpus_prior(teacher: Teacher, batch: Batch) -> None:
-    own, lesson = posteriors(teacher, batch), teacher(batch)
+def test_a_single_modality_has_its_experts_posterior_under_the_corpus_prior(teacher: Teacher, batch: Batch) -> None:
+    own, targets = posteriors(teacher, batch), teacher(batch)
     for column, modality in enumerate(MODALITIES):
         marginal = teacher.joint.sum(dim=[d for d in range(4) if d != column])
         expert = teacher.experts[modality]
         assert isinstance(expert, Expert)
         wanted = own[modality] / expert.prior * marginal
-        torch.testing.assert_close(lesson.alone[modality], wanted / wanted.sum(dim=1, keepdim=True))
+        torch.testing.assert_close(targets.alone[modality], wanted / wanted.sum(dim=1, keepdim=True))
 
 
-def test_balance_divides_a_subsets_answer_by_a_power_of_the_prior(teacher: Teacher, batch: Batch) -> None:
+def test_balance_divides_the_answer_by_a_power_of_the_prior(teacher: Teacher, batch: Batch) -> None:
     flattened = copy.deepcopy(teacher)
     flattened.balance.copy_(torch.tensor([0.0, 1.0, 0.75, 0.0, 0.5, 0.0, 0.0, 0.25]))  # none, T, A, TA, V, TV, AV, TAV
     gammas = {"text": 1.0, "audio": 0.75, "visual": 0.5, "text+audio+visual": 0.25}
@@ -127,48 +135,52 @@ def rare_neutral(split: Split, count: int) -> list[Example]:
     return examples
 
 
-def alone_of(split: Split) -> list[Example]:
-    """Every voice alone, under equal frequencies."""
-    return [
-        Example(f"alone-{e.id}", e.label, {A: e.sources[A]}, {A: e.label}, origins={A: "alone"})
-        for e in CORPUS.examples(split)
-    ]
+class WithVoices(Toy):
+    """The corpus of `rare_neutral`, with every voice as unimodal example; their classes are equally frequent."""
+
+    def __init__(self) -> None:
+        super().__init__({"train": rare_neutral("train", 48), "val": rare_neutral("val", 42)})
+
+    def unimodal(self, split: Split) -> Sequence[Example]:
+        return [
+            Example(f"alone-{e.id}", e.label, {A: e.sources[A]}, {A: e.label}, origins={A: "alone"})
+            for e in CORPUS.examples(split)
+        ]
 
 
-def test_validation_chooses_the_balance_that_shifts_a_voice_towards_neutral() -> None:
+def test_validation_selects_a_balance_that_favours_the_rare_class() -> None:
     """The voices are blurred, so that under the prior of the pairs a neutral one alone is hardly ever called so."""
-    training, validation = rare_neutral("train", 48), rare_neutral("val", 42)
     rng = np.random.default_rng(0)
     blurred = {
         source: x + 12 * rng.standard_normal(x.shape).astype(np.float32) if isinstance(source, SoundSource) else x
         for source, x in FEATURES.items()
     }
-    alone = alone_of("train"), alone_of("val")
-    teacher = fit_teacher(training, validation, blurred, CONFIG, alone=alone, variants=0, steps=STEPS)
+    corpus = WithVoices()
+    teacher = fit_teacher(corpus, blurred, CONFIG, variants=0, steps=STEPS)
     assert teacher is not None
     assert set(teacher.balance.tolist()) <= set(BALANCES)
     assert teacher.balance[0] == 0  # of nothing
     gamma = float(teacher.balance[2])
     assert gamma > 0
-    voices = collate([Utterance({A: blurred[e.sources[A]]}) for e in alone[1]], CONFIG)
+    voices = collate([Utterance({A: blurred[e.sources[A]]}) for e in corpus.unimodal("val")], CONFIG)
     shifted = teacher(voices).answer[:, 1]
     teacher.balance.zero_()
     assert bool((shifted > teacher(voices).answer[:, 1]).all())
 
 
-def test_what_is_not_held_is_never_read(teacher: Teacher) -> None:
+def test_features_that_are_not_held_are_never_read(teacher: Teacher) -> None:
     batch = collate(random_utterances(CONFIG, SUBSETS), CONFIG)
     poisoned = {
         m: x.masked_fill(~batch.held[:, i, None, None], float("nan")) for i, (m, x) in enumerate(batch.features.items())
     }
-    lesson, other = teacher(batch), teacher(replace(batch, features=poisoned))
-    torch.testing.assert_close(lesson.answer, other.answer)
+    targets, other = teacher(batch), teacher(replace(batch, features=poisoned))
+    torch.testing.assert_close(targets.answer, other.answer)
     assert bool(other.answer.isfinite().all())
-    torch.testing.assert_close(lesson.answer.sum(dim=1), torch.ones(7))
+    torch.testing.assert_close(targets.answer.sum(dim=1), torch.ones(7))
 
 
-def test_a_teacher_fitted_to_a_separable_corpus_knows_its_validation_part() -> None:
-    teacher = fit_teacher(TRAINING, VALIDATION, FEATURES, CONFIG, variants=0, steps=STEPS)
+def test_a_teacher_of_a_separable_corpus_is_accurate_on_validation() -> None:
+    teacher = fit(TRAINING, VALIDATION)
     assert teacher is not None
     utterances = random_utterances(CONFIG, [COMPLETE])  # shapes only
     assert teacher(collate(utterances, CONFIG)).answer.shape == (1, 3)
@@ -178,22 +190,22 @@ def test_a_teacher_fitted_to_a_separable_corpus_knows_its_validation_part() -> N
         assert (answers == torch.tensor([i.label for i in items])).float().mean() > 0.9
 
 
-def test_where_every_balance_is_as_good_the_prior_is_kept() -> None:
-    teacher = fit_teacher(TRAINING, VALIDATION, FEATURES, CONFIG, variants=0, steps=STEPS)
+def test_the_prior_is_kept_if_all_balances_are_equally_good() -> None:
+    teacher = fit(TRAINING, VALIDATION)
     assert teacher is not None
     assert teacher.balance.tolist() == [0.0] * 8
 
 
-def test_a_teacher_comes_back_from_its_state(batch: Batch) -> None:
-    teacher = fit_teacher(TRAINING, VALIDATION, FEATURES, CONFIG, variants=0, steps=STEPS)
+def test_a_teacher_is_restored_from_its_state(batch: Batch) -> None:
+    teacher = fit(TRAINING, VALIDATION)
     assert teacher is not None
     teacher.balance.copy_(torch.linspace(0, 1, 8))
     again = Teacher.of_state(teacher.state_dict()).eval()
     torch.testing.assert_close(again(batch).answer, teacher(batch).answer, rtol=0, atol=0)
 
 
-def test_counts_of_the_training_part_are_the_joint_distribution() -> None:
-    teacher = fit_teacher(TRAINING, VALIDATION, FEATURES, CONFIG, variants=0, steps=STEPS)
+def test_the_joint_distribution_is_counted_in_the_training_part() -> None:
+    teacher = fit(TRAINING, VALIDATION)
     assert teacher is not None
     for label in range(3):  # the toy's classes are equally frequent, and every modality carries the label
         assert float(teacher.joint[label, label, label, label]) == pytest.approx(1 / 3, abs=1e-2)
@@ -201,18 +213,18 @@ def test_counts_of_the_training_part_are_the_joint_distribution() -> None:
     assert float(teacher.joint.sum()) == pytest.approx(1)
 
 
-def test_a_corpus_silent_on_what_each_modality_carries_has_no_teacher() -> None:
-    silent = list(CORPUS.examples("train"))
-    assert can_be_taught(TRAINING, FEATURES)
-    assert not can_be_taught(silent, FEATURES)
-    assert fit_teacher(silent, VALIDATION, FEATURES, CONFIG, variants=0, steps=STEPS) is None
-    assert fit_teacher(TRAINING, silent, FEATURES, CONFIG, variants=0, steps=STEPS) is None
+def test_a_corpus_without_polarities_of_modalities_has_no_teacher() -> None:
+    unlabelled = list(CORPUS.examples("train"))
+    assert has_modality_labels(TRAINING, FEATURES)
+    assert not has_modality_labels(unlabelled, FEATURES)
+    assert fit(unlabelled, VALIDATION) is None
+    assert fit(TRAINING, unlabelled) is None
     mixed, others = toy(mixed=True)
-    assert not can_be_taught(known(list(mixed.examples("train"))), others)
+    assert not has_modality_labels(known(list(mixed.examples("train"))), others)
     always = [replace(e, modality_labels={**e.modality_labels, V: "neutral"}) for e in TRAINING]
-    assert not can_be_taught(always, FEATURES)
+    assert not has_modality_labels(always, FEATURES)
 
 
-def test_nor_has_one_whose_clips_are_all_silent() -> None:
-    heard = {source: x for source, x in FEATURES.items() if source not in {e.sources[A] for e in TRAINING}}
-    assert fit_teacher(TRAINING, VALIDATION, heard, CONFIG, variants=0, steps=STEPS) is None
+def test_a_corpus_without_audio_features_has_no_teacher() -> None:
+    without_audio = {source: x for source, x in FEATURES.items() if source not in {e.sources[A] for e in TRAINING}}
+    assert fit(TRAINING, VALIDATION, without_audio) is None

@@ -1,4 +1,4 @@
-"""Training: it learns, it stops in time, and an interruption changes nothing."""
+"""Training: convergence, reproducibility, early stopping and exact resumption."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,24 +16,14 @@ from model.network.emmr import EMMR
 from model.training.progress import FitReport
 from model.training.teacher import fit_teacher
 from model.training.trainer import Trainer
-from model.training.training_state import load_state, under
-from tests.support.network import tiny_config
-from tests.support.training import CONFIG, Toy, tiny_training, toy
+from model.training.training_state import load_state, with_prefix
+from tests.support.training import CONFIG, Toy, make_trainer, toy
 
 CORPUS, FEATURES = toy()
 
 
-def trainer(folder: Path, corpus: Toy = CORPUS, *, seed: int = 0, device: str = "cpu", **settings: Any) -> Trainer:
-    return Trainer(
-        corpus,
-        FEATURES,
-        CONFIG,
-        tiny_training(**settings),
-        seed=seed,
-        device=torch.device(device),
-        folder=folder,
-        console=Console(quiet=True),
-    )
+def trainer(folder: Path, corpus: Toy = CORPUS, **options: Any) -> Trainer:
+    return make_trainer(folder, corpus, FEATURES, **options)
 
 
 def fit(folder: Path, corpus: Toy = CORPUS, *, resume: bool = False, **settings: Any) -> tuple[EMMR, FitReport]:
@@ -41,7 +31,7 @@ def fit(folder: Path, corpus: Toy = CORPUS, *, resume: bool = False, **settings:
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder / "tensorboard"))
+    events = EventAccumulator(str(folder / "seed-0" / "tensorboard"))
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
@@ -54,7 +44,7 @@ def assert_same(one: EMMR, other: EMMR) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def test_a_separable_toy_is_learnt_from_every_subset_and_the_losses_fall(tmp_path: Path, device: str) -> None:
+def test_a_separable_corpus_is_learned_from_every_subset(tmp_path: Path, device: str) -> None:
     network, report = fit(tmp_path, epochs=12, learning_rate=3e-3, device=device)
     assert report.by_pattern.keys() == {s.name for s in SUBSETS}
     assert min(report.by_pattern.values()) > 0.9
@@ -65,14 +55,14 @@ def test_a_separable_toy_is_learnt_from_every_subset_and_the_losses_fall(tmp_pat
         assert values[-1] < left * values[0], name
 
 
-def test_the_network_returned_is_the_best_epochs(tmp_path: Path) -> None:
+def test_the_network_of_the_best_epoch_is_returned(tmp_path: Path) -> None:
     made = trainer(tmp_path, epochs=6, learning_rate=3e-2, patience=6)
     network, report = made.fit()
     assert report.best_macro_f1 == max(report.history) == report.history[report.best_epoch - 1]
     assert made.validate(network) == report.by_pattern
 
 
-def test_the_weights_kept_are_the_averaged_ones_that_were_validated(tmp_path: Path) -> None:
+def test_the_averaged_parameters_are_validated_and_stored(tmp_path: Path) -> None:
     stopped = Toy(CORPUS.parts, fail_at=2)  # after the guidance network's epoch and one of thirty
     slow: dict[str, Any] = {
         "warmup": 0,
@@ -84,17 +74,17 @@ def test_the_weights_kept_are_the_averaged_ones_that_were_validated(tmp_path: Pa
     made = trainer(tmp_path, stopped, epochs=30, **slow)  # so slow that the two decide differently after one epoch
     with pytest.raises(KeyboardInterrupt):
         made.fit()
-    state = load_state(tmp_path)
+    state = load_state(tmp_path / "seed-0")
     assert state is not None
     tensors, facts = state
     kept, last = EMMR(CONFIG), EMMR(CONFIG)
-    kept.load_state_dict(under(tensors, "best."))
-    last.load_state_dict(under(tensors, "network."))
+    kept.load_state_dict(with_prefix(tensors, "best."))
+    last.load_state_dict(with_prefix(tensors, "network."))
     assert made.validate(kept) == facts["report"]["by_pattern"]
     assert made.validate(last) != facts["report"]["by_pattern"]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+def test_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
     first, report = fit(tmp_path / "a")
     again, same = fit(tmp_path / "b")
     assert_same(first, again)
@@ -104,11 +94,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
 
 
 @pytest.mark.parametrize("stopped_after", [1, 3])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tmp_path: Path, stopped_after: int) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, stopped_after: int) -> None:
     whole, report = fit(tmp_path / "whole", epochs=4)
     with pytest.raises(KeyboardInterrupt):  # one draw is the guidance network's epoch
         fit(tmp_path / "torn", Toy(CORPUS.parts, fail_at=1 + stopped_after), epochs=4)
-    state = load_state(tmp_path / "torn")
+    state = load_state(tmp_path / "torn" / "seed-0")
     assert state is not None
     assert state[1]["epoch"] == stopped_after
     rest = Toy(CORPUS.parts)
@@ -119,7 +109,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tmp_path: P
     assert scalars(tmp_path / "torn") == scalars(tmp_path / "whole")
 
 
-def test_a_run_interrupted_before_its_first_epoch_ended_starts_anew(tmp_path: Path) -> None:
+def test_a_run_interrupted_in_its_first_epoch_starts_anew(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "torn", Toy(CORPUS.parts, fail_at=1))
     whole, _ = fit(tmp_path / "whole")
@@ -127,7 +117,7 @@ def test_a_run_interrupted_before_its_first_epoch_ended_starts_anew(tmp_path: Pa
     assert_same(whole, resumed)
 
 
-def test_resuming_a_finished_run_returns_its_result_without_training(tmp_path: Path) -> None:
+def test_resuming_a_finished_run_returns_its_result(tmp_path: Path) -> None:
     network, report = fit(tmp_path)
     untouched = Toy(CORPUS.parts, fail_at=0)
     again, same = fit(tmp_path, untouched, resume=True)
@@ -135,7 +125,7 @@ def test_resuming_a_finished_run_returns_its_result_without_training(tmp_path: P
     assert report == same
 
 
-def test_without_asking_to_resume_a_run_starts_anew(tmp_path: Path) -> None:
+def test_a_run_starts_anew_unless_resumed(tmp_path: Path) -> None:
     first, _ = fit(tmp_path)
     fresh = Toy(CORPUS.parts)
     again, _ = fit(tmp_path, fresh)
@@ -143,14 +133,14 @@ def test_without_asking_to_resume_a_run_starts_anew(tmp_path: Path) -> None:
     assert_same(first, again)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 3}, {"learning_rate": 3e-3}], ids=lambda c: next(iter(c)))
+@pytest.mark.parametrize("change", [{"epochs": 3}, {"learning_rate": 3e-3}], ids=lambda c: next(iter(c)))
 def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, change: dict[str, Any]) -> None:
     fit(tmp_path)
     with pytest.raises(ConfigError, match="another recipe"):
         fit(tmp_path, resume=True, **change)
 
 
-def test_training_stops_when_validation_no_longer_gets_better(tmp_path: Path) -> None:
+def test_training_stops_when_validation_does_not_improve(tmp_path: Path) -> None:
     corpus = Toy(CORPUS.parts)
     _, report = fit(tmp_path, corpus, epochs=10, patience=2, learning_rate=1e-12, guidance_epochs=0)
     assert report.best_epoch == 1
@@ -171,9 +161,9 @@ def test_scalars_are_written_for_every_epoch(tmp_path: Path) -> None:
     assert [value for _, value in recorded["validation/macro_f1"]] == pytest.approx(report.history)
 
 
-def test_the_guidance_network_is_kept_with_the_state(tmp_path: Path) -> None:
+def test_the_guidance_network_is_stored(tmp_path: Path) -> None:
     fit(tmp_path)
-    state = load_state(tmp_path)
+    state = load_state(tmp_path / "seed-0")
     assert state is not None
     assert any(name.startswith("guidance.") for name in state[0])
     assert all(value > 0 for _, value in scalars(tmp_path)["loss/forward"])
@@ -182,9 +172,9 @@ def test_the_guidance_network_is_kept_with_the_state(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "without", [{"guidance_epochs": 0}, {"losses": {"forward_weight": 0}}], ids=["epochs", "weight"]
 )
-def test_guidance_can_be_left_out_and_resumed_without(tmp_path: Path, without: dict[str, Any]) -> None:
+def test_a_run_without_guidance_can_be_resumed(tmp_path: Path, without: dict[str, Any]) -> None:
     network, _ = fit(tmp_path, **without)
-    state = load_state(tmp_path)
+    state = load_state(tmp_path / "seed-0")
     assert state is not None
     assert not any(name.startswith("guidance.") for name in state[0])
     assert {value for _, value in scalars(tmp_path)["loss/forward"]} == {0.0}
@@ -199,71 +189,46 @@ def test_without_redrawing_the_fixed_pairs_are_used(tmp_path: Path) -> None:
 
 def test_a_corpus_whose_examples_lack_modalities_trains(tmp_path: Path) -> None:
     corpus, features = toy(train=49, val=21, mixed=True)
-    made = Trainer(
-        corpus, features, CONFIG, tiny_training(epochs=10, learning_rate=5e-3), seed=0, device=torch.device("cpu"),
-        folder=tmp_path, console=Console(quiet=True),
-    )  # fmt: skip
-    _, report = made.fit()
+    _, report = make_trainer(tmp_path, corpus, features, epochs=10, learning_rate=5e-3).fit()
     assert report.by_pattern.keys() == {s.name for s in SUBSETS}
     assert report.best_macro_f1 > 0.7
 
 
-def test_a_pattern_nobody_has_is_not_scored_and_nothing_complete_not_guided(
+def test_without_visual_features_there_is_no_guidance_or_visual_score(
     tmp_path: Path,
 ) -> None:
     faces = {s for e in (*CORPUS.parts["train"], *CORPUS.parts["val"]) for m, s in e.sources.items() if m == "visual"}
     features = {s: x for s, x in FEATURES.items() if s not in faces}
-    made = Trainer(
-        CORPUS, features, CONFIG, tiny_training(), seed=0, device=torch.device("cpu"), folder=tmp_path,
-        console=Console(quiet=True),
-    )  # fmt: skip
-    _, report = made.fit()
+    _, report = make_trainer(tmp_path, CORPUS, features).fit()
     assert report.by_pattern.keys() == {"text+audio", "text", "audio"}
     assert {value for _, value in scalars(tmp_path)["loss/forward"]} == {0.0}
 
 
-def test_a_corpus_without_validation_is_refused(tmp_path: Path) -> None:
+def test_a_corpus_without_validation_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no validation examples"):
         trainer(tmp_path, Toy({"train": CORPUS.parts["train"]}))
 
 
-def test_training_examples_without_any_features_are_refused(tmp_path: Path) -> None:
+def test_training_examples_without_features_are_rejected(tmp_path: Path) -> None:
     held = {s for e in CORPUS.parts["val"] for s in e.sources.values()}
     with pytest.raises(ConfigError, match="no training example with any features"):
-        Trainer(
-            CORPUS, {s: FEATURES[s] for s in held}, tiny_config(), tiny_training(), seed=0,
-            device=torch.device("cpu"), folder=tmp_path,
-        )  # fmt: skip
+        make_trainer(tmp_path, CORPUS, {s: FEATURES[s] for s in held})
 
 
-def test_progress_is_told_epoch_by_epoch(tmp_path: Path) -> None:
+def test_every_epoch_prints_its_scores(tmp_path: Path) -> None:
     console = Console(record=True, width=200, quiet=False, file=(tmp_path / "log").open("w", encoding="utf-8"))
     with console.file:
-        Trainer(
-            CORPUS, FEATURES, CONFIG, tiny_training(), seed=0, device=torch.device("cpu"), folder=tmp_path,
-            console=console,
-        ).fit()  # fmt: skip
-        told = console.export_text()
-    assert "epoch   1 * validation macro-F1" in told
-    assert all(f"{m} " in told for m in Modality)
+        trainer(tmp_path, console=console).fit()
+        text = console.export_text()
+    assert "epoch   1 * validation macro-F1" in text
+    assert all(f"{m} " in text for m in Modality)
 
 
-def test_with_a_teacher_its_word_counts_and_the_labels_do_not(tmp_path: Path) -> None:
+def test_soft_targets_replace_wrong_labels(tmp_path: Path) -> None:
     known = [replace(e, modality_labels=dict.fromkeys(e.sources, e.label)) for e in CORPUS.examples("train")]
-    teacher = fit_teacher(known, known, FEATURES, CONFIG, variants=0, steps=200)
+    teacher = fit_teacher(Toy({"train": known, "val": known}), FEATURES, CONFIG, variants=0, steps=200)
     assert teacher is not None
     wrong = {"negative": "positive", "neutral": "negative", "positive": "neutral"}
     mislabelled = Toy({"train": [replace(e, label=wrong[e.label]) for e in known], "val": CORPUS.examples("val")})
-    made = Trainer(
-        mislabelled,
-        FEATURES,
-        CONFIG,
-        tiny_training(epochs=12, learning_rate=3e-3),
-        seed=0,
-        device=torch.device("cpu"),
-        folder=tmp_path,
-        console=Console(quiet=True),
-        teacher=teacher,
-    )
-    _, report = made.fit()
+    _, report = trainer(tmp_path, mislabelled, teacher=teacher, epochs=12, learning_rate=3e-3).fit()
     assert min(report.by_pattern.values()) > 0.8

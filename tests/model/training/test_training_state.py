@@ -1,4 +1,4 @@
-"""What an interrupted run goes on from: whole or not at all."""
+"""The stored state of a training run is read as written, or rejected."""
 
 import copy
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from model.training.training_state import (
     optimiser_tensors,
     restore_optimiser,
     save_state,
-    under,
+    with_prefix,
 )
 
 TENSORS = {"network.a": torch.arange(6.0).reshape(2, 3), "best.b": torch.tensor(3)}
 
 
-def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+def test_a_saved_state_is_loaded_unchanged(tmp_path: Path) -> None:
     save_state(tmp_path / "new" / "run", TENSORS, {"epoch": 3, "recipe": "r", "report": {"history": [0.5]}})
     state = load_state(tmp_path / "new" / "run")
     assert state is not None
@@ -33,7 +33,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     assert (facts["epoch"], facts["recipe"], facts["report"]) == (3, "r", {"history": [0.5]})
 
 
-def test_where_nothing_was_saved_there_is_nothing(tmp_path: Path) -> None:
+def test_without_a_saved_state_nothing_is_loaded(tmp_path: Path) -> None:
     assert load_state(tmp_path / "run") is None
 
 
@@ -62,7 +62,7 @@ def test_only_the_last_state_is_kept(tmp_path: Path) -> None:
     ],
     ids=["tensors", "facts"],
 )
-def test_a_torn_write_leaves_the_old_state(tmp_path: Path, tensors: dict[str, Any], facts: dict[str, Any]) -> None:
+def test_a_failed_write_keeps_the_old_state(tmp_path: Path, tensors: dict[str, Any], facts: dict[str, Any]) -> None:
     save_state(tmp_path, {"a": torch.tensor(1)}, {"epoch": 1})
     with pytest.raises((AttributeError, TypeError)):
         save_state(tmp_path, tensors, facts)
@@ -71,7 +71,7 @@ def test_a_torn_write_leaves_the_old_state(tmp_path: Path, tensors: dict[str, An
     assert (int(state[0]["a"]), state[1]["epoch"]) == (1, 1)
 
 
-def test_what_a_torn_write_left_lying_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_failed_write_does_not_prevent_the_next(tmp_path: Path) -> None:
     save_state(tmp_path, {"a": torch.tensor(1)}, {"epoch": 1})
     with pytest.raises(TypeError):
         save_state(tmp_path, {"a": torch.tensor(2)}, {"epoch": 2, "report": object()})
@@ -91,22 +91,20 @@ def remove_tensors(folder: Path) -> None:
 
 
 def write(content: str) -> Callable[[Path], None]:
-    def spoil(folder: Path) -> None:
+    def damage(folder: Path) -> None:
         (folder / FACTS).write_text(content, encoding="utf-8")
 
-    return spoil
+    return damage
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [cut_tensors, remove_tensors, write("{"), write("{}"), write("[]")],
     ids=["cut", "removed", "no JSON", "no name", "no object"],
 )
-def test_a_state_that_cannot_be_read_is_an_error_and_no_fresh_start(
-    tmp_path: Path, spoil: Callable[[Path], None]
-) -> None:
+def test_an_unreadable_state_is_an_error(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     save_state(tmp_path, TENSORS, {"epoch": 1})
-    spoil(tmp_path)
+    damage(tmp_path)
     with pytest.raises(CheckpointError, match="state of the interrupted run cannot be read"):
         load_state(tmp_path)
 
@@ -119,7 +117,7 @@ def train(network: nn.Module, optimiser: torch.optim.Optimizer, steps: int) -> N
         optimiser.step()
 
 
-def test_a_restored_optimiser_goes_on_as_the_old_one_would_have() -> None:
+def test_a_restored_optimiser_continues_exactly() -> None:
     torch.manual_seed(0)
     network = nn.Linear(4, 3)
     optimiser = torch.optim.AdamW(network.parameters(), lr=0.1)
@@ -135,8 +133,8 @@ def test_a_restored_optimiser_goes_on_as_the_old_one_would_have() -> None:
 
 
 def test_tensors_are_found_under_their_prefix() -> None:
-    assert under(TENSORS, "network.").keys() == {"a"}
-    assert under(TENSORS, "guidance.") == {}
+    assert with_prefix(TENSORS, "network.").keys() == {"a"}
+    assert with_prefix(TENSORS, "guidance.") == {}
 
 
 def constant(value: float) -> nn.Linear:
@@ -145,34 +143,30 @@ def constant(value: float) -> nn.Linear:
     return linear
 
 
-def test_the_average_moves_slowly_and_faster_at_the_start() -> None:
+def test_the_average_follows_faster_at_the_start() -> None:
     network = constant(0.0)
     average = MovingAverage(network, decay=0.5)
     expected = 0.0
     for step, value in enumerate((1.0, 3.0, 2.0, -1.0, 0.5), start=1):
         nn.init.constant_(network.weight, value)
-        average.update(network)
+        average.update_parameters(network)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
-    assert average.values["weight"].item() == pytest.approx(expected, rel=1e-6)
-    assert average.steps == 5
+    assert value_of(average) == pytest.approx(expected, rel=1e-6)
+    assert average.updates == 5
+    assert network.weight.item() == 0.5
 
 
-def test_swapping_twice_changes_nothing() -> None:
-    network = constant(1.0)
-    average = MovingAverage(network, decay=0.9)
-    nn.init.constant_(network.weight, 5.0)
-    average.swap(network)
-    assert (network.weight.item(), average.values["weight"].item()) == (1.0, 5.0)
-    average.swap(network)
-    assert (network.weight.item(), average.values["weight"].item()) == (5.0, 1.0)
-
-
-def test_an_average_is_restored_with_its_steps() -> None:
-    network = constant(1.0)
-    average = MovingAverage(network, decay=0.9)
-    average.load({"weight": torch.tensor([[7.0]])}, steps=40)
+def test_an_average_is_restored_with_its_updates() -> None:
+    network = constant(7.0)
+    average = MovingAverage(network, decay=0.9, updates=40)
+    assert average.updates == 40
     nn.init.constant_(network.weight, 8.0)
-    average.update(network)
+    average.update_parameters(network)
     decay = 42 / 51
-    assert average.values["weight"].item() == pytest.approx(decay * 7 + (1 - decay) * 8)
+    assert value_of(average) == pytest.approx(decay * 7 + (1 - decay) * 8)
+
+
+def value_of(average: MovingAverage) -> float:
+    (parameter,) = average.module.parameters()
+    return parameter.item()

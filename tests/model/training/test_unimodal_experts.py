@@ -1,4 +1,4 @@
-"""Experts of one modality alone: what they are fitted to, how sure they are, that they come back from a file."""
+"""Unimodal experts: accuracy, weights of corpora, temperature and restoring from a state."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ import torch
 
 from model.config import Slots
 from model.modality import Modality
-from model.training.datasets.base import Example, SoundSource, Source, TextSource, Unclassed
+from model.training.datasets.base import CLASSES, Example, SoundSource, Source, TextSource, Unclassed
 from model.training.unimodal_experts import (
     MIN_HELD_OUT,
     PERCEPTRONS,
@@ -21,13 +21,13 @@ from model.training.unimodal_experts import (
     Perceptron,
     collect_items,
     corpus_weights,
-    describe,
-    described_width,
+    expert_input,
+    expert_width,
     fit_expert,
 )
 from model.types import FloatArray
 from tests.support.network import tiny_config
-from tests.support.training import CLASSES, CONFIG
+from tests.support.training import CONFIG
 
 T, A, V = Modality
 SIZE = CONFIG.feature_size(A)
@@ -90,7 +90,7 @@ def accuracy(expert: Expert, examples: Sequence[Example], features: Mapping[Sour
     return float(np.mean([CLASSES[a] == e.modality_labels[A] for a, e in zip(said, examples, strict=True)]))
 
 
-def test_an_expert_learns_from_the_order_of_slots_what_their_mean_hides() -> None:
+def test_an_expert_uses_the_order_of_slots() -> None:
     training, features = voices(90, 0)
     validation, more = voices(30, 1)
     expert = fitted(training, validation, features | more)
@@ -100,7 +100,7 @@ def test_an_expert_learns_from_the_order_of_slots_what_their_mean_hides() -> Non
 
 
 @pytest.mark.parametrize("emotions", [True, False])
-def test_emotions_are_told_apart_where_known_and_answers_are_polarities(emotions: bool) -> None:
+def test_experts_learn_known_emotions_and_return_polarities(emotions: bool) -> None:
     training, features = voices(60, 0, emotions=emotions)
     expert = fitted(training, training[:12], features)
     assert expert.classes.shape == ((4 if emotions else 3), 3)
@@ -109,7 +109,7 @@ def test_emotions_are_told_apart_where_known_and_answers_are_polarities(emotions
     torch.testing.assert_close(expert.prior, torch.full((3,), 1 / 3))
 
 
-def test_an_emotion_that_goes_with_two_polarities_is_not_used() -> None:
+def test_an_emotion_of_two_polarities_is_not_used() -> None:
     training, features = voices(60, 0)
     muddled = [Example(e.id, e.label, e.sources, e.modality_labels, emotions={A: "surprised"}) for e in training[:9]]
     expert = fitted(muddled + training[9:], training[:12], features)
@@ -124,7 +124,7 @@ def surprised(count: int, seed: int) -> tuple[list[Unclassed], dict[Source, Floa
     return [Unclassed({A: source}, {A: "surprised"}) for source in positive], beside
 
 
-def test_what_goes_with_no_class_is_told_apart_and_then_ruled_out() -> None:
+def test_emotions_without_a_class_are_learned_and_then_excluded() -> None:
     training, features = voices(60, 0)
     others, beside = surprised(20, 5)
     expert = fitted(training, training[:12], features | beside, unclassed=others)
@@ -133,14 +133,14 @@ def test_what_goes_with_no_class_is_told_apart_and_then_ruled_out() -> None:
     x = torch.stack([torch.from_numpy(beside[o.sources[A]]) for o in others])
     valid = torch.ones(x.shape[:2], dtype=torch.bool)
     torch.testing.assert_close(expert(x, valid).sum(dim=1), torch.ones(len(x)))
-    regression = expert.members[0](describe(x, valid, expert.width))  # (N, 5)
+    regression = expert.members[0](expert_input(x, valid, expert.width))  # (N, 5)
     assert regression[:, expert.classes.sum(dim=1) == 0].mean() > 0.3
     assert accuracy(expert, training, features) > 0.9
-    again = Expert.of_state(expert.state_dict()).eval()
+    again = Expert.of_state(expert.state_dict(), A).eval()
     assert torch.equal(again(x, valid), expert(x, valid))
 
 
-def test_without_useful_emotions_what_has_no_class_is_of_none_either() -> None:
+def test_without_useful_emotions_unclassed_content_is_not_used() -> None:
     training, features = voices(60, 0)
     muddled = [Example(e.id, e.label, e.sources, e.modality_labels, emotions={A: "felt"}) for e in training]
     others, beside = surprised(20, 5)
@@ -150,7 +150,7 @@ def test_without_useful_emotions_what_has_no_class_is_of_none_either() -> None:
     assert torch.equal(answers(expert, training, features), answers(alone, training, features))
 
 
-def test_variants_are_learnt_from_and_a_source_counts_once() -> None:
+def test_variants_are_used_and_each_source_counts_once() -> None:
     training, features = voices(30, 0, variants=2)
     expert = fitted(training + training, training[:12], features, variants=2)
     one = fitted(training, training[:12], features, variants=2)
@@ -159,20 +159,20 @@ def test_variants_are_learnt_from_and_a_source_counts_once() -> None:
     assert not torch.allclose(answers(expert, training, features), answers(without, training, features), atol=1e-3)
 
 
-def test_items_are_told_by_source_polarity_corpus_and_variant() -> None:
+def test_items_have_source_polarity_corpus_and_variant() -> None:
     training, features = voices(3, 0, variants=1)
     others, beside = surprised(1, 5)
     items = collect_items(A, [*training, training[0]], features | beside, SMALL, 1, others)
-    assert items.described.shape == (7, 8 * SIZE)
+    assert items.inputs.shape == (7, 8 * SIZE)
     assert items.polarities.tolist() == [0, 0, 1, 1, 2, 2, UNCLASSED]
-    assert items.varied.tolist() == [False, True] * 3 + [False]
-    assert items.emotions == ["sad", "sad", "calm", "calm", "happy", "happy", "surprised"]
+    assert items.augmented.tolist() == [False, True] * 3 + [False]
+    assert items.emotions.tolist() == ["sad", "sad", "calm", "calm", "happy", "happy", "surprised"]
     assert set(items.origins) == {""}
     nothing = collect_items(A, training, {}, SMALL, 1)
-    assert nothing.described.shape == (0, 8 * SIZE)
+    assert nothing.inputs.shape == (0, 8 * SIZE)
 
 
-def test_text_has_a_linear_member_alone() -> None:
+def test_the_text_expert_is_one_linear_model() -> None:
     rng = np.random.default_rng(0)
     training = [Example(str(n), "neutral", {T: TextSource(str(n))}, {T: CLASSES[n % 3]}) for n in range(30)]
     features: dict[Source, FloatArray] = {
@@ -183,7 +183,7 @@ def test_text_has_a_linear_member_alone() -> None:
     assert len(fitted(heard, heard[:9], sounds, steps=5).members) == 1 + PERCEPTRONS
 
 
-def test_members_count_equally_and_the_temperature_is_a_power() -> None:
+def test_members_have_equal_weight_and_the_temperature_is_an_exponent() -> None:
     torch.manual_seed(0)
     members = [Perceptron([SIZE, 3]), Perceptron([SIZE, 5, 3]), Perceptron([SIZE, 5, 3])]
     expert = Expert(members, torch.eye(3), torch.full((3,), 1 / 3), torch.tensor(0.5)).eval()
@@ -193,7 +193,7 @@ def test_members_count_equally_and_the_temperature_is_a_power() -> None:
     torch.testing.assert_close(expert(x, valid), wanted)
 
 
-def test_corpora_weigh_equally_and_within_each_its_classes() -> None:
+def test_corpora_and_their_classes_have_equal_weight() -> None:
     origins = ["large"] * 100 + ["small"] * 4 + ["single"]
     polarities = np.array([0] * 90 + [1] * 10 + [0, 1, 1, UNCLASSED] + [2])
     weights = corpus_weights(origins, polarities)
@@ -222,7 +222,7 @@ def along(seed: int, count: int, origin: str, sign: int = 1) -> tuple[list[Examp
     return examples, features
 
 
-def test_a_corpus_ten_times_larger_does_not_win() -> None:
+def test_a_corpus_ten_times_larger_does_not_dominate() -> None:
     """Two corpora read one axis in opposite ways: with equal weights neither is followed."""
     large, features = along(0, 300, "large")
     small, more = along(1, 30, "small", sign=-1)
@@ -236,7 +236,7 @@ def test_a_corpus_ten_times_larger_does_not_win() -> None:
     assert follows_the_large(fitted(merged, [], features | more, config=ONE)) > 0.75
 
 
-def test_an_expert_is_unsure_where_a_corpus_held_out_contradicts() -> None:
+def test_a_contradicting_corpus_reduces_confidence() -> None:
     one, features = along(0, 3 * MIN_HELD_OUT, "one")
     alike, more = along(1, 3 * MIN_HELD_OUT, "alike")
     third, others = along(2, 3 * MIN_HELD_OUT, "third")
@@ -248,7 +248,7 @@ def test_an_expert_is_unsure_where_a_corpus_held_out_contradicts() -> None:
     assert float(sure.temperature) >= 1
 
 
-def test_too_few_or_too_small_corpora_are_not_held_out() -> None:
+def test_few_or_small_corpora_are_not_held_out() -> None:
     one, features = along(0, 3 * MIN_HELD_OUT, "one")
     alike, more = along(1, 3 * MIN_HELD_OUT, "alike")
     few, others = along(2, 3 * MIN_HELD_OUT - 3, "few", sign=-1)
@@ -257,7 +257,7 @@ def test_too_few_or_too_small_corpora_are_not_held_out() -> None:
     assert float(fitted([*one, *alike, *few], [], every, config=ONE, steps=5).temperature) == 1
 
 
-def test_validation_corpora_count_equally_for_the_temperature() -> None:
+def test_validation_corpora_have_equal_weight_for_the_temperature() -> None:
     training, features = along(0, 60, "one")
     agreeing, more = along(1, 300, "agreeing")
     contrary, others = along(2, 9, "contrary", sign=-1)
@@ -266,33 +266,33 @@ def test_validation_corpora_count_equally_for_the_temperature() -> None:
     assert float(fitted(training, [*agreeing, *contrary], every, config=ONE).temperature) < 0.6
 
 
-def test_slots_that_are_not_valid_are_never_read() -> None:
+def test_invalid_slots_are_never_read() -> None:
     x = torch.randn(2, 3, 4)
     valid = torch.tensor([[True, True, False], [True, False, False]])
     poisoned = x.masked_fill(~valid.unsqueeze(-1), 9.0)
     for width in (4, 20):
-        torch.testing.assert_close(describe(x, valid, width), describe(poisoned, valid, width))
-    torch.testing.assert_close(describe(x, valid, 4)[0], x[0, :2].mean(dim=0))
-    whole = describe(x, valid, 20)
+        torch.testing.assert_close(expert_input(x, valid, width), expert_input(poisoned, valid, width))
+    torch.testing.assert_close(expert_input(x, valid, 4)[0], x[0, :2].mean(dim=0))
+    whole = expert_input(x, valid, 20)
     assert whole.shape == (2, 20)
     assert torch.equal(whole[0], torch.cat([x[0, 0], x[0, 1], torch.zeros(12)]))
 
 
-def test_long_items_are_described_by_their_mean() -> None:
-    assert described_width(CONFIG, A) == 20 * 33
-    assert described_width(CONFIG, T) == 384  # 12 × 384 are too many
-    assert described_width(CONFIG, V) == 35
+def test_large_inputs_are_replaced_by_their_mean() -> None:
+    assert expert_width(CONFIG, A) == 20 * 33
+    assert expert_width(CONFIG, T) == 384  # 12 × 384 are too many
+    assert expert_width(CONFIG, V) == 35
 
 
-def test_an_expert_comes_back_from_its_state() -> None:
+def test_an_expert_is_restored_from_its_state() -> None:
     training, features = voices(30, 0)
     expert = fitted(training, training[:9], features, steps=20)
     expert.temperature.fill_(0.7)
-    again = Expert.of_state(expert.state_dict()).eval()
+    again = Expert.of_state(expert.state_dict(), A).eval()
     assert torch.equal(answers(again, training, features), answers(expert, training, features))
 
 
-def test_fitting_twice_gives_the_same_expert_and_leaves_randomness_alone() -> None:
+def test_fitting_is_reproducible_and_keeps_the_global_random_state() -> None:
     training, features = voices(30, 0)
     torch.manual_seed(3)
     first = fitted(training, training[:9], features, steps=20)
@@ -304,14 +304,14 @@ def test_fitting_twice_gives_the_same_expert_and_leaves_randomness_alone() -> No
         assert torch.equal(value, second.state_dict()[name]), name
 
 
-def test_without_anything_to_judge_by_the_temperature_is_one() -> None:
+def test_without_validation_the_temperature_is_one() -> None:
     training, features = voices(30, 0)
     expert = fitted(training, [], features)
     assert float(expert.temperature) == 1
     assert accuracy(expert, training, features) > 0.9
 
 
-def test_two_classes_are_told_apart_as_three_are() -> None:
+def test_an_expert_may_have_two_classes() -> None:
     config = tiny_config(classes=("negative", "positive"), slots=SMALL.slots)
     training, features = voices(60, 0, emotions=False)
     two = [e for e in training if e.modality_labels[A] != "neutral"]

@@ -1,5 +1,3 @@
-"""The shipped weights' whole way, on a corpus of a hundred clips."""
-
 import json
 from functools import partial
 from pathlib import Path
@@ -45,7 +43,7 @@ def results(built: Path) -> dict[str, Any]:
     return content
 
 
-def test_the_seed_that_is_best_on_validation_is_shipped(results: dict[str, Any]) -> None:
+def test_the_best_seed_on_validation_is_shipped(results: dict[str, Any]) -> None:
     validated = {seed: run["validation"]["best_macro_f1"] for seed, run in results["seeds"].items()}
     assert validated.keys() == {"0", "1"}
     assert validated[str(results["seed"])] == max(validated.values())
@@ -60,12 +58,12 @@ def test_every_seed_is_evaluated_on_every_part(results: dict[str, Any]) -> None:
         assert all(evaluation["n"] > 0 for evaluation in run["test"].values())
 
 
-def test_a_network_of_each_fold_is_trained_beside_the_seeds(built: Path) -> None:
+def test_a_network_is_trained_for_each_seed_and_fold(built: Path) -> None:
     trained = {path.parent.relative_to(built / "work").as_posix() for path in built.rglob("best.safetensors")}
     assert trained == {"seed-0", "seed-1", *(f"fold-{fold}/seed-0" for fold in range(FOLDS))}
 
 
-def test_the_shipped_weights_answer_every_subset_with_a_verdict(built: Path, results: dict[str, Any]) -> None:
+def test_the_weights_decide_on_every_subset_with_a_verdict(built: Path, results: dict[str, Any]) -> None:
     pipeline = Pipeline.load(built / "out", "cpu")
     assert pipeline.checkpoint.version == results["version"]
     reliability = pipeline.checkpoint.reliability
@@ -78,7 +76,7 @@ def test_the_shipped_weights_answer_every_subset_with_a_verdict(built: Path, res
         assert decision.threshold in reliability.threshold.tolist()
 
 
-def test_the_card_tells_of_every_part_and_both_seeds(built: Path) -> None:
+def test_the_card_covers_every_part_and_both_seeds(built: Path) -> None:
     card = (built / "out" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# miniature\n")
     for corpus, split in PARTS:
@@ -86,15 +84,15 @@ def test_the_card_tells_of_every_part_and_both_seeds(built: Path) -> None:
     assert card.count("shipped |") == 1
 
 
-def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"au_mean\.csv: cannot be read"):
         main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as finished:
         main(["--help"])
     assert finished.value.code == 0
-    told = capsys.readouterr().out
-    assert all(option in told for option in ("--data", "--out", "--work", "--cache", "--seeds", "--resume"))
+    output = capsys.readouterr().out
+    assert all(option in output for option in ("--data", "--out", "--work", "--cache", "--seeds", "--resume"))

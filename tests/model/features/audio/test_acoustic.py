@@ -1,26 +1,20 @@
-import os
 import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Final
 
 import librosa
 import numpy as np
 import pytest
 
-from model.features.audio.acoustic import (
-    ACOUSTIC_SIZE,
-    HOP_LENGTH,
-    MIN_SAMPLES,
-    N_CHROMA,
-    N_MFCC,
-    SAMPLE_RATE,
-    FloatArray,
-    acoustic_features,
-    harmonic_component,
-)
+from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import ACOUSTIC_SIZE, MIN_SAMPLES, acoustic_features, harmonic_component
+from model.features.audio.dsp.cqt import N_CHROMA
+from model.features.audio.dsp.mel import N_MFCC
+from model.features.audio.dsp.stft import HOP_LENGTH
 from model.features.audio.loading import read_sound
+from model.types import FloatArray
+from tests.support.corpus import real_data
 from tests.support.speech import speech_of
 
 SECONDS: Final = (0.1, 0.5, 1.0, 3.7, 6.0, 20.0, 60.0)
@@ -29,10 +23,10 @@ MFCC: Final = slice(1, 1 + N_MFCC)
 CHROMA: Final = slice(1 + N_MFCC, ACOUSTIC_SIZE)
 
 
-def plain_librosa(y: FloatArray) -> FloatArray:
-    """The recipe as it is written down, by librosa alone; `(T, 33)`."""
+def librosa_features(y: FloatArray) -> FloatArray:
+    """The features by librosa alone, `(T, 33)`."""
     with warnings.catch_warnings():
-        # Clips shorter than a window are padded; librosa says so each time.
+        # librosa warns of clips shorter than a window.
         warnings.filterwarnings("ignore", message=r"n_fft=\d+ is too large", category=UserWarning)
         warnings.filterwarnings("ignore", message="Trying to estimate tuning from empty", category=UserWarning)
         parts = [
@@ -46,9 +40,9 @@ def plain_librosa(y: FloatArray) -> FloatArray:
 
 
 @pytest.mark.parametrize("seconds", SECONDS)
-def test_features_of_speech_equal_plain_librosa_calls(seconds: float) -> None:
+def test_features_of_speech_equal_librosa(seconds: float) -> None:
     speech = speech_of(seconds)
-    ours, golden = acoustic_features(speech), plain_librosa(speech)
+    ours, golden = acoustic_features(speech), librosa_features(speech)
     assert ours.shape == golden.shape == (1 + speech.size // HOP_LENGTH, ACOUSTIC_SIZE)
     assert ours.dtype == np.float32
     assert np.isfinite(ours).all()
@@ -58,7 +52,7 @@ def test_features_of_speech_equal_plain_librosa_calls(seconds: float) -> None:
 @pytest.mark.parametrize(
     "kind", ["silence", "silence around", "quiet", "noise", "constant", "fastest", "clipped", "click"]
 )
-def test_features_of_odd_sounds_equal_plain_librosa_calls(kind: str) -> None:
+def test_features_of_unusual_sounds_equal_librosa(kind: str) -> None:
     speech = speech_of(1.5)
     samples = np.arange(30_000)
     sound = {
@@ -71,28 +65,26 @@ def test_features_of_odd_sounds_equal_plain_librosa_calls(kind: str) -> None:
         "clipped": np.clip(speech * 20, -1, 1),
         "click": np.where(samples == 15_000, 1.0, 0.0),
     }[kind].astype(np.float32)
-    assert_golden(acoustic_features(sound), plain_librosa(sound))
+    assert_golden(acoustic_features(sound), librosa_features(sound))
 
 
-def test_features_of_recordings_equal_plain_librosa_calls() -> None:
-    named = os.environ.get("EMMR_DATA")
-    folder = Path(named) if named else Path(__file__).parents[3].parent / "shared" / "data"
-    recordings = sorted(folder.glob("ravdess/**/*.flac"))
+def test_features_of_recordings_equal_librosa() -> None:
+    recordings = sorted(real_data().glob("ravdess/**/*.flac"))
     if not recordings:
-        pytest.skip("no recordings here: set EMMR_DATA to the folder that holds ravdess/")
+        pytest.skip("no recordings here")
     for path in recordings[:: -(-len(recordings) // 8)]:
         waveform = read_sound(path).waveform
-        assert_golden(acoustic_features(waveform), plain_librosa(waveform))
+        assert_golden(acoustic_features(waveform), librosa_features(waveform))
 
 
 def assert_golden(ours: FloatArray, golden: FloatArray) -> None:
-    # Equal to the last bit where they are of one make; a processor may round a cosine in a filter another way.
+    # Bit-equal on one machine; another processor may round a filter's cosine differently.
     np.testing.assert_array_equal(ours[:, ZCR], golden[:, ZCR])
     np.testing.assert_allclose(ours[:, MFCC], golden[:, MFCC], rtol=0, atol=1e-4)
     np.testing.assert_allclose(ours[:, CHROMA], golden[:, CHROMA], rtol=0, atol=1e-5)
 
 
-def test_threads_at_work_on_different_clips_do_not_disturb_each_other() -> None:
+def test_concurrent_threads_give_equal_features() -> None:
     clips = [speech_of(1.0)[first : first + 9_000] for first in range(0, 7_000, 500)]
     alone = [acoustic_features(clip) for clip in clips]
     with ThreadPoolExecutor(4) as threads:
@@ -100,7 +92,7 @@ def test_threads_at_work_on_different_clips_do_not_disturb_each_other() -> None:
             np.testing.assert_array_equal(together, expected)
 
 
-def test_five_minutes_need_little_more_memory_than_their_samples_and_features() -> None:
+def test_memory_for_five_minutes_is_less_than_a_spectrogram() -> None:
     waveform = np.resize(speech_of(10.0), 300 * SAMPLE_RATE)
     acoustic_features(waveform[:SAMPLE_RATE])
     tracemalloc.start()
@@ -112,14 +104,14 @@ def test_five_minutes_need_little_more_memory_than_their_samples_and_features() 
     assert peak < 5 * waveform.nbytes  # the spectrogram alone would be eight times as large
 
 
-def test_the_golden_values_tell_one_stretch_of_speech_from_another() -> None:
+def test_different_speech_has_different_features() -> None:
     speech = speech_of(6.0)
     first, second = acoustic_features(speech[: 3 * SAMPLE_RATE]), acoustic_features(speech[3 * SAMPLE_RATE :])
     for part in (ZCR, MFCC, CHROMA):
         assert np.abs(first[:, part] - second[:, part]).max() > 0.01
 
 
-def test_a_steady_note_lands_in_its_pitch_class() -> None:
+def test_chroma_of_a_note_peaks_at_its_pitch_class() -> None:
     time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     note_a = (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
     chroma = acoustic_features(note_a)[:, CHROMA]
@@ -127,7 +119,7 @@ def test_a_steady_note_lands_in_its_pitch_class() -> None:
     assert (chroma[5:-5].argmax(axis=1) == 9).all()  # C is 0, so A is 9
 
 
-def test_the_harmonic_part_keeps_the_note_and_drops_the_clicks() -> None:
+def test_harmonic_component_removes_clicks() -> None:
     time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     note = (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
     clicks = np.zeros_like(note)
@@ -138,24 +130,24 @@ def test_the_harmonic_part_keeps_the_note_and_drops_the_clicks() -> None:
     assert np.abs(harmonic - note)[1000::4000].max() < 0.1
 
 
-def test_silence_has_finite_features_and_no_crossings() -> None:
+def test_silence_has_finite_features_and_no_zero_crossings() -> None:
     features = acoustic_features(np.zeros(SAMPLE_RATE, dtype=np.float32))
     assert np.isfinite(features).all()
     assert not features[:, ZCR].any()
 
 
-def test_a_strided_view_has_the_features_of_its_copy() -> None:
+def test_strided_view_and_its_copy_have_equal_features() -> None:
     stereo = np.stack([speech_of(0.5), np.zeros(SAMPLE_RATE // 2, dtype=np.float32)], axis=1)
     left = stereo[:, 0]
     assert not left.flags.c_contiguous
     np.testing.assert_array_equal(acoustic_features(left), acoustic_features(left.copy()))
 
 
-def test_the_shortest_allowed_clip_has_two_frames() -> None:
+def test_shortest_clip_has_two_frames() -> None:
     assert acoustic_features(speech_of(1.0)[:MIN_SAMPLES]).shape == (2, ACOUSTIC_SIZE)
 
 
-def test_a_clip_one_sample_too_short_is_an_error() -> None:
+def test_clip_one_sample_too_short_is_an_error() -> None:
     with pytest.raises(ValueError, match="holds 511 samples, at least 512 are needed"):
         acoustic_features(np.zeros(MIN_SAMPLES - 1, dtype=np.float32))
 
@@ -166,7 +158,7 @@ def test_two_channels_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("sample", [np.nan, np.inf, -np.inf])
-def test_a_sample_that_is_not_finite_is_an_error(sample: float) -> None:
+def test_sample_that_is_not_finite_is_an_error(sample: float) -> None:
     speech = speech_of(0.5)
     speech[100] = sample
     with pytest.raises(ValueError, match="not finite"):

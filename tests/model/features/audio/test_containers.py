@@ -1,4 +1,4 @@
-"""Files built by hand, one field at a time; `test_sound` has whole ones."""
+"""Files built field by field; `test_loading` has complete ones."""
 
 import struct
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def box(name: bytes, content: bytes = b"", size: int | None = None) -> bytes:
         (b"", None),
     ],
 )
-def test_a_container_is_told_by_its_first_bytes(head: bytes, container: str | None) -> None:
+def test_container_is_detected_by_its_first_bytes(head: bytes, container: str | None) -> None:
     assert sniff(head) == container
 
 
@@ -72,7 +72,7 @@ def whole(container: str, data: bytes) -> bool:
         (b"RIFF\0\0\0\0WAVE", False),
     ],
 )
-def test_a_wav_file_holds_all_the_samples_it_claims(data: bytes, expected: bool) -> None:
+def test_wav_file_holds_all_declared_samples(data: bytes, expected: bool) -> None:
     assert whole("wav", data) is expected
 
 
@@ -97,7 +97,7 @@ def test_a_wav_file_holds_all_the_samples_it_claims(data: bytes, expected: bool)
         (MP3_FRAME.replace(b"\0" * 29, b"\0" * 17 + b"Xing\0\0\0\0\0\0\0\7", 1) + MP3_FRAME, True),
     ],
 )
-def test_an_mp3_file_is_nothing_but_whole_frames_and_as_many_as_it_counts(data: bytes, expected: bool) -> None:
+def test_mp3_file_is_as_many_complete_frames_as_declared(data: bytes, expected: bool) -> None:
     assert whole("mp3", data) is expected
 
 
@@ -116,7 +116,7 @@ def test_an_mp3_file_is_nothing_but_whole_frames_and_as_many_as_it_counts(data: 
         ((EBML + SEGMENT + b"\x84" + VOID) * 2, False),
     ],
 )
-def test_a_webm_file_is_one_segment_of_whole_elements(data: bytes, expected: bool) -> None:
+def test_webm_file_is_one_segment_of_complete_elements(data: bytes, expected: bool) -> None:
     assert whole("webm", data) is expected
 
 
@@ -137,7 +137,7 @@ def test_a_webm_file_is_one_segment_of_whole_elements(data: bytes, expected: boo
         (box(b"ftyp") + box(b"moov") + box(b"moof") + box(b"mdat") + box(b"moof") + box(b"mdat"), True),
     ],
 )
-def test_an_m4a_file_is_whole_boxes_with_an_index_and_samples(data: bytes, expected: bool) -> None:
+def test_m4a_file_is_complete_boxes_with_index_and_samples(data: bytes, expected: bool) -> None:
     assert whole("m4a", data) is expected
 
 
@@ -159,7 +159,7 @@ FLAC = encode(voice_like(0.1), "flac")
         (lambda data: data[: data.rindex(b"OggS")], False),
     ],
 )
-def test_an_ogg_file_is_one_stream_of_pages_up_to_its_last(change: Callable[[bytes], bytes], expected: bool) -> None:
+def test_ogg_file_is_one_stream_up_to_its_last_page(change: Callable[[bytes], bytes], expected: bool) -> None:
     assert whole("ogg", change(OGG)) is expected
 
 
@@ -172,5 +172,5 @@ def test_an_ogg_file_is_one_stream_of_pages_up_to_its_last(change: Callable[[byt
         (FLAC + FLAC, False),
     ],
 )
-def test_a_flac_file_is_one_stream_that_says_its_length(data: bytes, expected: bool) -> None:
+def test_flac_file_is_one_stream_with_its_length(data: bytes, expected: bool) -> None:
     assert whole("flac", data) is expected

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from model.errors import EmptyModality
-from model.features.audio.acoustic import MIN_SAMPLES, SAMPLE_RATE
+from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import MIN_SAMPLES
 from model.features.audio.conditioning import condition
-from model.features.audio.raw_features import listen, loudest_frame_dbfs, raw_audio_features, whisper_encoder
+from model.features.audio.raw_features import extract_voice, loudest_frame_dbfs, whisper_encoder
 from model.types import FloatArray
 from tests.support.speech import speech_of
 
@@ -13,9 +14,16 @@ FRAMES = 1 + SPEECH.size // 512
 
 
 def raw(
-    waveform: FloatArray, *, dynamics: bool = False, silence_dbfs: float = -60.0, conditioned: bool = False
+    waveform: FloatArray,
+    *,
+    dynamics: bool = False,
+    silence_dbfs: float = -60.0,
+    conditioned: bool = False,
+    encoder: str = "acoustic",
 ) -> FloatArray:
-    return raw_audio_features(waveform, dynamics=dynamics, silence_dbfs=silence_dbfs, conditioned=conditioned)
+    return extract_voice(
+        waveform, dynamics=dynamics, silence_dbfs=silence_dbfs, conditioned=conditioned, encoder=encoder
+    ).features
 
 
 def tone_at(dbfs: float, samples: int = SAMPLE_RATE) -> FloatArray:
@@ -26,32 +34,32 @@ def tone_at(dbfs: float, samples: int = SAMPLE_RATE) -> FloatArray:
 
 
 @pytest.mark.parametrize("dbfs", [-61.0, -80.0])
-def test_what_stays_under_the_threshold_is_silent(dbfs: float) -> None:
+def test_clip_below_the_threshold_is_silent(dbfs: float) -> None:
     with pytest.raises(EmptyModality) as caught:
         raw(tone_at(dbfs))
     assert caught.value.reason == "silent"
 
 
-def test_what_passes_the_threshold_is_not() -> None:
+def test_clip_above_the_threshold_is_not_silent() -> None:
     assert raw(tone_at(-59.0)).shape == (32, 33)
 
 
-def test_one_loud_moment_makes_a_clip_audible() -> None:
+def test_one_loud_hop_is_not_silent() -> None:
     waveform = np.zeros(SAMPLE_RATE, dtype=np.float32)
     waveform[8192 : 8192 + 512] = tone_at(-40.0, 512)
     assert raw(waveform).shape == (32, 33)
 
 
 @pytest.mark.parametrize("dbfs", [-6.0, -30.0])
-def test_loudness_is_measured_against_full_scale(dbfs: float) -> None:
+def test_level_is_relative_to_full_scale(dbfs: float) -> None:
     assert loudest_frame_dbfs(tone_at(dbfs)) == pytest.approx(dbfs, abs=0.01)
 
 
-def test_a_clip_of_one_hop_is_long_enough() -> None:
+def test_clip_of_one_hop_has_features() -> None:
     assert raw(tone_at(-10.0, MIN_SAMPLES)).shape == (2, 33)
 
 
-def test_dynamics_add_how_much_each_feature_changed() -> None:
+def test_dynamics_append_the_absolute_change_of_each_feature() -> None:
     plain = raw(SPEECH)
     with_change = raw(SPEECH, dynamics=True)
     assert with_change.shape == (FRAMES, 66)
@@ -60,22 +68,22 @@ def test_dynamics_add_how_much_each_feature_changed() -> None:
     np.testing.assert_array_equal(with_change[1:, 33:], np.abs(plain[1:] - plain[:-1]))
 
 
-def test_the_threshold_is_the_callers() -> None:
+def test_silence_threshold_is_configurable() -> None:
     with pytest.raises(EmptyModality, match="-20 dBFS"):
         raw(tone_at(-25.0), silence_dbfs=-20.0)
 
 
-def test_listening_says_how_long_the_clip_is_and_how_long_it_took() -> None:
-    voice = listen(SPEECH, dynamics=True, silence_dbfs=-60.0)
+def test_voice_holds_duration_and_computing_time() -> None:
+    voice = extract_voice(SPEECH, dynamics=True, silence_dbfs=-60.0)
     np.testing.assert_array_equal(voice.features, raw(SPEECH, dynamics=True))
     assert (voice.seconds, voice.spoken, voice.channel) == (1.0, 1.0, None)
     assert 0 < voice.spent < 60
 
 
-def test_a_conditioned_clip_is_trimmed_and_levelled_before_it_is_described() -> None:
+def test_clip_is_conditioned_before_features_are_computed() -> None:
     padded = np.pad(SPEECH * np.float32(0.1), SAMPLE_RATE)
-    voice = listen(padded, dynamics=True, silence_dbfs=-60.0, conditioned=True, channel=1)
-    expected = condition(padded).waveform
+    voice = extract_voice(padded, dynamics=True, silence_dbfs=-60.0, conditioned=True, channel=1)
+    expected = condition(padded)
     assert (voice.seconds, voice.spoken, voice.channel) == (3.0, expected.size / SAMPLE_RATE, 1)
     assert 0.8 < voice.spoken < 1.2
     np.testing.assert_array_equal(voice.features, raw(expected, dynamics=True))
@@ -84,43 +92,43 @@ def test_a_conditioned_clip_is_trimmed_and_levelled_before_it_is_described() -> 
 
 @pytest.mark.parametrize("samples", [MIN_SAMPLES, 600, 1_000])
 @pytest.mark.parametrize("place", [0, MIN_SAMPLES - 1])
-def test_a_short_clip_is_still_described_when_little_of_it_is_loud(samples: int, place: int) -> None:
+def test_conditioned_short_clip_has_features(samples: int, place: int) -> None:
     waveform = np.zeros(samples, dtype=np.float32)
     waveform[place] = 0.5
     assert np.isfinite(raw(waveform, conditioned=True)).all()
 
 
-def test_silence_is_judged_before_levelling() -> None:
+def test_silence_is_detected_before_conditioning() -> None:
     with pytest.raises(EmptyModality) as caught:
         raw(tone_at(-61.0), conditioned=True)
     assert caught.value.reason == "silent"
 
 
 @pytest.mark.parametrize(("encoder", "size"), [("whisper", 384), ("both", 483)])
-def test_a_voice_described_as_a_whole_is_one_row(encoder: str, size: int) -> None:
-    features = raw_audio_features(SPEECH, dynamics=False, silence_dbfs=-60.0, encoder=encoder)
+def test_whisper_features_are_one_row_per_clip(encoder: str, size: int) -> None:
+    features = raw(SPEECH, encoder=encoder)
     assert features.shape == (1, size)
     assert features.dtype == np.float32
     assert np.isfinite(features).all()
     np.testing.assert_array_equal(features[0, :384], whisper_encoder()(SPEECH))
-    voice = listen(SPEECH, dynamics=True, silence_dbfs=-60.0, encoder=encoder)  # it has no frames to follow
+    voice = extract_voice(SPEECH, dynamics=True, silence_dbfs=-60.0, encoder=encoder)  # no dynamics without frames
     np.testing.assert_array_equal(voice.features, features)
 
 
-def test_beside_the_hidden_state_stand_acoustic_means_deviations_and_changes() -> None:
-    features = raw_audio_features(SPEECH, dynamics=False, silence_dbfs=-60.0, encoder="both")[0, 384:]
+def test_both_appends_acoustic_means_deviations_and_changes() -> None:
+    features = raw(SPEECH, encoder="both")[0, 384:]
     frames = raw(SPEECH, dynamics=True)
     expected = [frames[:, :33].mean(axis=0), frames[:, :33].std(axis=0), frames[:, 33:].mean(axis=0)]
     np.testing.assert_allclose(features, np.concatenate(expected), rtol=1e-5, atol=1e-6)
 
 
-def test_conditioning_comes_before_a_whole_description_too() -> None:
+def test_clip_is_conditioned_before_whisper_encodes_it() -> None:
     padded = np.pad(SPEECH * np.float32(0.1), SAMPLE_RATE)
-    features = raw_audio_features(padded, dynamics=False, silence_dbfs=-60.0, conditioned=True, encoder="whisper")
-    np.testing.assert_array_equal(features[0], whisper_encoder()(condition(padded).waveform))
+    features = raw(padded, conditioned=True, encoder="whisper")
+    np.testing.assert_array_equal(features[0], whisper_encoder()(condition(padded)))
 
 
 @pytest.mark.parametrize("encoder", ["whisper", "both"])
-def test_the_shortest_clip_is_described_as_a_whole(encoder: str) -> None:
-    features = raw_audio_features(tone_at(-10.0, MIN_SAMPLES), dynamics=False, silence_dbfs=-60.0, encoder=encoder)
+def test_shortest_clip_has_whisper_features(encoder: str) -> None:
+    features = raw(tone_at(-10.0, MIN_SAMPLES), encoder=encoder)
     assert np.isfinite(features).all()

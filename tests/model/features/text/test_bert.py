@@ -1,5 +1,3 @@
-"""The packed encoder equals transformers', and knows what it is not."""
-
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
-from model.features.text.bert import ROWS, PackedBert, rounded
+from model.features.text.bert import MIN_ROWS, PackedBert, padded_rows
 
 CPU = torch.device("cpu")
 SENTENCES = [[101, 7, 8, 9, 102], [101, 102], [101, *range(200, 260), 102], [101, 5, 102]]
@@ -23,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = BertModel(config)
-        for parameter in model.parameters():  # as made, biases are zeros and scales ones
+        for parameter in model.parameters():  # by default, biases are zeros and scales ones
             parameter.data += 0.1 * torch.randn_like(parameter)
         model.save_pretrained(path)
     return path
@@ -35,7 +33,7 @@ def read(folder: Path) -> PackedBert:
     return encoder
 
 
-def test_sentences_side_by_side_get_what_transformers_gives_each(folder: Path) -> None:
+def test_batch_of_sentences_equals_transformers(folder: Path) -> None:
     reference: torch.nn.Module = BertModel.from_pretrained(folder)
     with torch.inference_mode():
         expected = [reference(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in SENTENCES]
@@ -44,7 +42,7 @@ def test_sentences_side_by_side_get_what_transformers_gives_each(folder: Path) -
 
 
 @pytest.mark.parametrize("module", ["query", "key", "value"])
-def test_a_weight_changed_in_place_counts_from_the_next_call(folder: Path, module: str) -> None:
+def test_weight_changed_in_place_is_used_by_the_next_call(folder: Path, module: str) -> None:
     name = f"encoder.layer.1.attention.self.{module}"
     changed = read(folder)
     reference: torch.nn.Module = BertModel.from_pretrained(folder)
@@ -59,7 +57,7 @@ def test_a_weight_changed_in_place_counts_from_the_next_call(folder: Path, modul
     assert (ours - before).abs().max() > 1e-3
 
 
-def test_what_is_not_a_plain_bert_is_left_to_others(folder: Path, tmp_path: Path) -> None:
+def test_other_models_are_not_read(folder: Path, tmp_path: Path) -> None:
     DistilBertModel(DistilBertConfig(vocab_size=30, dim=12, n_layers=1, n_heads=2, hidden_dim=8)).save_pretrained(
         tmp_path / "distil"
     )
@@ -81,27 +79,27 @@ def test_weights_that_do_not_fit_their_config_are_named(folder: Path, tmp_path: 
         PackedBert.read(deeper, CPU)
 
 
-def test_a_broken_weights_file_is_a_value_error(folder: Path, tmp_path: Path) -> None:
+def test_broken_weights_file_raises_value_error(folder: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(folder, tmp_path / "broken"))
     (broken / "model.safetensors").write_bytes(b"no such thing")
     with pytest.raises(ValueError, match=r"model\.safetensors"):
         PackedBert.read(broken, CPU)
 
 
-def test_no_module_of_another_name_has_a_weight(folder: Path) -> None:
+def test_unknown_module_has_no_weight(folder: Path) -> None:
     with pytest.raises(KeyError):
         read(folder).weight("nowhere")
 
 
-def test_the_numbers_of_rows_that_are_multiplied_are_few_and_close_to_those_wanted() -> None:
+def test_padded_row_counts_are_few_and_close() -> None:
     wanted = range(1, 4_097)
-    assert all(rows <= rounded(rows) <= max(rows + ROWS - 1, rows * 17 / 16) for rows in wanted)
-    assert len({rounded(rows) for rows in wanted}) < 120
+    assert all(rows <= padded_rows(rows) <= max(rows + MIN_ROWS - 1, rows * 17 / 16) for rows in wanted)
+    assert len({padded_rows(rows) for rows in wanted}) < 120
 
 
-def test_rows_that_nobody_asked_for_change_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_rows_do_not_change_the_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sentences = [[5, 9, 2], [7] * 10]
     expected = read(folder)(sentences)
-    monkeypatch.setattr("model.features.text.bert.rounded", lambda rows: rows)
+    monkeypatch.setattr("model.features.text.bert.padded_rows", lambda rows: rows)
     for ours, plain in zip(expected, read(folder)(sentences), strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-6, rtol=0)

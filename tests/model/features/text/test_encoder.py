@@ -1,5 +1,3 @@
-"""The text encoder: the packaged one verified, any BERT-family folder accepted, adapters merged."""
-
 import shutil
 from pathlib import Path
 
@@ -26,7 +24,7 @@ def encoder() -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of another size with random weights, as its maker would save it."""
+    """A saved BERT of another size with random weights."""
     folder = tmp_path_factory.mktemp("bert")
     config = BertConfig(
         vocab_size=30_522, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40
@@ -43,7 +41,7 @@ def small(folder: Path, **changes: int) -> TextConfig:
     return TextConfig.model_validate({"encoder": str(folder), "size": 24, **changes})
 
 
-def test_a_sentence_is_its_last_hidden_states_from_cls_to_sep(encoder: TextEncoder) -> None:
+def test_features_are_the_last_hidden_states_from_cls_to_sep(encoder: TextEncoder) -> None:
     (features,) = encoder(["A fine day."])
     tokens = encoder.tokenizer("A fine day.", return_tensors="pt")
     assert encoder.tokenizer.convert_ids_to_tokens(tokens["input_ids"][0].tolist()) == [
@@ -70,7 +68,7 @@ def test_truncation_keeps_sep_and_is_reported() -> None:
     np.testing.assert_allclose(cut.array, expected, atol=1e-5)
 
 
-def test_company_and_order_do_not_change_a_sentence(encoder: TextEncoder) -> None:
+def test_batch_and_order_do_not_change_a_sentence(encoder: TextEncoder) -> None:
     together = encoder(SENTENCES)
     backwards = encoder(SENTENCES[::-1])[::-1]
     for sentence, one, other in zip(SENTENCES[:19], together, backwards, strict=False):
@@ -80,16 +78,16 @@ def test_company_and_order_do_not_change_a_sentence(encoder: TextEncoder) -> Non
         np.testing.assert_allclose(other.array, alone.array, atol=1e-5)
 
 
-def test_no_sentences_have_no_features(encoder: TextEncoder) -> None:
+def test_empty_list_of_sentences_has_no_features(encoder: TextEncoder) -> None:
     assert encoder([]) == []
 
 
-def test_the_encoder_answers_and_does_not_train(encoder: TextEncoder) -> None:
+def test_encoder_is_in_eval_mode_without_gradients(encoder: TextEncoder) -> None:
     assert not encoder.model.training
     assert not any(p.requires_grad for p in encoder.model.parameters())
 
 
-def test_altered_packaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_altered_packaged_weights_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = bytearray((packaged_folder() / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     package = tmp_path / text.PACKAGED_MODULE
@@ -105,24 +103,24 @@ def test_altered_packaged_weights_are_refused(tmp_path: Path, monkeypatch: pytes
         packaged_folder()
 
 
-def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "PACKAGED_MODULE", "no_such_encoder_package")
     with pytest.raises(ConfigError, match=r"'no_such_encoder_package'.*is not installed"):
         packaged_folder()
 
 
-def test_any_bert_family_folder_serves_as_encoder(small_bert: Path) -> None:
+def test_any_bert_family_folder_is_accepted(small_bert: Path) -> None:
     short, long = TextEncoder(small(small_bert), CPU)(["A fine day.", LONG])
     assert short.array.shape == (6, 24)
     assert long.array.shape == (len(LONG.split()) + 2, 24)
 
 
-def test_an_encoder_of_another_size_than_the_config_says_is_refused(small_bert: Path) -> None:
+def test_hidden_size_other_than_the_config_s_is_rejected(small_bert: Path) -> None:
     with pytest.raises(ConfigError, match="hidden size 24, the config says 32"):
         TextEncoder(small(small_bert, size=32), CPU)
 
 
-def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
+def test_folder_without_an_encoder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be loaded"):
         TextEncoder(small(tmp_path), CPU)
 
@@ -135,8 +133,8 @@ def test_pickled_weights_are_not_loaded(small_bert: Path, tmp_path: Path) -> Non
         TextEncoder(small(folder), CPU)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's affair
-def test_merged_adapters_give_what_peft_gives(small_bert: Path) -> None:
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # raised by peft
+def test_merged_adapters_equal_peft(small_bert: Path) -> None:
     config = small(small_bert, adapter_rank=4)
     adapted = TextEncoder(config, CPU)
     peft_model = get_peft_model(
@@ -172,6 +170,6 @@ def test_merged_adapters_give_what_peft_gives(small_bert: Path) -> None:
     ],
     ids=["half", "module", "size"],
 )
-def test_adapters_that_do_not_fit_are_refused(small_bert: Path, adapters: dict[str, torch.Tensor]) -> None:
+def test_adapters_that_do_not_fit_are_rejected(small_bert: Path, adapters: dict[str, torch.Tensor]) -> None:
     with pytest.raises(CheckpointError, match="does not fit the text encoder"):
         TextEncoder(small(small_bert), CPU).merge(adapters)

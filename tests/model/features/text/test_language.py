@@ -1,13 +1,12 @@
 import csv
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.features.text.language import ENGLISH, LOOKED_AT, UNDETERMINED, TextCheck, check_text
+from model.features.text.language import ENGLISH, MAX_CHARACTERS, UNDETERMINED, TextCheck, check_text
+from tests.support.corpus import real_data
 
 ENGLISH_SENTENCES = (
     "I did not expect to like this film, and yet I did!",
@@ -24,7 +23,7 @@ ENGLISH_SENTENCES = (
     "\U0001d4d8 \U0001d4f5\U0001d4f8\U0001d4ff\U0001d4ee \U0001d4fd\U0001d4f1\U0001d4f2\U0001d4fc",
     "I love 寿司",
 )
-# Too short, or made of names: whether English leads is luck, but nobody may be told that they are foreign.
+# Too short, or made of names: English need not be the likeliest, but the text must not be foreign.
 SHORT_TEXTS = (
     *("Really?!", "Oh my God", "Yeah, okay.", "No way!", "Hmm...", "Uh-huh.", "Ta-da!", "Okay?", "Oops", "lol", "bruh"),
     *("Chandler Bing", "Hey, Pheebs.", "Ross?", "Go, go, go!", "La la la", "hahaha", "so sad", "gonna miss u", "u ok?"),
@@ -80,7 +79,7 @@ OTHER_SCRIPTS = (
     ("zh", "我今天非常难过"),
     ("zh", "好"),
     ("zh", "我非常喜欢这个 iPhone 手机"),
-    (UNDETERMINED, "ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ"),  # Cherokee: a script that is not in the table
+    (UNDETERMINED, "ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ"),  # Cherokee, a script without an entry
 )
 WITHOUT_WORDS = (
     *("", " \n\t", "🙂🙂🙂", "\ufe0f", "❤️", "1️⃣", "?!", "10/10", "00:00:02,000", ":D", "¯\\_(ツ)_/¯", "ಠ_ಠ", "\ud800"),
@@ -115,38 +114,38 @@ def test_sentences_in_another_language_are_foreign(language: str, text: str) -> 
 
 
 @pytest.mark.parametrize("text", WITHOUT_ACCENTS + SHORT_FOREIGN_SENTENCES)
-def test_short_or_unaccented_sentences_are_foreign_too(text: str) -> None:
+def test_short_or_unaccented_foreign_sentences_are_foreign(text: str) -> None:
     check = check_text(text)
     assert check.foreign
     assert check.language not in {ENGLISH, UNDETERMINED}
 
 
 @pytest.mark.parametrize(("language", "text"), OTHER_SCRIPTS)
-def test_letters_of_another_script_decide_alone(language: str, text: str) -> None:
+def test_text_in_another_script_is_foreign(language: str, text: str) -> None:
     check = check_text(text)
     assert check == TextCheck(language, 0.0, low_information=False)
     assert check.foreign
 
 
 @pytest.mark.parametrize("text", WITHOUT_WORDS)
-def test_a_text_without_words_has_little_information_and_no_language(text: str) -> None:
+def test_text_without_words_has_no_language(text: str) -> None:
     check = check_text(text)
     assert check == TextCheck(UNDETERMINED, 0.5, low_information=True)
     assert not check.foreign
 
 
-def test_only_the_beginning_is_looked_at() -> None:
-    begin = "I liked it a lot. " * (LOOKED_AT // 10)
-    assert check_text(begin + "我今天非常难过" * 5_000) == check_text(begin[:LOOKED_AT])
+def test_only_the_beginning_is_checked() -> None:
+    begin = "I liked it a lot. " * (MAX_CHARACTERS // 10)
+    assert check_text(begin + "我今天非常难过" * 5_000) == check_text(begin[:MAX_CHARACTERS])
     assert check_text(" " * 60_000 + "Je ne sais pas quoi faire.").foreign
 
 
-def test_compatibility_characters_do_not_make_the_work_longer() -> None:
+def test_compatibility_characters_do_not_lengthen_the_checked_text() -> None:
     # U+FDFA is 18 letters in NFKC.
     assert check_text("\ufdfa" * 60_000).language == "ar"
 
 
-def test_threads_agree() -> None:
+def test_threads_give_equal_results() -> None:
     texts = [text for _, text in FOREIGN_SENTENCES + OTHER_SCRIPTS] + list(ENGLISH_SENTENCES)
     expected = [check_text(text) for text in texts]
     with ThreadPoolExecutor(4) as pool:
@@ -160,7 +159,7 @@ def test_threads_agree() -> None:
         st.text("aeo -'’.@:/\u0301\ufe0f\u200d🙂ツ我я\ud83d\x00\n", max_size=60),
     )
 )
-def test_no_text_raises(text: str) -> None:
+def test_any_text_is_accepted(text: str) -> None:
     check = check_text(text)
     assert 0.0 <= check.english <= 1.0
     assert check.language
@@ -169,21 +168,20 @@ def test_no_text_raises(text: str) -> None:
 
 
 def shared_rows(name: str, column: str) -> list[dict[str, str]]:
-    named = os.environ.get("EMMR_DATA")
-    folder = Path(named) if named else Path(__file__).parents[3].parent / "shared" / "data"
+    folder = real_data()
     if not (folder / name).is_file():
-        pytest.skip(f"no {name} here: set EMMR_DATA to the folder that holds it")
+        pytest.skip(f"no {name} here")
     with (folder / name).open(encoding="utf-8", errors="replace", newline="") as file:
         return [row for row in csv.DictReader(file) if row[column]]
 
 
 @pytest.mark.parametrize(("name", "column"), [("meld/dev_sent_emo.csv", "Utterance"), ("mosi/utterances.csv", "text")])
-def test_of_real_english_sentences_at_most_one_in_200_is_called_foreign(name: str, column: str) -> None:
+def test_at_most_one_in_200_real_english_sentences_is_foreign(name: str, column: str) -> None:
     texts = [row[column] for row in shared_rows(name, column)]
     assert sum(check_text(text).foreign for text in texts) <= len(texts) / 200
 
 
-def test_of_real_foreign_sentences_at_least_99_in_100_are_called_foreign() -> None:
+def test_at_least_99_percent_of_real_foreign_sentences_are_foreign() -> None:
     rows = shared_rows("voices/index.csv", "text")
     texts = {row["text"] for row in rows if row["corpus"] != "turev"}  # its texts are single words
     assert texts

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.features.visual.plain_numbers import MOST_DIGITS, parse_plain
+from model.features.visual.plain_numbers import MAX_DIGITS, parse_plain
 from model.types import DoubleArray
 
 
@@ -41,19 +41,19 @@ NOT_PLAIN = (
 
 
 @pytest.mark.parametrize("cell", PLAIN)
-def test_a_plain_number_is_what_float_makes_of_it(cell: bytes) -> None:
-    values, odd = parse(cell + b",8," + cell)
-    assert odd == []
+def test_plain_number_equals_float(cell: bytes) -> None:
+    values, other = parse(cell + b",8," + cell)
+    assert other == []
     assert values.tolist() == [[float(cell), 8.0, float(cell)]]
 
 
 @pytest.mark.parametrize("cell", NOT_PLAIN)
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_row_with_anything_else_is_pointed_out_and_its_neighbours_are_not(cell: bytes, place: int) -> None:
+def test_only_rows_with_other_notation_are_returned_as_such(cell: bytes, place: int) -> None:
     cells = [b"1", b"2", b"3"]
     cells[place] = cell
-    values, odd = parse(b"4,5,6", b",".join(cells), b"7,8,9", b",".join(cells))
-    assert odd == [1, 3]
+    values, other = parse(b"4,5,6", b",".join(cells), b"7,8,9", b",".join(cells))
+    assert other == [1, 3]
     assert values[[0, 2]].tolist() == [[4, 5, 6], [7, 8, 9]]
 
 
@@ -62,36 +62,36 @@ def test_minus_zero_keeps_its_sign() -> None:
     assert np.signbit(values).tolist() == [[True, False]]
 
 
-def test_only_the_columns_asked_for_are_returned_in_the_order_asked_for() -> None:
-    values, odd = parse_plain([b"1,2,3", b"4,5,x"], 3, np.array([1, 0]))
+def test_used_columns_are_returned_in_the_given_order() -> None:
+    values, other = parse_plain([b"1,2,3", b"4,5,x"], 3, np.array([1, 0]))
     assert values.tolist() == [[2, 1], [5, 4]]
-    assert odd == [1]
+    assert other == [1]
 
 
 @given(
     st.lists(
         st.tuples(
             st.sampled_from(["", "-", " ", "  -"]),
-            st.text("0123456789", min_size=1, max_size=MOST_DIGITS),
-            st.none() | st.text("0123456789", max_size=MOST_DIGITS),
+            st.text("0123456789", min_size=1, max_size=MAX_DIGITS),
+            st.none() | st.text("0123456789", max_size=MAX_DIGITS),
         ),
         min_size=1,
         max_size=40,
     )
 )
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
-def test_whatever_the_digits_the_value_is_float_s_to_the_last_bit(numbers: list[tuple[str, str, str | None]]) -> None:
+def test_value_is_bit_equal_to_float(numbers: list[tuple[str, str, str | None]]) -> None:
     cells = [lead + whole + ("" if part is None else "." + part) for lead, whole, part in numbers]
-    values, odd = parse(",".join(cells).encode())
-    assert odd == []
+    values, other = parse(",".join(cells).encode())
+    assert other == []
     assert values.tobytes() == np.array([float(cell) for cell in cells]).tobytes()
 
 
 @given(st.lists(st.text("0123 .-,e+", max_size=12), min_size=1, max_size=5))
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
-def test_no_row_is_called_plain_that_float_would_not_take(lines: list[str]) -> None:
+def test_plain_rows_are_accepted_by_float(lines: list[str]) -> None:
     columns = max(line.count(",") for line in lines) + 1
     rows = [line + "," * (columns - 1 - line.count(",")) for line in lines]
-    values, odd = parse_plain([row.encode() for row in rows], columns, np.arange(columns))
-    for number in set(range(len(rows))) - set(odd):
+    values, other = parse_plain([row.encode() for row in rows], columns, np.arange(columns))
+    for number in set(range(len(rows))) - set(other):
         assert values[number].tolist() == [float(cell) for cell in rows[number].split(",")]

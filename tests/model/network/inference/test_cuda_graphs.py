@@ -1,24 +1,22 @@
-"""Fixed shapes say what `decide` says; what is recorded proves itself, or is not used."""
+"""Static graphs equal the sparse path, and are used only if they are verified and faster."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import cycle
 
 import numpy as np
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from model.modality import COMPLETE, SUBSETS, Modality, Utterance
 from model.network.batch import collate
 from model.network.decision import Decision
 from model.network.emmr import EMMR
-from model.network.inference import cuda_graphs as replay
-from model.network.inference.cuda_graphs import CudaGraphs, StaticGraph, objection, record
+from model.network.inference import cuda_graphs
+from model.network.inference.cuda_graphs import StaticGraph, record, reject_reason
 from model.network.inference.fused import FusedNetwork
 from model.network.inference.sparse import decide
-from model.network.inference.static_graph import whole_graph
 from tests.support.network import random_network, random_utterances, tiny_config
 
 CONFIG = tiny_config()
@@ -31,13 +29,13 @@ def network() -> EMMR:
 
 
 @pytest.fixture(scope="module")
-def bucket(network: EMMR) -> StaticGraph:
+def graph(network: EMMR) -> StaticGraph:
     return StaticGraph(network, 8, CPU)
 
 
 @pytest.fixture
 def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recording without a device: passes run as they are."""
+    """Replace recording, so that graphs are computed directly."""
 
     @contextmanager
     def stream(device: torch.device) -> Iterator[None]:
@@ -48,8 +46,14 @@ def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StaticGraph, "record", lambda self, pool, stream: None)
 
 
+def timed(graph_seconds: float, sparse_seconds: float) -> Callable[[object], float]:
+    """Replacement of `median_seconds`; a graph is timed after the sparse path."""
+    seconds = cycle((sparse_seconds, graph_seconds))
+    return lambda function: next(seconds)
+
+
 def same(ours: Sequence[Decision], theirs: Sequence[Decision]) -> None:
-    """Every field alike, every number within what company may change."""
+    """Every field equal, numbers up to the effect of the batch composition."""
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
         for name in ("probabilities", "full", "available", "key_score", "transformer", "ensemble"):
@@ -67,22 +71,24 @@ def same(ours: Sequence[Decision], theirs: Sequence[Decision]) -> None:
 
 @pytest.mark.parametrize("explain", [False, True])
 @pytest.mark.parametrize("both_paths", [False, True])
-def test_a_bucket_decides_as_step_by_step(network: EMMR, bucket: StaticGraph, explain: bool, both_paths: bool) -> None:
-    fired = 0
+def test_static_graph_equals_the_sparse_path(
+    network: EMMR, graph: StaticGraph, explain: bool, both_paths: bool
+) -> None:
+    gated = 0
     for seed in range(12):
         utterances = random_utterances(CONFIG, SUBSETS, seed=seed)
-        ours = bucket.decide(utterances, explain=explain, both_paths=both_paths)
+        ours = graph.decide(utterances, explain=explain, both_paths=both_paths)
         same(ours, decide(network, collate(utterances, CONFIG), explain=explain, both_paths=both_paths))
-        fired += sum(d.ensemble_used for d in ours)
-    assert fired > 5  # the gate was passed both ways
+        gated += sum(d.ensemble_used for d in ours)
+    assert gated > 5
 
 
-def test_a_bucket_forgets_what_it_decided_before(bucket: StaticGraph) -> None:
+def test_earlier_batches_leave_no_trace(graph: StaticGraph) -> None:
     (short,) = random_utterances(CONFIG, [COMPLETE], seed=3, longest=2)
-    (first,) = bucket.decide([short], explain=True, both_paths=True)
-    bucket.decide(random_utterances(CONFIG, SUBSETS, seed=4), explain=True, both_paths=True)
-    bucket.decide([_full_of(float("nan"))] * 8, explain=False, both_paths=False)
-    (again,) = bucket.decide([short], explain=True, both_paths=True)
+    (first,) = graph.decide([short], explain=True, both_paths=True)
+    graph.decide(random_utterances(CONFIG, SUBSETS, seed=4), explain=True, both_paths=True)
+    graph.decide([_full_of(float("nan"))] * 8, explain=False, both_paths=False)
+    (again,) = graph.decide([short], explain=True, both_paths=True)
     assert again == first
 
 
@@ -92,92 +98,58 @@ def _full_of(value: float) -> Utterance:
     )
 
 
-def test_more_slots_than_there_is_room_for_are_refused(bucket: StaticGraph) -> None:
+def test_more_slots_than_the_config_has_are_rejected(graph: StaticGraph) -> None:
     long = Utterance({Modality.TEXT: np.zeros((13, CONFIG.feature_size(Modality.TEXT)), dtype=np.float32)})
     with pytest.raises(ValueError, match="text: 13 slots, the config has 12"):
-        bucket.decide([long], explain=False, both_paths=False)
+        graph.decide([long], explain=False, both_paths=False)
 
 
-def test_the_smallest_bucket_that_is_large_enough_is_taken(network: EMMR) -> None:
-    buckets = CudaGraphs([StaticGraph(network, size, CPU) for size in (4, 1, 2)])
-    assert buckets.sizes == (1, 2, 4)
-    assert [b.size for n in (1, 2, 3, 4) if (b := buckets.bucket(n))] == [1, 2, 4, 4]
-    assert buckets.bucket(5) is None
-
-
-class NothingFromTheHost(TorchFunctionMode):
-    """Sending a constant to the device is an error."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        assert func.__name__ not in {"tensor", "as_tensor", "from_numpy", "cuda", "pin_memory"}
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_pass_asks_the_device_nothing_and_is_sent_nothing() -> None:
-    """What a recording cannot hold: a number read on the way, a shape that depends on one, a tensor from elsewhere."""
-    size, device = 2, torch.device("meta")  # tensors without content: whoever reads one fails
-    network = EMMR(CONFIG).eval().to(device)
-    memory = torch.zeros(replay._places(CONFIG, size)[-1], dtype=torch.uint8, device=device)
-    batch = replay._views(memory, CONFIG, size)
-    with torch.inference_mode(), NothingFromTheHost():
-        matrix = whole_graph(network, batch).matrix
-    assert matrix.device == device
-    assert matrix.shape == (size, 2 * 3 + 4 * 3 + 3 + 1 + 1 + 3 + 3)
-    with pytest.raises(RuntimeError):  # step by step does ask
-        decide(network, batch)
-    with pytest.raises(AssertionError), NothingFromTheHost():
-        torch.tensor([1.0], device=device)
-
-
-def test_a_bucket_that_says_something_else_is_objected_to(network: EMMR) -> None:
+def test_graph_with_other_results_is_rejected(network: EMMR) -> None:
     other = FusedNetwork(random_network(CONFIG, seed=1))
-    assert "differ" in str(objection(StaticGraph(network, 2, CPU), other))
+    assert "differ" in str(reject_reason(StaticGraph(network, 2, CPU), other))
 
 
-def test_a_bucket_that_says_nothing_at_all_is_objected_to() -> None:
+def test_graph_with_nan_results_is_rejected() -> None:
     broken = random_network(CONFIG)
     with torch.no_grad():
         broken.classifier.weight.fill_(float("nan"))
-    assert "differ by nan" in str(objection(StaticGraph(broken, 2, CPU), FusedNetwork(random_network(CONFIG))))
+    assert "differ by nan" in str(reject_reason(StaticGraph(broken, 2, CPU), FusedNetwork(random_network(CONFIG))))
 
 
-@pytest.mark.parametrize(("replayed", "computed"), [(1.0, 2.0), (2.0, 1.0)])
-def test_only_what_is_faster_is_replayed(
-    network: EMMR, monkeypatch: pytest.MonkeyPatch, no_device: None, replayed: float, computed: float
+@pytest.mark.parametrize(("graph_seconds", "sparse_seconds"), [(1.0, 2.0), (2.0, 1.0)])
+def test_only_faster_graphs_are_kept(
+    network: EMMR, monkeypatch: pytest.MonkeyPatch, no_device: None, graph_seconds: float, sparse_seconds: float
 ) -> None:
-    monkeypatch.setattr(replay, "side_by_side", lambda *functions: [replayed, computed])
+    monkeypatch.setattr(cuda_graphs, "median_seconds", timed(graph_seconds, sparse_seconds))
     kept = record(FusedNetwork(network), CPU)
-    assert kept.sizes == (replay.SIZES if replayed < computed else ())
+    assert tuple(kept) == (cuda_graphs.SIZES if graph_seconds < sparse_seconds else ())
 
 
-def test_times_are_taken_in_turn() -> None:
-    calls: list[str] = []
-    seconds = replay.side_by_side(lambda: calls.append("a"), lambda: calls.append("b"))
-    assert calls == ["a", "b"] * replay.ROUNDS
-    assert len(seconds) == 2
+def test_median_run_time_is_measured() -> None:
+    calls: list[None] = []
+    assert cuda_graphs.median_seconds(lambda: calls.append(None)) >= 0
+    assert len(calls) == cuda_graphs.ROUNDS
 
 
-def test_what_cannot_be_recorded_is_computed_step_by_step(
+def test_sizes_that_cannot_be_recorded_are_omitted(
     network: EMMR, monkeypatch: pytest.MonkeyPatch, no_device: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(self: StaticGraph, pool: object, stream: object) -> None:
+    def fail(self: StaticGraph, pool: object, stream: object) -> None:
         if self.size > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(StaticGraph, "record", refuse)
-    monkeypatch.setattr(replay, "side_by_side", lambda *functions: [1.0, 2.0])
+    monkeypatch.setattr(StaticGraph, "record", fail)
+    monkeypatch.setattr(cuda_graphs, "median_seconds", timed(1.0, 2.0))
     with caplog.at_level(logging.WARNING):
-        assert record(FusedNetwork(network), CPU).sizes == (1, 2)
-    assert caplog.text.count("computed step by step: CUDA out of memory") == 2
+        assert tuple(record(FusedNetwork(network), CPU)) == (1, 2)
+    assert caplog.text.count("using the sparse path: CUDA out of memory") == 2
 
 
 @pytest.mark.cuda
-def test_a_recording_gives_the_answers_of_the_cpu(network: EMMR) -> None:
+def test_recorded_graph_equals_the_sparse_path_on_the_cpu(network: EMMR) -> None:
     device = torch.device("cuda")
     there = random_network(CONFIG).to(device)
-    for size in replay.SIZES:
+    for size in cuda_graphs.SIZES:
         recorded = StaticGraph(there, size, device)
         recorded.record(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
         for shift in range(7):

@@ -1,4 +1,4 @@
-"""The promises of `decide`: nothing of a missing modality leaks, and company changes no answer."""
+"""The sparse path equals the full graph, for any batch composition and content of missing modalities."""
 
 from dataclasses import replace
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from model.config import TRANSFORMER
 from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, ModalitySet
 from model.network.batch import Batch, collate
 from model.network.decision import Decision, argmax
 from model.network.emmr import EMMR
 from model.network.inference.sparse import decide
-from model.network.reconstruction import BRANCHES
 from tests.support.network import random_network, random_utterances, tiny_config
 
 CONFIG = tiny_config()
@@ -32,8 +32,8 @@ def numbers(decision: Decision) -> list[float]:
     ]  # fmt: skip
 
 
-def with_rubbish(batch: Batch, filler: float | None) -> Batch:
-    """The same batch with whatever lies in missing modalities replaced: by random numbers, or by one value."""
+def with_noise(batch: Batch, filler: float | None) -> Batch:
+    """The same batch with the content of missing modalities replaced by random numbers, or by one value."""
     features = {}
     for column, modality in enumerate(MODALITIES):
         x = batch.features[modality].clone()
@@ -48,16 +48,14 @@ def with_rubbish(batch: Batch, filler: float | None) -> Batch:
 
 @pytest.mark.parametrize("filler", [None, float("nan"), float("inf")], ids=["random", "nan", "inf"])
 @pytest.mark.parametrize("subset", INCOMPLETE, ids=lambda s: s.name)
-def test_what_lies_in_a_missing_modality_changes_no_output_bit(
-    network: EMMR, subset: ModalitySet, filler: float | None
-) -> None:
+def test_content_of_missing_modalities_changes_no_bit(network: EMMR, subset: ModalitySet, filler: float | None) -> None:
     batch = collate(random_utterances(CONFIG, [subset] * 4), CONFIG)
     clean = decide(network, batch, explain=True, both_paths=True)
-    assert decide(network, with_rubbish(batch, filler), explain=True, both_paths=True) == clean
+    assert decide(network, with_noise(batch, filler), explain=True, both_paths=True) == clean
 
 
 @pytest.mark.parametrize("subset", INCOMPLETE, ids=lambda s: s.name)
-def test_held_but_hidden_content_changes_no_training_output_bit(network: EMMR, subset: ModalitySet) -> None:
+def test_hidden_content_changes_no_bit_of_the_full_graph(network: EMMR, subset: ModalitySet) -> None:
     whole = collate(random_utterances(CONFIG, [COMPLETE] * 4), CONFIG, room_to_impute=True)
     present = torch.tensor([subset.mask()] * 4)
     batch = whole.with_present(present)
@@ -75,10 +73,10 @@ def test_held_but_hidden_content_changes_no_training_output_bit(network: EMMR, s
 
 
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
-def test_an_utterance_alone_gets_the_answer_it_gets_in_company(network: EMMR, subset: ModalitySet) -> None:
-    company = random_utterances(CONFIG, [subset, *SUBSETS, *SUBSETS])
-    together = decide(network, collate(company, CONFIG), explain=True)[0]
-    alone = decide(network, collate(company[:1], CONFIG), explain=True)[0]
+def test_decision_does_not_depend_on_the_batch(network: EMMR, subset: ModalitySet) -> None:
+    utterances = random_utterances(CONFIG, [subset, *SUBSETS, *SUBSETS])
+    together = decide(network, collate(utterances, CONFIG), explain=True)[0]
+    alone = decide(network, collate(utterances[:1], CONFIG), explain=True)[0]
     np.testing.assert_allclose(numbers(together), numbers(alone), atol=1e-4)
     assert together.key_modalities == alone.key_modalities
 
@@ -95,14 +93,12 @@ def test_padding_changes_nothing(network: EMMR, subset: ModalitySet) -> None:
         np.testing.assert_allclose(numbers(a), numbers(b), atol=1e-5)
 
 
-def test_deciding_equals_the_whole_graph(network: EMMR) -> None:
+def test_sparse_path_equals_the_full_graph(network: EMMR) -> None:
     batch = collate(random_utterances(CONFIG, [*SUBSETS, *SUBSETS]), CONFIG)
     with torch.no_grad():
         output = network(batch)
     for i, decision in enumerate(decide(network, batch, both_paths=True, explain=True)):
-        presence = ModalitySet(
-            frozenset(m for m, here in zip(MODALITIES, batch.present[i].tolist(), strict=True) if here)
-        )
+        presence = ModalitySet.from_mask(batch.present[i].tolist())
         transformer = output.transformer[i].softmax(0)
         assert decision.transformer is not None
         np.testing.assert_allclose(decision.transformer, transformer, atol=1e-5)
@@ -111,16 +107,16 @@ def test_deciding_equals_the_whole_graph(network: EMMR) -> None:
             continue
         assert decision.ensemble is not None
         np.testing.assert_allclose(decision.ensemble, output.ensemble[i].softmax(0), atol=1e-5)
-        np.testing.assert_allclose(decision.full, output.heads[BRANCHES[0], COMPLETE.name][i].softmax(0), atol=1e-5)
+        np.testing.assert_allclose(decision.full, output.heads[TRANSFORMER, COMPLETE.name][i].softmax(0), atol=1e-5)
         np.testing.assert_allclose(
-            decision.available, output.heads[BRANCHES[0], presence.name][i].softmax(0), atol=1e-5
+            decision.available, output.heads[TRANSFORMER, presence.name][i].softmax(0), atol=1e-5
         )
 
 
-def test_the_gate_opens_exactly_where_full_and_available_votes_differ(network: EMMR) -> None:
+def test_gate_selects_the_ensemble_where_the_votes_differ(network: EMMR) -> None:
     decisions = decide(network, collate(random_utterances(CONFIG, INCOMPLETE * 20), CONFIG), both_paths=True)
-    opened = [d.ensemble_used for d in decisions]
-    assert 0 < sum(opened) < len(opened)
+    selected = [d.ensemble_used for d in decisions]
+    assert 0 < sum(selected) < len(selected)
     for decision in decisions:
         assert decision.ensemble_used == (argmax(decision.full) != argmax(decision.available))
         assert decision.ensemble_used == bool(decision.key_modalities)
@@ -129,12 +125,12 @@ def test_the_gate_opens_exactly_where_full_and_available_votes_differ(network: E
         assert sum(decision.branch_weights.values()) == pytest.approx(1)
 
 
-def test_the_transformer_path_is_always_told_and_the_ensemble_where_computed(network: EMMR) -> None:
+def test_decision_has_the_ensemble_where_selected_or_requested(network: EMMR) -> None:
     subsets = SUBSETS * 10
     batch = collate(random_utterances(CONFIG, subsets), CONFIG)
-    told = zip(subsets, decide(network, batch), decide(network, batch, both_paths=True), strict=True)
+    pairs = zip(subsets, decide(network, batch), decide(network, batch, both_paths=True), strict=True)
     gated = 0
-    for subset, plain, both in told:
+    for subset, plain, both in pairs:
         assert plain.transformer is not None
         assert (plain.ensemble is not None) == plain.ensemble_used
         assert (both.ensemble is not None) == (not subset.complete)
@@ -143,19 +139,19 @@ def test_the_transformer_path_is_always_told_and_the_ensemble_where_computed(net
     assert 0 < gated < 60
 
 
-def test_a_networks_own_decision_holds_nothing_that_is_judged_later(network: EMMR) -> None:
+def test_networks_decision_leaves_finalized_fields_empty(network: EMMR) -> None:
     for decision in decide(network, collate(random_utterances(CONFIG, SUBSETS), CONFIG)):
         assert (decision.vote_full, decision.vote_available, decision.rule) == (None, None, ())
         assert (dict(decision.key_by_modality), dict(decision.familiarity)) == ({}, {})
 
 
-def test_only_missing_modalities_are_called_key(network: EMMR) -> None:
+def test_only_missing_modalities_are_key(network: EMMR) -> None:
     utterances = random_utterances(CONFIG, INCOMPLETE * 20)
     for utterance, decision in zip(utterances, decide(network, collate(utterances, CONFIG)), strict=True):
         assert set(decision.key_modalities) <= set(utterance.presence.missing)
 
 
-def test_a_complete_utterance_is_consistent_by_definition(network: EMMR) -> None:
+def test_complete_utterance_is_consistent(network: EMMR) -> None:
     (decision,) = decide(network, collate(random_utterances(CONFIG, [COMPLETE]), CONFIG), explain=True)
     assert decision.key_modalities == ()
     assert decision.key_score == 0
@@ -164,7 +160,7 @@ def test_a_complete_utterance_is_consistent_by_definition(network: EMMR) -> None
     assert set(decision.votes) == {"text+audio", "text+visual", "audio+visual", "all"}
 
 
-def test_explaining_tells_how_far_the_reconstructions_agree(network: EMMR) -> None:
+def test_explanation_has_the_agreement_of_reconstructions(network: EMMR) -> None:
     utterances = random_utterances(CONFIG, [ModalitySet.of(Modality.TEXT)])
     (decision,) = decide(network, collate(utterances, CONFIG), explain=True)
     assert decision.reconstruction is not None
@@ -174,7 +170,7 @@ def test_explaining_tells_how_far_the_reconstructions_agree(network: EMMR) -> No
         assert -1 <= figures["agreement"] <= 1 + 1e-6
 
 
-def test_a_training_network_refuses_to_decide() -> None:
+def test_network_in_training_mode_is_rejected() -> None:
     network = random_network(CONFIG).train()
     with pytest.raises(ValueError, match="eval mode"):
         decide(network, collate(random_utterances(CONFIG, [COMPLETE]), CONFIG))

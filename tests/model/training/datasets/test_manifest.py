@@ -23,7 +23,7 @@ def two_classes(count: int = 4) -> Rows:
     ]
 
 
-def test_a_row_has_the_modalities_whose_cells_are_filled(tmp_path: Path) -> None:
+def test_rows_have_the_modalities_of_their_filled_cells(tmp_path: Path) -> None:
     sound = write_tone(tmp_path / "clips" / "a.flac")
     face = write_openface(tmp_path / "clips" / "a.csv")
     rows = two_classes()
@@ -45,18 +45,18 @@ def test_splits_and_order_are_those_of_the_file(tmp_path: Path) -> None:
     assert corpus.examples("test") == ()
 
 
-def test_there_is_nothing_to_redraw(tmp_path: Path) -> None:
+def test_redrawing_returns_the_training_examples(tmp_path: Path) -> None:
     corpus = ManifestCorpus(write_manifest(tmp_path, two_classes()))
     assert corpus.redraw(np.random.default_rng(0)) == corpus.examples("train")
 
 
-def test_there_are_no_unseen_corpora_and_no_content_beside_the_rows(tmp_path: Path) -> None:
+def test_manifests_have_no_unseen_corpora_and_no_unimodal_content(tmp_path: Path) -> None:
     corpus = ManifestCorpus(write_manifest(tmp_path, two_classes()))
     assert corpus.examples("ood") == ()
     assert corpus.unimodal("train") == ()
 
 
-def test_json_lines_say_the_same_as_csv(tmp_path: Path) -> None:
+def test_json_lines_are_equivalent_to_csv(tmp_path: Path) -> None:
     rows = two_classes()
     path = tmp_path / "manifest.jsonl"
     path.write_text("\n\n".join(json.dumps(row | {"audio": None}) for row in rows) + "\n", encoding="utf-8")
@@ -67,7 +67,7 @@ def test_json_lines_say_the_same_as_csv(tmp_path: Path) -> None:
         assert from_json.examples(split) == from_csv.examples(split)
 
 
-def test_numbers_in_json_lines_are_names(tmp_path: Path) -> None:
+def test_numbers_in_json_lines_are_ids_and_labels(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     records = [row | {"id": n, "label": n % 2} for n, row in enumerate(two_classes())]
     path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
@@ -100,14 +100,14 @@ def parts(corpus: ManifestCorpus) -> Mapping[str, set[str]]:
     return {split: {e.id for e in corpus.examples(split)} for split in ("train", "val", "test")}
 
 
-def test_an_empty_split_column_is_drawn_80_10_10_whatever_the_order_of_rows(tmp_path: Path) -> None:
+def test_empty_split_columns_are_drawn_whatever_the_order_of_rows(tmp_path: Path) -> None:
     rows = unsplit(300)
     drawn = parts(ManifestCorpus(write_manifest(tmp_path, rows)))
     assert {split: len(ids) for split, ids in drawn.items()} == {"train": 241, "val": 30, "test": 29}
     assert parts(ManifestCorpus(write_manifest(tmp_path, rows[::-1], "reversed.csv"))) == drawn
 
 
-def test_a_drawn_split_has_every_label_in_the_shares_of_the_whole(tmp_path: Path) -> None:
+def test_drawn_splits_are_stratified_by_label(tmp_path: Path) -> None:
     corpus = ManifestCorpus(write_manifest(tmp_path, unsplit(300)))
     expected: dict[Split, int] = {"train": 80, "val": 10, "test": 10}
     for split, count in expected.items():
@@ -115,16 +115,16 @@ def test_a_drawn_split_has_every_label_in_the_shares_of_the_whole(tmp_path: Path
         assert all(abs(counts[label] - count) <= 1 for label in "abc")
 
 
-def test_a_drawn_split_keeps_a_label_that_is_there_once_in_training(tmp_path: Path) -> None:
+def test_drawn_splits_keep_a_single_example_in_training(tmp_path: Path) -> None:
     rows: Rows = [*unsplit(30), {"id": "rare", "text": "x", "label": "d"}]
     assert "rare" in parts(ManifestCorpus(write_manifest(tmp_path, rows)))["train"]
 
 
-def test_a_dozen_rows_are_enough_to_draw_a_validation_part(tmp_path: Path) -> None:
+def test_twelve_rows_are_enough_for_a_validation_part(tmp_path: Path) -> None:
     assert parts(ManifestCorpus(write_manifest(tmp_path, unsplit(12))))["val"]
 
 
-def test_an_empty_id_is_named_for_its_line(tmp_path: Path) -> None:
+def test_empty_ids_are_named_by_line(tmp_path: Path) -> None:
     rows = two_classes()
     rows[2]["id"] = ""
     rows[1]["text"] = "a sentence\nover two lines"
@@ -149,7 +149,7 @@ def test_an_empty_id_is_named_for_its_line(tmp_path: Path) -> None:
         (2, {"label": "maybe", "split": "train"}, 2, "label 'no' is in no row of the train split"),
     ],
 )
-def test_a_bad_row_is_named_by_file_and_line(
+def test_errors_of_a_row_name_file_and_line(
     tmp_path: Path, row: int, change: dict[str, object], line: int, detail: str
 ) -> None:
     rows = two_classes()
@@ -174,7 +174,7 @@ def test_a_bad_row_is_named_by_file_and_line(
         (b"id,split,text,audio,openface,label\na,val,t,,,x\nb,val,t,,,y\n", None, "no row is in the train split"),
     ],
 )
-def test_a_bad_file_is_named(tmp_path: Path, content: bytes, line: int | None, detail: str) -> None:
+def test_errors_of_a_file_name_it(tmp_path: Path, content: bytes, line: int | None, detail: str) -> None:
     path = tmp_path / "manifest.csv"
     path.write_bytes(content)
     with pytest.raises(CorpusError) as caught:
@@ -197,7 +197,7 @@ def test_a_bad_file_is_named(tmp_path: Path, content: bytes, line: int | None, d
         (b'{"text": "a"}', "the label is empty"),
     ],
 )
-def test_a_bad_json_line_is_named(tmp_path: Path, record: bytes, detail: str) -> None:
+def test_errors_of_a_json_line_name_it(tmp_path: Path, record: bytes, detail: str) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(b'{"text": "fine", "label": "x"}\n\n' + record)
     with pytest.raises(CorpusError) as caught:
@@ -206,12 +206,12 @@ def test_a_bad_json_line_is_named(tmp_path: Path, record: bytes, detail: str) ->
     assert detail in caught.value.detail
 
 
-def test_a_byte_order_mark_is_allowed(tmp_path: Path) -> None:
+def test_byte_order_marks_are_accepted(tmp_path: Path) -> None:
     path = write_manifest(tmp_path, two_classes())
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(ManifestCorpus(path).examples("train")) == 2
 
 
-def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_errors_name_a_missing_manifest(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"none\.csv: cannot be read: No such file"):
         ManifestCorpus(tmp_path / "none.csv")

@@ -2,38 +2,39 @@ import librosa
 import numpy as np
 import pytest
 
-from model.features.audio.acoustic import SAMPLE_RATE, harmonic_component
-from model.features.audio.dsp import hpss as harmonic
+from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import harmonic_component
+from model.features.audio.dsp import hpss
 from model.types import FloatArray
 from tests.support.speech import speech_of
 
 
 @pytest.mark.parametrize("samples", [1_536, 1_600, 2_048, 7_680, 16_000, 59_201, 96_255])
 @pytest.mark.filterwarnings("ignore:n_fft")
-def test_the_harmonic_part_is_librosa_s_to_the_last_bit(samples: int) -> None:
+def test_harmonic_part_is_bit_equal_to_librosa(samples: int) -> None:
     speech = speech_of(6.1)[:samples]
     np.testing.assert_array_equal(harmonic_component(speech), librosa.effects.harmonic(speech))
 
 
 @pytest.mark.parametrize("loudness", [0.0, 1e-38, 1e-20, 1e-7, 30.0])
-def test_loudness_is_no_matter_down_to_silence(loudness: float) -> None:
+def test_harmonic_part_equals_librosa_at_any_level(loudness: float) -> None:
     speech = np.concatenate([np.zeros(9_000), speech_of(1.0), np.zeros(9_000)]).astype(np.float32)
     speech *= np.float32(loudness)
     np.testing.assert_array_equal(harmonic_component(speech), librosa.effects.harmonic(speech))
 
 
-@pytest.mark.parametrize("stretch", [1, 14, 40, 117])
-def test_a_clip_in_stretches_is_the_clip_in_one(stretch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("frames", [1, 14, 40, 117])
+def test_block_size_does_not_change_the_harmonic_part(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     speech = speech_of(4.0)
     whole = harmonic_component(speech)
-    monkeypatch.setattr(harmonic, "STRETCH", stretch)
+    monkeypatch.setattr(hpss, "BLOCK_FRAMES", frames)
     np.testing.assert_array_equal(harmonic_component(speech), whole)
 
 
 @pytest.mark.parametrize("samples", [512, 700, 1_023, 1_024, 1_535])
-def test_of_a_clip_shorter_than_the_medians_reach_the_mirror_image_counts(samples: int) -> None:
+def test_clips_shorter_than_half_a_window_are_mirrored(samples: int) -> None:
     speech = speech_of(1.0)[4_000 : 4_000 + samples]
-    first = next(harmonic.stretches(speech))
+    first = next(hpss.blocks(speech))
     frames = len(first.spectrum)
     np.testing.assert_array_equal(
         first.context[: frames + 30], first.magnitude[np.pad(np.arange(frames), 15, mode="symmetric")]
@@ -41,7 +42,7 @@ def test_of_a_clip_shorter_than_the_medians_reach_the_mirror_image_counts(sample
     assert np.isfinite(harmonic_component(speech)).all()
 
 
-def test_a_note_is_kept_and_a_click_is_not() -> None:
+def test_harmonic_part_keeps_notes_and_removes_clicks() -> None:
     time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     note: FloatArray = (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
     click = np.zeros_like(note)

@@ -16,38 +16,38 @@ def rows_of(windows: int, columns: int, seed: int = 0) -> FloatArray:
 
 @pytest.mark.parametrize("windows", [1, 2, 15, 16, 17, 31, 32, 33, 188])
 @pytest.mark.parametrize("columns", [1, 7, 1025])
-def test_every_median_is_the_middle_of_its_window(windows: int, columns: int) -> None:
+def test_medians_equal_scipy(windows: int, columns: int) -> None:
     rows = rows_of(windows, columns)
     used = rows[: windows + WINDOW - 1]
     expected = median_filter(used, size=(WINDOW, 1), mode="constant")[WINDOW // 2 : WINDOW // 2 + windows]
     np.testing.assert_array_equal(running_median(rows, windows), expected)
 
 
-def test_columns_wider_than_a_chunk_are_filtered_too() -> None:
+def test_arrays_wider_than_a_chunk_are_filtered() -> None:
     rows = rows_of(40, 5000)
     np.testing.assert_array_equal(running_median(rows, 40)[:, ::999], running_median(rows[:, ::999].copy(), 40))
 
 
-def test_equal_values_are_no_matter() -> None:
+def test_equal_values_are_filtered() -> None:
     rows = np.round(rows_of(100, 5))
     expected = [np.median(rows[first : first + WINDOW], axis=0) for first in range(100)]
     np.testing.assert_array_equal(running_median(rows, 100), expected)
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_in_a_sorted_series_the_median_is_the_window_s_centre(order: int) -> None:
+def test_median_of_a_sorted_series_is_the_window_s_centre(order: int) -> None:
     rows = np.arange(rows_needed(64), dtype=np.float32)[::order, None]
     np.testing.assert_array_equal(running_median(rows, 64), rows[WINDOW // 2 : WINDOW // 2 + 64])
 
 
-def test_the_rows_are_left_as_they_were() -> None:
+def test_running_median_does_not_modify_its_input() -> None:
     rows = rows_of(20, 3)
     before = rows.copy()
     running_median(rows, 20)
     np.testing.assert_array_equal(rows, before)
 
 
-def test_a_view_of_every_other_column_is_filtered_as_its_copy() -> None:
+def test_strided_view_and_its_copy_have_equal_medians() -> None:
     rows = rows_of(20, 8)[:, ::2]
     np.testing.assert_array_equal(running_median(rows, 20), running_median(rows.copy(), 20))
 

@@ -1,4 +1,4 @@
-"""The published sizes run: forward of a batch of 8 and one training step, with random weights."""
+"""The published sizes: one decision and one training step of a batch of eight, with random weights."""
 
 import torch
 
@@ -19,13 +19,13 @@ def batch_of_eight() -> Batch:
     return collate(utterances, PAPER, room_to_impute=True)
 
 
-def test_the_paper_config_has_the_published_sizes() -> None:
+def test_paper_config_has_the_published_sizes() -> None:
     assert [PAPER.text.size, PAPER.audio.size, PAPER.visual.size] == [768, 33, 709]
     assert [PAPER.slots.text, PAPER.slots.audio, PAPER.slots.visual] == [25, 150, 100]
     assert (PAPER.network.hidden, PAPER.network.feedforward, PAPER.network.dropout) == (300, 1200, 0.3)
 
 
-def test_a_batch_of_eight_is_decided_and_one_step_trains_every_parameter_that_can_be() -> None:
+def test_paper_network_decides_and_trains_every_parameter() -> None:
     torch.manual_seed(0)
     network = EMMR(PAPER)
     guidance = GuidanceNetwork(PAPER).eval()

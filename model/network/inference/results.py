@@ -1,0 +1,144 @@
+"""The results of a forward pass that a decision depends on, and the decisions that follow from them (Eqs. 8 to 13).
+
+Shapes: B utterances, T_m slots of modality m, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Final, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from model.config import BRANCHES, TRANSFORMER, ModelConfig
+from model.modality import COMPLETE, MODALITIES, PAIRS, Modality, ModalitySet
+from model.network.batch import Batch
+from model.network.consistency import agreement, differs, key_modalities, key_score
+from model.network.decision import Decision, Distribution, argmax
+from model.network.emmr import EMMR
+from model.network.encoders import split
+
+VOTES: Final = (*PAIRS, COMPLETE)
+
+
+class Results(NamedTuple):
+    """Columns of one float matrix, so that one transfer takes them to the host. Votes and answers are distributions.
+
+    Args:
+        transformer: `(B, C)` answer of the transformer path.
+        ensemble: `(B, C)` answer of the ensemble path.
+        available: `(B, C)` vote of the present modalities.
+        votes: `(B, 4 C)` the transformer branch's votes of `VOTES`.
+        inconsistent: `(B, 1)` 1 where the vote of all three modalities differs from `available`.
+        score: `(B, 1)` of `key_score`.
+        branch_weights: β `(B, 3)`.
+        agreement: `(B, 3)` of `agreement` for each modality, were it missing.
+    """
+
+    transformer: Tensor
+    ensemble: Tensor
+    available: Tensor
+    votes: Tensor
+    inconsistent: Tensor
+    score: Tensor
+    branch_weights: Tensor
+    agreement: Tensor
+
+    @staticmethod
+    def widths(classes: int) -> tuple[int, ...]:
+        """Columns of each field."""
+        return classes, classes, classes, len(VOTES) * classes, 1, 1, len(BRANCHES), len(MODALITIES)
+
+    @classmethod
+    def of(cls, matrix: Tensor, classes: int) -> Self:
+        """Views of the columns of a matrix `(B, sum of widths)`."""
+        return cls(*matrix.split(cls.widths(classes), dim=1))
+
+    def vote(self, subset: ModalitySet) -> Tensor:
+        """View of one of `VOTES`, `(B, C)`."""
+        return self.votes.chunk(len(VOTES), dim=1)[VOTES.index(subset)]  # (B, 4 C) → (B, C)
+
+
+def full_graph(network: EMMR, batch: Batch) -> Tensor:
+    """Compute everything for every utterance, in a way that a CUDA graph can record.
+
+    Args:
+        network: in eval mode.
+        batch: as `EMMR.forward` takes it.
+
+    Returns:
+        the matrix of `Results`.
+    """
+    output = network(batch, static=True)
+    votes = torch.stack([output.heads[TRANSFORMER, subset.name] for subset in VOTES], dim=1)  # (B, 4, C)
+    decoded = [split(output.decodings[branch], batch.valid) for branch in BRANCHES]
+    imputed = network.encoder.imputed
+    full, available = votes[:, -1].softmax(dim=-1), output.available.softmax(dim=-1)
+    results = Results(
+        transformer=output.transformer.softmax(dim=-1),
+        ensemble=output.ensemble.softmax(dim=-1),
+        available=available,
+        votes=votes.softmax(dim=-1).flatten(1),  # (B, 4, C) → (B, 4 C)
+        inconsistent=differs(votes[:, -1], output.available)[:, None],
+        score=key_score(full, available)[:, None],
+        branch_weights=output.branch_weights,
+        agreement=torch.stack([agreement([own[m][:, : imputed[m]] for own in decoded]) for m in MODALITIES], dim=1),
+    )
+    return torch.cat([part.float() for part in results], dim=1)
+
+
+def decisions(
+    matrix: Tensor, presences: Sequence[ModalitySet], config: ModelConfig, *, explain: bool, both_paths: bool
+) -> list[Decision]:
+    """Decide on the results of the full graph or of the sparse path.
+
+    Args:
+        matrix: `(B or more, columns of Results)` on the host; rows beyond the presences are ignored.
+        presences: the present modalities of each of B utterances.
+        config: of the network.
+        explain: also give every vote of `VOTES` and the agreement of the branches' reconstructions.
+        both_paths: also give the answer of the path that the gate did not select.
+    """
+    ends = [0, *accumulate(Results.widths(len(config.classes)))]
+    fields = [[row[i:j] for i, j in pairwise(ends)] for row in matrix[: len(presences)].tolist()]
+    return [
+        _decision(presence, dict(zip(Results._fields, row, strict=True)), config, explain, both_paths)
+        for presence, row in zip(presences, fields, strict=True)
+    ]
+
+
+def _decision(
+    presence: ModalitySet, row: Mapping[str, list[float]], config: ModelConfig, explain: bool, both_paths: bool
+) -> Decision:
+    classes, incomplete = len(config.classes), not presence.complete
+
+    def vote(subset: ModalitySet) -> Distribution:
+        start = VOTES.index(subset) * classes
+        return tuple(row["votes"][start : start + classes])
+
+    key: tuple[Modality, ...] = ()
+    if row["inconsistent"][0]:
+        # Where two are missing, the full vote is also compared with the votes without each of them.
+        pairs = {m: ModalitySet(COMPLETE.present - {m}) for m in presence.missing if len(presence) == 1}
+        without = {m: argmax(vote(pair)) != argmax(vote(COMPLETE)) for m, pair in pairs.items()}
+        key = tuple(key_modalities(presence.missing, without))
+    transformer, ensemble = tuple(row["transformer"]), tuple(row["ensemble"])
+    answer = ensemble if key else transformer
+    reconstruction = {
+        m: {"slots": float(config.network.imputed_slots.of(m)), "agreement": row["agreement"][MODALITIES.index(m)]}
+        for m in presence.missing
+        if explain
+    }
+    return Decision(
+        probabilities=answer,
+        full=vote(COMPLETE) if incomplete else answer,
+        available=tuple(row["available"]) if incomplete else answer,
+        key_modalities=key,
+        key_score=row["score"][0] if incomplete else 0.0,
+        ensemble_used=bool(key),
+        branch_weights=dict(zip(BRANCHES, row["branch_weights"] if key else (1.0, 0.0, 0.0), strict=True)),
+        votes={"all" if s.complete else s.name: vote(s) for s in VOTES} if explain else None,
+        reconstruction=reconstruction or None,
+        transformer=transformer,
+        ensemble=ensemble if key or (both_paths and incomplete) else None,
+    )
