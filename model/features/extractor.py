@@ -1,7 +1,4 @@
-"""Content of each modality → normalised slots: the one way from a sentence, a waveform or a face track to `Utterance`.
-
-For: training, the command line and serving alike.
-Does not know: files (`sound`, `openface`), uploads, the network.
+"""Content of each modality → normalised slots, the network's input; used by training, command line and service.
 
 Shapes: T slots, d features, S samples.
 """
@@ -14,36 +11,42 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.errors import EmptyModality
-from model.features.audio.dsp.stft import SAMPLE_RATE, frame_count
-from model.features.audio.raw_features import Voice, listen
+from model.features.audio import SAMPLE_RATE
+from model.features.audio.dsp.stft import frame_count
+from model.features.audio.raw_features import Voice, extract_voice
 from model.features.normalization import Preprocessing, reduce_to_slots
 from model.features.text.encoder import TextEncoder, TextFeatures
 from model.features.visual.openface import ACTION_UNIT_COLUMNS, FaceTrack
 from model.modality import Modality
 from model.types import FloatArray
 
-SURE: Final = 0.02
+NO_SPEECH: Final = 0.02
 """Below this probability of speech a sound counts as missing, with the reason `no_speech`."""
-SURE_SECONDS: Final = 0.7
-"""Shorter sounds are never sure: single words were taken for other sounds more often than sentences."""
-WARN: Final = 0.5
-"""Below this one it is used with a warning: it may be no speech."""
+MIN_CHECKED_SECONDS: Final = 0.7
+"""Shorter sounds are always used: single words are mistaken for other sounds more often than sentences."""
+UNLIKELY_SPEECH: Final = 0.5
+"""Below this probability of speech a sound is used with a warning."""
 
 
 class SpeechCheck(Protocol):
-    """What the extractor needs of `model.network.reliability.Reliability`."""
+    """The part of `model.network.reliability.Reliability` that the extractor needs."""
 
     def speech_probability(self, voice: FloatArray) -> float | None:
-        """Probability that normalised slots `(T, d)` hold speech; None where that is not known."""
+        """Return the probability that normalised slots `(T, d)` hold speech; None if it is not known."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFeatures:
-    """One clip: `array` `(T, d)`, its length in seconds, its frames, and whether frames were cut.
+    """Features of one clip.
 
-    `spoken` and `channel` are `model.features.audio.raw_features.Voice`'s; `speech` is the probability that it is speech, None where
-    that is not known.
+    Args:
+        array: `(T, d)` normalised slots.
+        seconds: duration of the clip.
+        frames: number of acoustic frames described.
+        truncated: whether frames were cut.
+        spoken, channel: as in `model.features.audio.raw_features.Voice`.
+        speech: probability that the clip is speech; None if it is not known.
     """
 
     array: FloatArray
@@ -56,13 +59,13 @@ class AudioFeatures:
 
     @property
     def likely_speech(self) -> bool:
-        """Whether it is to be taken for speech, as it is where nothing is known."""
-        return self.speech is None or self.speech >= WARN
+        """Whether no warning is due; True if the probability is not known."""
+        return self.speech is None or self.speech >= UNLIKELY_SPEECH
 
 
 @dataclass(frozen=True, slots=True)
 class VisualFeatures:
-    """One face track: `array` `(T, d)`, the frames used, and whether frames were cut."""
+    """Features of one face track: `array` `(T, d)`, the number of frames used, and whether frames were cut."""
 
     array: FloatArray
     frames: int
@@ -70,13 +73,13 @@ class VisualFeatures:
 
 
 class FeatureExtractor:
-    """Features as one checkpoint wants them.
+    """Computes the features that one checkpoint expects.
 
     Args:
-        config: the checkpoint's.
-        preprocessing: the same.
-        text_encoder: the same.
-        reliability: tells speech from other sounds; without it every sound is taken for speech.
+        config: of the checkpoint.
+        preprocessing: of the checkpoint.
+        text_encoder: of the checkpoint.
+        reliability: estimates the probability of speech; if None, every sound counts as speech.
     """
 
     def __init__(
@@ -101,38 +104,29 @@ class FeatureExtractor:
         ]
 
     def audio(self, waveform: FloatArray) -> AudioFeatures:
-        """Describe a mono 16 kHz waveform `(S,)`.
+        """Compute the features of a mono 16 kHz waveform `(S,)`.
 
         Raises:
             EmptyModality: `too_short`, `silent` or `no_speech`.
         """
-        audio = self.config.audio
-        return self.voice(
-            listen(
-                waveform,
-                dynamics=audio.dynamics,
-                silence_dbfs=audio.silence_dbfs,
-                conditioned=audio.conditioned,
-                encoder=audio.encoder,
-            )
-        )
+        return self.voice(extract_voice(waveform, **self.config.audio.model_dump()))
 
     def voice(self, voice: Voice, *, any_sound: bool = False) -> AudioFeatures:
-        """Describe a voice that was listened to as the config says.
+        """Normalise raw features that were computed with the config's audio settings.
 
         Args:
-            voice: what was heard.
-            any_sound: describe it even if it is surely no speech.
+            voice: the raw features.
+            any_sound: whether to use a sound even if its probability of speech is below `NO_SPEECH`.
 
         Raises:
             EmptyModality: `no_speech`.
         """
         array = self.slots(Modality.AUDIO, voice.features)
         frames = voice.features.shape[0]
-        if self.config.audio.encoder != "acoustic":  # one row stands for the whole clip
+        if self.config.audio.encoder != "acoustic":  # one row describes the whole clip
             frames = frame_count(round(voice.spoken * SAMPLE_RATE))
         speech = None if self.reliability is None else self.reliability.speech_probability(array)
-        if speech is not None and speech < SURE and voice.spoken >= SURE_SECONDS and not any_sound:
+        if speech is not None and speech < NO_SPEECH and voice.spoken >= MIN_CHECKED_SECONDS and not any_sound:
             raise EmptyModality(Modality.AUDIO, "no_speech", "the sound holds no speech")
         return AudioFeatures(
             array=array,
@@ -145,14 +139,12 @@ class FeatureExtractor:
         )
 
     def visual(self, track: FaceTrack) -> VisualFeatures:
-        """Describe a face track of the config's column set."""
+        """Compute the features of a face track with the config's column set."""
         raw = raw_visual_features(track.values, self.config)
-        return VisualFeatures(
-            array=self.slots(Modality.VISUAL, raw), frames=track.kept, truncated=self._cuts(Modality.VISUAL, raw)
-        )
+        return VisualFeatures(self.slots(Modality.VISUAL, raw), track.kept, self._cuts(Modality.VISUAL, raw))
 
     def slots(self, modality: Modality, raw: FloatArray) -> FloatArray:
-        """Raw features `(T, d)` → normalised slots."""
+        """Normalise raw features and reduce them to the config's number of slots, `(T', d)` → `(T, d)`."""
         statistics = self.preprocessing.statistics.get(modality)
         normalised = raw if statistics is None else statistics.normalise(raw)
         return reduce_to_slots(normalised, self.config.slots.of(modality), self.config.slots.reduction)
@@ -163,15 +155,15 @@ class FeatureExtractor:
 
 
 def raw_visual_features(values: FloatArray, config: ModelConfig) -> FloatArray:
-    """Face features before normalisation: every frame `(T, d)`, or their mean `(1, d)`.
+    """Features of a face before normalisation: every frame `(T, d)`, or their mean `(1, d)`.
 
     Args:
         values: `(T, d)`, in the order of the config's column set, which ends with the action units.
-        config: says what is done with them.
+        config: selects mean or frames, and whether action units are replaced by their square root.
     """
     raw = values.mean(axis=0, keepdims=True) if config.visual.reduce == "mean" else values
     if not config.visual.root:
         return raw
     others = raw.shape[1] - len(ACTION_UNIT_COLUMNS)
-    # OpenFace's intensities and occurrences are not negative; a file that holds one all the same counts it as none.
+    # OpenFace's intensities and occurrences are not negative; a negative value of another source counts as 0.
     return np.concatenate([raw[:, :others], np.sqrt(np.maximum(raw[:, others:], 0))], axis=1)

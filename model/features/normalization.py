@@ -1,7 +1,4 @@
-"""Statistics of the training split, and how an array becomes at most as many slots as the config has.
-
-For: the two steps between raw features and the network that training and serving must share to the last bit.
-Does not know: how raw features are made.
+"""Statistics of the training split, z-scores, and the reduction of frames to slots.
 
 Shapes: T frames or tokens, n slots, d features.
 """
@@ -18,8 +15,8 @@ from model.errors import CheckpointError
 from model.modality import Modality
 from model.types import DoubleArray, FloatArray
 
-CLIP: Final = 8.0  # standard deviations: a tracker's glitch may not outweigh everything else
-MIN_STD: Final = 1e-3  # a feature that never moves in training says nothing
+CLIP: Final = 8.0  # standard deviations: bounds the influence of a tracker's outliers
+MIN_STD: Final = 1e-3  # for features that are constant in training
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +28,10 @@ class Statistics:
 
     @classmethod
     def of(cls, arrays: Iterable[FloatArray]) -> Self:
-        """Measure over every frame of the training split's arrays `(T, d)`.
+        """Compute over all frames of arrays `(T, d)`.
 
         Raises:
-            ValueError: no array.
+            ValueError: no frame.
         """
         frames = 0
         total: DoubleArray | float = 0.0
@@ -46,37 +43,36 @@ class Statistics:
             squares = squares + (wide**2).sum(axis=0)
         if not frames:
             raise ValueError("no array to measure")
-        mean = np.asarray(total / frames)
-        variance = np.asarray(squares / frames) - mean**2
-        std = np.sqrt(np.maximum(variance, MIN_STD**2))
-        return cls(mean.astype(np.float32), std.astype(np.float32))
+        return cls._from_moments(np.asarray(total / frames), np.asarray(squares / frames))
 
     @classmethod
     def mixture(cls, parts: Sequence["Statistics"]) -> Self:
-        """Those of an equal mixture of distributions.
+        """Compute those of a mixture of distributions with equal weights.
 
         Raises:
             ValueError: no part.
         """
         if not parts:
             raise ValueError("no statistics to mix")
-        mean = np.stack([part.mean for part in parts]).mean(axis=0, dtype=np.float64)
-        powers = np.stack(
-            [np.square(part.std, dtype=np.float64) + np.square(part.mean, dtype=np.float64) for part in parts]
-        )
-        variance = powers.mean(axis=0) - mean**2
-        std = np.sqrt(np.maximum(variance, MIN_STD**2))
-        return cls(np.asarray(mean, dtype=np.float32), np.asarray(std, dtype=np.float32))
+        means = np.stack([part.mean for part in parts]).astype(np.float64)
+        deviations = np.stack([part.std for part in parts]).astype(np.float64)
+        return cls._from_moments(means.mean(axis=0), (deviations**2 + means**2).mean(axis=0))
+
+    @classmethod
+    def _from_moments(cls, mean: DoubleArray, square: DoubleArray) -> Self:
+        """From the means of the features and of their squares."""
+        std = np.sqrt(np.maximum(square - mean**2, MIN_STD**2))
+        return cls(mean.astype(np.float32), std.astype(np.float32))
 
     def normalise(self, array: FloatArray) -> FloatArray:
-        """z-score a `(T, d)` array, clipped at `CLIP` standard deviations."""
+        """Return z-scores of a `(T, d)` array, clipped to ±`CLIP`."""
         scores: FloatArray = np.clip((array - self.mean) / self.std, -CLIP, CLIP).astype(np.float32)
         return scores
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """`preprocessing.json` of a weights folder: statistics of sound and face. Text needs none."""
+    """`preprocessing.json` of a weights folder: statistics of audio and visual features; text has none."""
 
     statistics: Mapping[Modality, Statistics]
 
@@ -89,32 +85,29 @@ class Preprocessing:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote.
+        """Read a file written by `write`.
 
         Raises:
             CheckpointError: not such a file.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(
-                {
-                    Modality(name): Statistics(
-                        np.asarray(entry["mean"], dtype=np.float32), np.asarray(entry["std"], dtype=np.float32)
-                    )
-                    for name, entry in content.items()
-                }
-            )
+            arrays = {
+                Modality(name): [np.asarray(entry[key], dtype=np.float32) for key in ("mean", "std")]
+                for name, entry in content.items()
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path.name} is not a statistics file: {error}") from error
+        return cls({modality: Statistics(mean, std) for modality, (mean, std) in arrays.items()})
 
 
 def reduce_to_slots(array: FloatArray, slots: int, reduction: Literal["truncate", "pool"]) -> FloatArray:
-    """At most `slots` rows: cut, or averaged over equal spans of time as `adaptive_avg_pool1d` does.
+    """Reduce to at most `slots` rows: truncated, or averaged over equal spans as by `adaptive_avg_pool1d`.
 
     Args:
         array: `(T, d)`.
         slots: n.
-        reduction: which of the two; an array of at most n rows comes back as it is.
+        reduction: `truncate` or `pool`; an array of at most n rows is returned unchanged.
 
     Returns:
         `(min(T, n), d)` float32.

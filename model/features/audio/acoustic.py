@@ -1,17 +1,6 @@
-"""The 33 acoustic features of EMMR, one frame every 32 ms.
+"""The 33 acoustic features of EMMR (Zeng et al., EMNLP 2022, section 3.3) per 32 ms frame, equal to librosa 0.11.
 
-For: turning a mono 16 kHz waveform into the `(T, 33)` array that training and serving share.
-Does not know: files, containers, uploads (see `model.features.audio.loading` and `app.decoding.audio`) or statistics
-(see `model.features.normalization`).
-Source: EMMR (Zeng et al., EMNLP 2022), section 3.3: zero-crossing rate, MFCC and chroma of the constant-Q transform of
-the harmonic part, all as librosa 0.11 computes them, to the last bit, but without it: one transform serves MFCC and
-harmonic separation, filters are built once, medians share their sorting, peaks are sought where they count
-(`model.features.audio.dsp.stft`, `mel`, `harmonic`, `running_median`, `tuning`, `constant_q`). `python -m benchmarks.audio` says
-what that saves.
-
-Of clips under four frames (1,536 samples) librosa's medians are not defined: SciPy's filter reads past so short an
-array. Here they are, as everywhere, those of the clip mirrored at its ends.
-
+Own code in `dsp`: librosa repeats transforms and filters for each feature; `python -m benchmarks.audio` compares both.
 Shapes: S samples, T = 1 + S // HOP_LENGTH frames.
 """
 
@@ -19,32 +8,19 @@ from typing import Final
 
 import numpy as np
 
-from model.features.audio.dsp.cqt import N_CHROMA, chroma
-from model.features.audio.dsp.hpss import keep_harmonic, stretches
+from model.features.audio.dsp.cqt import N_CHROMA, chroma, estimate_tuning
+from model.features.audio.dsp.hpss import blocks, keep_harmonic
 from model.features.audio.dsp.mel import N_MELS, N_MFCC, cepstrum, mel_power
-from model.features.audio.dsp.stft import HOP_LENGTH, SAMPLE_RATE, OverlapAdd, frame_count
-from model.features.audio.dsp.tuning import estimate_tuning
+from model.features.audio.dsp.stft import HOP_LENGTH, OverlapAdd, frame_count
 from model.types import FloatArray
-
-__all__ = [
-    "ACOUSTIC_SIZE",
-    "HOP_LENGTH",
-    "MIN_SAMPLES",
-    "N_CHROMA",
-    "N_MFCC",
-    "SAMPLE_RATE",
-    "FloatArray",
-    "acoustic_features",
-    "harmonic_component",
-]
 
 ZCR_FRAME_LENGTH: Final = 512  # samples
 ACOUSTIC_SIZE: Final = 1 + N_MFCC + N_CHROMA
-MIN_SAMPLES: Final = HOP_LENGTH  # one hop: anything shorter holds no frame worth the name
-_ZERO: Final = np.float32(1e-10)  # librosa's: what is no larger has no sign
+MIN_SAMPLES: Final = HOP_LENGTH  # the shortest clip that has features
+_ZERO: Final = np.float32(1e-10)  # librosa's threshold: smaller samples count as zero
 
 assert ACOUSTIC_SIZE == 33, "the paper's acoustic size"
-assert ZCR_FRAME_LENGTH == HOP_LENGTH, "frames of the zero-crossing rate lie side by side"
+assert ZCR_FRAME_LENGTH == HOP_LENGTH, "frames of the zero-crossing rate do not overlap"
 
 
 def acoustic_features(waveform: FloatArray) -> FloatArray:
@@ -54,21 +30,15 @@ def acoustic_features(waveform: FloatArray) -> FloatArray:
         waveform: `(S,)` float32 samples in [-1, 1], mono, at `SAMPLE_RATE`.
 
     Returns:
-        `(T, 33)` float32, `T = 1 + S // HOP_LENGTH`.
+        `(T, 33)` float32.
 
     Raises:
-        ValueError: not one-dimensional, shorter than `MIN_SAMPLES`, or holding a sample that is not finite.
+        ValueError: not one-dimensional, shorter than `MIN_SAMPLES`, or with a sample that is not finite.
     """
-    if waveform.ndim != 1:
-        raise ValueError(f"waveform must be one-dimensional, got shape {waveform.shape}")
-    if waveform.size < MIN_SAMPLES:
-        raise ValueError(f"waveform holds {waveform.size} samples, at least {MIN_SAMPLES} are needed")
-    if not np.isfinite(waveform).all():
-        raise ValueError("waveform holds a sample that is not finite")
-    y = np.ascontiguousarray(waveform, dtype=np.float32)
+    y = checked_waveform(waveform)
     frames = frame_count(y.size)
     power = np.empty((frames, N_MELS), dtype=np.float32)
-    harmonic = _harmonic(y, power)
+    harmonic = harmonic_component(y, power)
     features = np.empty((frames, ACOUSTIC_SIZE), dtype=np.float32)
     features[:, 0] = zero_crossing_rate(y)
     features[:, 1 : 1 + N_MFCC] = cepstrum(power)
@@ -76,13 +46,38 @@ def acoustic_features(waveform: FloatArray) -> FloatArray:
     return features
 
 
-def harmonic_component(waveform: FloatArray) -> FloatArray:
-    """Return the harmonic part of a `(S,)` waveform, equal to `librosa.effects.harmonic(waveform)`."""
-    return _harmonic(waveform)
+def checked_waveform(waveform: FloatArray) -> FloatArray:
+    """Return a `(S,)` waveform as contiguous float32.
+
+    Raises:
+        ValueError: not one-dimensional, shorter than `MIN_SAMPLES`, or with a sample that is not finite.
+    """
+    if waveform.ndim != 1:
+        raise ValueError(f"waveform must be one-dimensional, got shape {waveform.shape}")
+    if waveform.size < MIN_SAMPLES:
+        raise ValueError(f"waveform holds {waveform.size} samples, at least {MIN_SAMPLES} are needed")
+    if not np.isfinite(waveform).all():
+        raise ValueError("waveform holds a sample that is not finite")
+    return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def harmonic_component(waveform: FloatArray, mel: FloatArray | None = None) -> FloatArray:
+    """Return the harmonic part of a `(S,)` waveform, equal to `librosa.effects.harmonic(waveform)`.
+
+    Args:
+        waveform: `(S,)`.
+        mel: `(T, N_MELS)`, receives the mel power of the same spectrogram.
+    """
+    inverse = OverlapAdd(waveform.size)
+    for block in blocks(waveform):
+        if mel is not None:
+            mel[block.first : block.first + len(block.magnitude)] = mel_power(block.magnitude)
+        inverse.add(keep_harmonic(block))
+    return inverse.waveform()
 
 
 def zero_crossing_rate(waveform: FloatArray) -> FloatArray:
-    """Share of a frame's samples that differ in sign from the one before, `(S,)` → `(T,)`."""
+    """Share of a frame's samples whose sign differs from the previous sample's, `(S,)` → `(T,)`."""
     half = ZCR_FRAME_LENGTH // 2
     padded = np.pad(waveform, half, mode="edge")
     frames = padded[: frame_count(waveform.size) * HOP_LENGTH].reshape(-1, HOP_LENGTH)
@@ -90,13 +85,3 @@ def zero_crossing_rate(waveform: FloatArray) -> FloatArray:
     crossed = negative[:, 1:] != negative[:, :-1]
     rate: FloatArray = crossed.sum(axis=1, dtype=np.float32) / np.float32(ZCR_FRAME_LENGTH)
     return rate
-
-
-def _harmonic(waveform: FloatArray, mel: FloatArray | None = None) -> FloatArray:
-    """The harmonic part, `(S,)`; on the way, the power in each mel band goes into `mel`, `(T, N_MELS)`."""
-    inverse = OverlapAdd(waveform.size)
-    for stretch in stretches(waveform):
-        if mel is not None:
-            mel[stretch.first : stretch.first + len(stretch.magnitude)] = mel_power(stretch.magnitude)
-        inverse.add(keep_harmonic(stretch))
-    return inverse.waveform()

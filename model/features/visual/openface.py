@@ -1,25 +1,13 @@
-"""An OpenFace 2 CSV → the frames of one face, or an error naming line and column.
+"""An OpenFace 2 CSV (Baltrusaitis et al., FG 2018) → the frames of one face, or an error naming line and column.
 
-For: the one way a face file is read, in training, on the command line and behind the service.
-Does not know: normalisation (`model.features.normalization`), uploads, processes.
-Source: the output format of OpenFace 2 (Baltrusaitis et al., FG 2018), sequence and image mode.
-
-Accepted: names with or without leading spaces, a byte order mark, CRLF or LF, no `face_id` (older versions: one face),
-no frame and timestamp (image mode, whose faces are numbered by `face`), no confidence or success (every frame then
-counts), further columns (checked, not used).
-
-Of several faces the most confident is followed: the one with the greatest sum of confidence over its usable frames, so
-that a face seen clearly all along wins over one that passes by; the lower id of two equal ones.
-
-Action units have a scale, which other tools and spreadsheets do not keep to. In the rows used, a value somewhat outside
-it is counted and set to the nearest end; one far outside it is an error, because no meaning can be read from the file.
-
-Shapes: T kept frames, d columns.
+Own code: `csv` and pandas do not name a faulty cell, and pandas accepts truncated rows.
+Shapes: R rows of the file, T kept frames, d columns.
 """
 
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -44,7 +32,8 @@ ACTION_UNIT_COLUMNS: Final = (
 """17 intensities, 0 to 5, then 18 occurrences, 0 or 1."""
 MAX_INTENSITY: Final = 5.0
 MAX_EXCESS: Final = 2.0
-"""How far outside its scale an action unit may lie: an intensity from -2 to 7, an occurrence from -2 to 3."""
+"""Accepted excess of an action unit beyond its scale: intensities from -2 to 7, occurrences from -2 to 3. A value that
+exceeds it means that the file uses another scale."""
 
 ALL_COLUMNS: Final = (
     *(f"gaze_{eye}_{axis}" for eye in (0, 1) for axis in "xyz"),
@@ -59,18 +48,17 @@ ALL_COLUMNS: Final = (
 )
 """In OpenFace's order: gaze 8, eye landmarks 280, pose 6, 2-D and 3-D landmarks 340, shape 40, action units 35."""
 
-assert len(ACTION_UNIT_COLUMNS) == 35, "the action units of OpenFace 2"
-assert len(ALL_COLUMNS) == 709, "the paper's visual size"
-
-MAX_MAGNITUDE: Final = 1e9  # pixels, millimetres, radians: far past any measurement, well within float32's squares
+_MAX_VALUES: Final = np.repeat([MAX_INTENSITY, 1.0], [len(_INTENSITIES), len(_OCCURRENCES)])  # the least are 0
+_KNOWN: Final = frozenset((*ALL_COLUMNS, "frame", "face_id", "face", "timestamp", "confidence", "success"))
+MAX_MAGNITUDE: Final = 1e9  # pixels, millimetres, radians: beyond any measurement, and its square fits in float32
 _NUMBER: Final = re.compile(rb"[ \t]*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[ \t]*")
 _NUMBER_BYTES: Final = b"0123456789+-.eE, \t"
-_BATCH_BYTES: Final = 128 * 2**10  # of lines parsed at once: worth the trouble, and still within a core's cache
+_BATCH_BYTES: Final = 128 * 2**10  # of rows parsed at once, so that arrays fit in the L2 cache
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFaceLimits:
-    """What a file may cost. A line is counted without its end; rows without the header."""
+    """Limits of a file: its bytes, bytes of a line without its end, columns, and rows without the header."""
 
     max_bytes: int = 8 * 2**20
     max_line_bytes: int = 64 * 2**10
@@ -84,16 +72,15 @@ class FaceTrack:
 
     Args:
         values: `(T, d)` float32, in the order of the column set.
-        frames: rows in the file, those of other faces included.
+        frames: rows of the file, including those of other faces.
         kept: T.
-        skipped_unsuccessful: of the face followed, rows with `success` 0.
-        skipped_low_confidence: of the face followed, successful rows under the confidence asked for.
-        faces: how many the file holds.
-        face_id: of the face followed; None in a file that does not number faces.
-        out_of_scale: rows of `values` in which an intensity lay outside 0 to 5, or an occurrence was neither 0 nor 1;
-            `values` holds the nearest end of the scale.
-        all_zero: whether every action unit is 0 in every row of `values`, as a face without any movement or tension
-            never is.
+        skipped_unsuccessful: rows of this face with `success` 0.
+        skipped_low_confidence: successful rows of this face below the minimum confidence.
+        faces: number of faces in the file.
+        face_id: of this face; None if the file does not number faces.
+        out_of_scale: rows of `values` with an intensity outside 0 to 5 or an occurrence other than 0 and 1; `values`
+            holds the nearest end of the scale.
+        all_zero: whether every action unit of `values` is 0, which never is so for a real face.
     """
 
     values: FloatArray
@@ -110,68 +97,52 @@ class FaceTrack:
 def read_openface(
     source: Path | BinaryIO, columns: ColumnSet, min_confidence: float, limits: OpenFaceLimits | None = None
 ) -> FaceTrack:
-    """Read a whole file; every cell of every row must be a finite number.
+    """Read a whole file; every cell must be a finite number.
+
+    Accepts names with leading spaces, a byte order mark, CRLF and LF, further columns, and files without `face_id`
+    (older versions: one face), without frame and timestamp (image mode, which numbers faces by `face`), and without
+    confidence or success (every frame is used). Of several faces, the one with the greatest sum of confidence over its
+    usable frames is returned, the lower id of equal ones.
 
     Args:
-        source: a path, or a binary file read from where it stands.
-        columns: which columns `values` takes; the others may be absent.
-        min_confidence: frames under this confidence are skipped.
-        limits: `OpenFaceLimits()` when not given.
+        source: a path, or a binary file at its current position.
+        columns: the columns of `values`; others may be absent.
+        min_confidence: frames below this confidence are skipped.
+        limits: `OpenFaceLimits()` if not given.
 
     Raises:
-        UnsupportedFormat: a needed column is not there.
-        CorruptModality: not a CSV of numbers, or an action unit of a used row lies more than `MAX_EXCESS` outside its
-            scale; names line and column.
-        ModalityTooLarge: past a limit.
+        UnsupportedFormat: a needed column is missing.
+        CorruptModality: not a CSV of numbers, or an action unit of a used row exceeds its scale by more than
+            `MAX_EXCESS`; names line and column.
+        ModalityTooLarge: a limit is exceeded.
         EmptyModality: `no_face`: no frame is usable.
         OSError: the path cannot be read.
     """
     limits = limits or OpenFaceLimits()
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            return _read(file, columns, min_confidence, limits)
-    return _read(source, columns, min_confidence, limits)
-
-
-def _read(source: BinaryIO, columns: ColumnSet, min_confidence: float, limits: OpenFaceLimits) -> FaceTrack:
-    lines = _lines(source, limits)
-    header = _Header(next(lines, b""), columns, limits)
-    tables = list(_tables(lines, header, limits))
-    if not tables:
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        lines = _lines(file, limits)
+        header = _Header(next(lines, b""), columns, limits)
+        rows: list[bytes] = []
+        try:
+            rows.extend(_rows(lines, header, limits))
+        except ModalityError:
+            if rows:
+                header.parse(rows)  # an error in an earlier row is reported first
+            raise
+    if not rows:
         raise EmptyModality(Modality.VISUAL, "no_face", "the file holds no frame")
-    return _follow(header, np.concatenate(tables), min_confidence)
-
-
-def _tables(lines: Iterator[bytes], header: "_Header", limits: OpenFaceLimits) -> Iterator[DoubleArray]:
-    """The used cells of some rows at a time. What is wrong first in the file is said first."""
-    pending: list[bytes] = []
-    first = 2  # number of the first pending line
-    size = 0
-    try:
-        for line in _rows(lines, header, limits):
-            pending.append(line)
-            size += len(line)
-            if size >= _BATCH_BYTES:
-                yield header.pick(pending, first)
-                first += len(pending)
-                pending, size = [], 0
-    except ModalityError:
-        if pending:
-            header.pick(pending, first)
-        raise
-    if pending:
-        yield header.pick(pending, first)
+    return _select_face(header, header.parse(rows), min_confidence)
 
 
 def _rows(lines: Iterator[bytes], header: "_Header", limits: OpenFaceLimits) -> Iterator[bytes]:
-    """The lines that hold rows, each as wide as the header; blank ones may stand at the end."""
-    end = 0
+    """Yield the rows, each as wide as the header; blank lines may follow the last one."""
+    blank = 0
     for number, line in enumerate(lines, start=2):
         if not line.strip():
-            end = end or number
+            blank = blank or number
             continue
-        if end:
-            raise CorruptModality(Modality.VISUAL, "a blank line stands among the rows", f"line {end}")
+        if blank:
+            raise CorruptModality(Modality.VISUAL, "a blank line stands among the rows", f"line {blank}")
         if number - 2 == limits.max_rows:
             raise ModalityTooLarge(Modality.VISUAL, f"at most {limits.max_rows} rows are accepted", f"line {number}")
         cells = line.count(b",") + 1
@@ -183,9 +154,9 @@ def _rows(lines: Iterator[bytes], header: "_Header", limits: OpenFaceLimits) -> 
 
 
 def _lines(source: BinaryIO, limits: OpenFaceLimits) -> Iterator[bytes]:
-    """The lines without their ends, however long the file says they are."""
+    """Yield the lines without their ends."""
     received, number = 0, 0
-    # Two more for CR and LF, one more to see that a line is too long.
+    # Two more for CR and LF, one more to detect that a line is too long.
     while raw := source.readline(limits.max_line_bytes + 3):
         number += 1
         received += len(raw)
@@ -200,11 +171,10 @@ def _lines(source: BinaryIO, limits: OpenFaceLimits) -> Iterator[bytes]:
 
 
 class _Header:
-    """The names of the columns, and where those that matter stand."""
+    """Names and positions of the columns."""
 
     def __init__(self, line: bytes, columns: ColumnSet, limits: OpenFaceLimits) -> None:
-        commas = line.count(b",")
-        if commas >= limits.max_columns:
+        if line.count(b",") >= limits.max_columns:
             raise ModalityTooLarge(Modality.VISUAL, f"at most {limits.max_columns} columns are accepted", "line 1")
         try:
             self.names = [name.strip() for name in line.removeprefix(b"\xef\xbb\xbf").decode("ascii").split(",")]
@@ -221,82 +191,88 @@ class _Header:
             )
         if len(self._index) < len(self.names):
             raise CorruptModality(Modality.VISUAL, "two columns have the same name", "line 1")
-        self.wanted = [self._index[name] for name in wanted]
-        self.success = self._index.get("success")
-        self.confidence = self._index.get("confidence")
+        self.size = len(wanted)
+        self.success, self.confidence = self._index.get("success"), self._index.get("confidence")
         self.face = self._index.get("face_id", self._index.get("face"))
-        used = [*self.wanted, self.success, self.confidence, self.face]
-        # What is kept of a row: the values, then success, confidence and face, each only where the file has it.
-        self._used = np.array([place for place in used if place is not None], dtype=np.intp)
+        optional = [index for index in (self.success, self.confidence, self.face) if index is not None]
+        self._used = np.array([self._index[name] for name in wanted] + optional, dtype=np.intp)
 
-    def pick(self, lines: Sequence[bytes], first: int) -> DoubleArray:
-        """The used cells of rows that are as wide as the header; the first is line `first` of the file.
+    def parse(self, rows: Sequence[bytes]) -> DoubleArray:
+        """Parse all rows of the file, each as wide as the header.
+
+        Returns:
+            `(R, u)`: the values, then success, confidence and face if the file has them.
 
         Raises:
-            CorruptModality: a cell of theirs is not a finite number.
+            CorruptModality: a cell is not a finite number, or a used cell exceeds `MAX_MAGNITUDE`.
         """
-        values, odd = parse_plain(lines, len(self.names), self._used)
-        for row in odd:
-            values[row] = self._pick_any(lines[row], first + row)
-        return values
+        step = max(1, _BATCH_BYTES * len(rows) // sum(map(len, rows)))
+        tables = []
+        for first in range(0, len(rows), step):
+            batch = rows[first : first + step]
+            values, other = parse_plain(batch, len(self.names), self._used)
+            if other:
+                values[other] = self._parse_any([batch[i] for i in other], [2 + first + i for i in other])
+            tables.append(values)
+        return np.concatenate(tables)
 
-    def _pick_any(self, line: bytes, number: int) -> DoubleArray:
-        """The used cells of one row, however its numbers are written."""
-        cells = line.split(b",")
-        try:
-            # float() also takes nan, inf and 1_000; none can be written with the bytes left here.
-            values = None if line.translate(None, _NUMBER_BYTES) else np.array([float(cell) for cell in cells])
-        except ValueError:
-            values = None
-        if values is None or not np.isfinite(values).all():
-            column = next((n for n, c in zip(self.names, cells, strict=True) if not _is_finite_number(c)), "")
-            raise CorruptModality(Modality.VISUAL, "a cell is not a finite number", self._place(number, column))
-        used = values[self._used]
+    def _parse_any(self, rows: Sequence[bytes], lines: Sequence[int]) -> DoubleArray:
+        """Parse the used cells of rows with numbers in any notation; `lines` are their line numbers."""
+        if not any(row.translate(None, _NUMBER_BYTES) for row in rows):  # `loadtxt` also accepts nan and Unicode spaces
+            with suppress(ValueError):
+                table = np.loadtxt(rows, delimiter=",", comments=None, ndmin=2)
+                used = table[:, self._used]
+                if np.isfinite(table).all() and (np.abs(used) <= MAX_MAGNITUDE).all():
+                    return used
+        return np.stack([self._parse_row(row, line) for row, line in zip(rows, lines, strict=True)])
+
+    def _parse_row(self, row: bytes, line: int) -> DoubleArray:
+        """Parse the used cells of one row, `(u,)`; names the first faulty cell."""
+        cells = row.split(b",")
+        invalid = next((i for i, cell in enumerate(cells) if not _is_finite_number(cell)), None)
+        if invalid is not None:
+            raise CorruptModality(Modality.VISUAL, "a cell is not a finite number", self._place(line, invalid))
+        used = np.array([float(cells[i]) for i in self._used])
         if not (np.abs(used) <= MAX_MAGNITUDE).all():
-            column = self.names[self._used[int(np.abs(used).argmax())]]
-            raise CorruptModality(Modality.VISUAL, "a cell is larger than any measure", self._place(number, column))
+            largest = int(self._used[np.abs(used).argmax()])
+            raise CorruptModality(Modality.VISUAL, "a cell is larger than any measure", self._place(line, largest))
         return used
 
-    def _place(self, line: int, column: str) -> str:
-        return f"line {line}, column {column if column in _KNOWN else self._ordinal(column)}"
-
-    def _ordinal(self, column: str) -> int:
-        # A name that is not OpenFace's is the sender's content; its number says as much.
-        return self._index[column] + 1
-
-
-_KNOWN: Final = frozenset((*ALL_COLUMNS, "frame", "face_id", "face", "timestamp", "confidence", "success"))
+    def _place(self, line: int, column: int) -> str:
+        name = self.names[column]
+        # Other names are the sender's content, which error messages do not repeat.
+        return f"line {line}, column {name if name in _KNOWN else column + 1}"
 
 
 def _is_finite_number(cell: bytes) -> bool:
     return _NUMBER.fullmatch(cell) is not None and math.isfinite(float(cell))
 
 
-def _follow(header: _Header, table: DoubleArray, min_confidence: float) -> FaceTrack:
-    """Choose the face and keep its usable rows; `table` is `(rows, used cells)`."""
-    values, rest = table[:, : len(header.wanted)], table[:, len(header.wanted) :].T
-    everyone = np.ones(len(table))
-    marks: Iterator[DoubleArray] = iter(rest)
-    success = everyone if header.success is None else next(marks)
-    confidence = everyone if header.confidence is None else next(marks)
-    face = None if header.face is None else next(marks)
-    if face is not None and not (face == np.floor(face)).all():
-        line = 2 + int(np.argmin(face == np.floor(face)))
-        raise CorruptModality(
-            Modality.VISUAL, "a face's number is not whole", f"line {line}, column {header.names[header.face or 0]}"
-        )
+def _select_face(header: _Header, table: DoubleArray, min_confidence: float) -> FaceTrack:
+    """Choose the face and keep its usable rows; `table` is `(R, u)` from `_Header.parse`."""
+    values, optional = np.split(table, [header.size], axis=1)
+    everywhere = np.ones(len(table))
+    rest = iter(optional.T)
+    success = everywhere if header.success is None else next(rest)
+    confidence = everywhere if header.confidence is None else next(rest)
     successful = success > 0
     usable = successful & (confidence >= min_confidence)
-    ids: Sequence[float] = [] if face is None else [float(number) for number in np.unique(face)]
-    # `max` keeps the first, which is the lowest id, of equal ones.
-    chosen = max(ids, key=lambda number: float(confidence[usable & (face == number)].sum()), default=None)
-    own = np.ones(len(table), dtype=bool) if chosen is None else face == chosen
+    own, ids, chosen = everywhere > 0, np.zeros(0), None
+    if header.face is not None:
+        face = next(rest)
+        if not (whole := face == np.floor(face)).all():
+            place = f"line {2 + int(np.argmin(whole))}, column {header.names[header.face]}"
+            raise CorruptModality(Modality.VISUAL, "a face's number is not whole", place)
+        ids = np.unique(face)
+        # `argmax` returns the first of equal sums, which belongs to the lowest id.
+        chosen = ids[np.argmax([confidence[usable & (face == number)].sum() for number in ids])]
+        own = face == chosen
     kept = usable & own
     if not kept.any():
         raise EmptyModality(Modality.VISUAL, "no_face", "no frame shows a face with enough confidence")
     used = values[kept]
-    units = used[:, -len(ACTION_UNIT_COLUMNS) :]  # either column set ends with them
-    out_of_scale = _keep_to_scale(units, np.flatnonzero(kept))
+    units = used[:, -len(ACTION_UNIT_COLUMNS) :]  # the last columns of either column set
+    out_of_scale = _clip_to_scale(units, np.flatnonzero(kept))
     return FaceTrack(
         values=np.ascontiguousarray(used, dtype=np.float32),
         frames=len(table),
@@ -310,20 +286,20 @@ def _follow(header: _Header, table: DoubleArray, min_confidence: float) -> FaceT
     )
 
 
-def _keep_to_scale(units: DoubleArray, rows: npt.NDArray[np.intp]) -> int:
-    """Move action units `(T, 35)`, in place, to the nearest value of their scale; in how many rows one lay outside.
+def _clip_to_scale(units: DoubleArray, rows: npt.NDArray[np.intp]) -> int:
+    """Clip action units `(T, 35)` to their scales, in place; returns the number of rows with a value off its scale.
 
     Args:
-        units: of the rows used.
-        rows: `(T,)` places of those in the file, from 0.
+        units: of the used rows.
+        rows: `(T,)` indices of these rows in the file, from 0.
 
     Raises:
-        CorruptModality: one lies more than `MAX_EXCESS` outside.
+        CorruptModality: a value exceeds its scale by more than `MAX_EXCESS`.
     """
-    nearest = np.clip(units, 0.0, _TOPS)
-    excess = np.abs(units - nearest)
+    clipped = np.clip(units, 0.0, _MAX_VALUES)
+    excess = np.abs(units - clipped)
     if (far := excess > MAX_EXCESS).any():
-        row, column = (int(place) for place in np.argwhere(far)[0])
+        row, column = (int(index) for index in np.argwhere(far)[0])
         is_intensity = column < len(_INTENSITIES)
         scale = f"intensities go from 0 to {MAX_INTENSITY:g}" if is_intensity else "occurrences are 0 or 1"
         raise CorruptModality(
@@ -331,12 +307,8 @@ def _keep_to_scale(units: DoubleArray, rows: npt.NDArray[np.intp]) -> int:
             f"an action unit lies far outside its scale: {scale}",
             f"line {2 + rows[row]}, column {ACTION_UNIT_COLUMNS[column]}",
         )
-    odd = excess > 0
-    occurrences = nearest[:, len(_INTENSITIES) :]
-    odd[:, len(_INTENSITIES) :] |= (occurrences != 0) & (occurrences != 1)
-    units[:] = nearest
-    return int(odd.any(axis=1).sum())
-
-
-_TOPS: Final = np.array([MAX_INTENSITY] * len(_INTENSITIES) + [1.0] * len(_OCCURRENCES))
-"""Upper end of each action unit's scale; the lower one is 0."""
+    off = excess > 0
+    occurrences = clipped[:, len(_INTENSITIES) :]
+    off[:, len(_INTENSITIES) :] |= (occurrences != 0) & (occurrences != 1)
+    units[:] = clipped
+    return int(off.any(axis=1).sum())

@@ -1,13 +1,7 @@
-"""Constant-Q transform of a waveform and its chroma: how much of each of the twelve notes sounds.
+"""Tuning estimate and chroma of the constant-Q transform (Schörkhuber & Klapuri, SMC 2010), as in librosa 0.11.
 
-For: the last twelve of the acoustic features.
-Does not know: harmonic separation, how the tuning is estimated.
-Source: `librosa.chroma_cqt` 0.11 over `librosa.cqt`, that is Schörkhuber & Klapuri (SMC 2010): filters of one octave,
-applied to the waveform and to what is left of it after halving its rate again and again. librosa builds its filters
-anew with every call, for each octave. They depend on the tuning alone, which has a hundred values, and are the same in
-every octave but for a factor: so one small set is built per tuning and kept.
-
-Shapes: S samples, T frames, n samples a frame, F = 1 + n // 2 frequency bins, 84 notes of seven octaves.
+Own code: librosa rebuilds its filters for each call and octave, and interpolates every bin to find peaks.
+Shapes: S samples, T frames, n samples per frame, F = 1 + n // 2 frequency bins, P peaks, 84 notes of seven octaves.
 """
 
 from dataclasses import dataclass
@@ -19,35 +13,49 @@ import scipy.fft
 import scipy.sparse
 import soxr
 
+from model.features.audio import SAMPLE_RATE
 from model.features.audio.dsp.stft import (
     HOP_LENGTH,
-    SAMPLE_RATE,
+    N_BINS,
+    N_FFT,
     centred_frames,
     frame_count,
     periodic_hann,
+    spectrum,
 )
 from model.types import ComplexArray, DoubleArray, FloatArray
 
-BINS_PER_OCTAVE: Final = 12  # pinned: librosa's default for chroma_cqt is 36
+BINS_PER_OCTAVE: Final = 12  # librosa's default for chroma_cqt is 36
 N_CHROMA: Final = 12
 N_OCTAVES: Final = 7  # librosa's default
 C1: Final = 440.0 * 2.0 ** ((24 - 69) / 12)  # Hz, the lowest note
-SPARSITY: Final = 0.01  # of a filter's sum of magnitudes is left out, librosa's default
-TUNINGS: Final = 100  # values that an estimate can take
+SPARSITY: Final = 0.01  # share of a filter's sum of magnitudes that is dropped, librosa's default
+TUNINGS: Final = 100  # possible values of the tuning estimate
 _NOTES: Final = N_OCTAVES * BINS_PER_OCTAVE
-_FOLD: Final = np.tile(np.eye(N_CHROMA, dtype=np.float32), N_OCTAVES)  # (12, 84): which note counts for which chroma
-_HALVING: Final = np.sqrt(0.5)  # librosa scales by it to keep the energy
-_STRETCH: Final = 4096  # frames transformed in one go
+_FOLD: Final = np.tile(np.eye(N_CHROMA, dtype=np.float32), N_OCTAVES)  # (12, 84): sums the octaves of each pitch class
+_HALVING: Final = np.sqrt(0.5)  # librosa scales by it to preserve the energy
+_BLOCK_FRAMES: Final = 4096  # frames transformed at once
+
+# Peaks of the tuning estimate: the default arguments of `librosa.estimate_tuning`.
+MIN_HERTZ: Final = 150.0  # lowest frequency of a peak
+MAX_HERTZ: Final = 4000.0  # highest frequency of a peak
+THRESHOLD: Final = 0.1  # least magnitude of a peak, relative to the frame's maximum
+_REFERENCE: Final = 440.0 / 16  # Hz, an A
+_EDGES: Final = np.linspace(-0.5, 0.5, 101)  # of the histogram's bins, in semitones
+_HERTZ: Final = np.arange(N_BINS) * (SAMPLE_RATE / N_FFT)
+_FIRST: Final = int(np.searchsorted(_HERTZ, MIN_HERTZ))  # frequency bin
+_LAST: Final = int(np.searchsorted(_HERTZ, MAX_HERTZ))  # frequency bin, exclusive
+_PEAK_FRAMES: Final = 64  # frames processed at once, so that arrays fit in the L2 cache
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a tuning needs.
+    """Filters of one tuning.
 
     Args:
         length: n.
-        octaves: sparse `(12, F)` complex64 filters in the frequency domain, from the highest octave down.
-        scale: `(84,)` samples each note's filter would have at the full rate, from the lowest up.
+        octaves: sparse `(12, F)` complex64 filters in the frequency domain, highest octave first.
+        scale: `(84,)` filter lengths in samples at the full rate, lowest note first.
     """
 
     length: int
@@ -63,7 +71,7 @@ def chroma(waveform: FloatArray, tuning: float) -> FloatArray:
         tuning: in semitones, from -0.5 to 0.5.
 
     Returns:
-        `(T, 12)`, C first; the largest of each frame is 1, and a frame without a sound all 0.
+        `(T, 12)`, C first; each frame's maximum is 1, a silent frame is 0.
     """
     notes = constant_q(waveform, tuning)
     folded = np.dot(_FOLD, notes.T)  # (12, T)
@@ -73,7 +81,7 @@ def chroma(waveform: FloatArray, tuning: float) -> FloatArray:
 
 
 def constant_q(waveform: FloatArray, tuning: float) -> FloatArray:
-    """Return the magnitudes of the constant-Q transform, `(T, 84)`, from C1 up."""
+    """Return the magnitudes of the constant-Q transform, `(T, 84)`, C1 first."""
     filters = plan(tuning)
     frames = frame_count(waveform.size)
     response = np.empty((frames, _NOTES), dtype=np.complex64)
@@ -82,32 +90,32 @@ def constant_q(waveform: FloatArray, tuning: float) -> FloatArray:
             waveform = _halve(waveform)
         notes = slice(_NOTES - (octave + 1) * BINS_PER_OCTAVE, _NOTES - octave * BINS_PER_OCTAVE)
         pieces = centred_frames(waveform, filters.length, HOP_LENGTH >> octave)[:frames]
-        for first in range(0, frames, _STRETCH):
-            piece = pieces[first : first + _STRETCH].astype(np.float64)  # librosa windows with ones, in double
-            spectrum = scipy.fft.rfft(piece, axis=1, overwrite_x=True).astype(np.complex64)
-            response[first : first + _STRETCH, notes] = kernel.dot(spectrum.T).T
+        for first in range(0, frames, _BLOCK_FRAMES):
+            piece = pieces[first : first + _BLOCK_FRAMES].astype(np.float64)  # librosa windows with float64 ones
+            spectra = scipy.fft.rfft(piece, axis=1, overwrite_x=True).astype(np.complex64)
+            response[first : first + _BLOCK_FRAMES, notes] = kernel.dot(spectra.T).T
     response /= np.sqrt(filters.scale)
     return np.abs(response)
 
 
 @lru_cache(maxsize=TUNINGS)
 def plan(tuning: float) -> Filters:
-    """Build the filters of a tuning, once."""
+    """Return the filters of a tuning, cached."""
     octaves, notes = 2.0 ** np.arange(N_OCTAVES), 2.0 ** (np.arange(BINS_PER_OCTAVE) / BINS_PER_OCTAVE)
     hertz = np.multiply.outer(octaves, notes).reshape(-1) * (C1 * 2.0 ** (tuning / BINS_PER_OCTAVE))
-    periods = 1.0 / _relative_bandwidth(hertz)  # of the note, in its filter
+    periods = 1.0 / _relative_bandwidth(hertz)  # of the note within its filter
     lengths = periods * SAMPLE_RATE / hertz
     highest = slice(-BINS_PER_OCTAVE, None)
     size = int(2.0 ** np.ceil(np.log2(lengths[highest].max())))
     basis = np.array([_wavelet(*note, size) for note in zip(hertz[highest], lengths[highest], strict=True)])
     basis *= lengths[highest, None] / size
     kernel = _sparse(scipy.fft.fft(basis, axis=1)[:, : size // 2 + 1])
-    # Halving the rate takes energy; librosa gives it back to the filters.
-    return Filters(size, tuple(_scaled(kernel, np.sqrt(octave)) for octave in octaves), lengths)
+    # The filters compensate for the energy lost by halving the rate.
+    return Filters(size, tuple((kernel * np.sqrt(octave)).astype(np.complex64) for octave in octaves), lengths)
 
 
 def _wavelet(hertz: float, length: float, size: int) -> ComplexArray:
-    """A tone of `length` samples that swells and fades, its magnitudes summing up to 1, in the middle of `(size,)`."""
+    """A Hann-windowed complex tone of `length` samples with magnitude sum 1, centred in `(size,)`."""
     angles = np.arange(-length // 2, length // 2) * 2 * np.pi * hertz / SAMPLE_RATE
     tone = (np.cos(angles) + 1j * np.sin(angles)) * periodic_hann(angles.size)
     before = (size - tone.size) // 2
@@ -116,14 +124,8 @@ def _wavelet(hertz: float, length: float, size: int) -> ComplexArray:
     return centred
 
 
-def _scaled(kernel: Any, factor: float) -> Any:
-    scaled = kernel.copy()
-    scaled.data *= np.float64(factor)
-    return scaled
-
-
 def _relative_bandwidth(hertz: DoubleArray) -> DoubleArray:
-    """Width of each note relative to its frequency, from its neighbours, as `librosa.cqt` computes it; shape kept."""
+    """Bandwidth of each note relative to its frequency, from its neighbours as in `librosa.cqt`; `(84,)` → `(84,)`."""
     octaves = np.pad(np.log2(hertz), 1, mode="reflect", reflect_type="odd")
     per_octave = 2 / (octaves[2:] - octaves[:-2])
     ratio = 2.0 ** (2 / per_octave)
@@ -131,7 +133,7 @@ def _relative_bandwidth(hertz: DoubleArray) -> DoubleArray:
 
 
 def _sparse(spectra: ComplexArray) -> Any:
-    """Drop each filter's smallest values, as far as they sum up to `SPARSITY` of it."""
+    """Set each filter's smallest values, up to `SPARSITY` of its sum of magnitudes, to zero."""
     magnitude = np.abs(spectra)
     rising = np.sort(magnitude, axis=1)
     share = np.cumsum(rising / magnitude.sum(axis=1, keepdims=True), axis=1)
@@ -147,3 +149,43 @@ def _halve(waveform: FloatArray) -> FloatArray:
         halved = np.pad(halved, (0, size - halved.size))
     halved /= _HALVING
     return cast(FloatArray, halved)
+
+
+def estimate_tuning(waveform: FloatArray) -> float:
+    """Estimate the deviation of a `(S,)` waveform from concert pitch, equal to `librosa.estimate_tuning`.
+
+    Bit-equal, because the estimate is a histogram's mode: a peak that crosses the edge of a bin may change it.
+
+    Returns:
+        One of -0.50, -0.49, … 0.49 semitones; 0 if there is no peak.
+    """
+    frames = centred_frames(waveform, N_FFT, HOP_LENGTH)
+    peaks = [
+        _peaks(np.abs(spectrum(frames[first : first + _PEAK_FRAMES]))) for first in range(0, len(frames), _PEAK_FRAMES)
+    ]
+    hertz, magnitude = (np.concatenate(parts) for parts in zip(*peaks, strict=True))
+    if not hertz.size:
+        return 0.0
+    semitones = 12 * np.log2(hertz[magnitude >= np.median(magnitude)] / _REFERENCE)
+    offsets = np.mod(semitones, 1.0)
+    offsets[offsets >= 0.5] -= 1.0
+    counts, edges = np.histogram(offsets, _EDGES)
+    return float(edges[np.argmax(counts)])
+
+
+def _peaks(magnitude: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Frequencies in Hz and magnitudes of the peaks in `(T, F)`; `(P,)` each."""
+    floor = THRESHOLD * magnitude.max(axis=1, keepdims=True)
+    band = magnitude[:, _FIRST - 1 : _LAST + 1]  # one more bin on either side, for the comparison with the neighbours
+    above = band * (band > floor)
+    middle = above[:, 1:-1]
+    frame, index = np.nonzero((middle > above[:, :-2]) & (middle >= above[:, 2:]))
+    before, at, after = band[frame, index], band[frame, index + 1], band[frame, index + 2]
+    # Offset of the parabola's vertex from the bin's centre, in the precisions of librosa's compiled code.
+    curvature = (before + after).astype(np.float64) - 2.0 * at.astype(np.float64)
+    slope = (after - before).astype(np.float64) / 2.0
+    flat = np.abs(slope) >= np.abs(curvature)  # the vertex is more than one bin away
+    shift = np.where(flat, 0.0, -slope / np.where(flat, 1.0, curvature)).astype(np.float32)
+    hertz = ((index + _FIRST + shift) * float(SAMPLE_RATE) / N_FFT).astype(np.float32)
+    rise = np.float32(0.5) * ((after - before) / np.float32(2.0)) * shift
+    return hertz, at + rise

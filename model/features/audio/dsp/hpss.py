@@ -1,11 +1,7 @@
-"""The harmonic part of a sound: what is sustained in time, without what is spread over frequency.
+"""Harmonic part of a waveform (Fitzgerald, DAFx 2010; Driedger), bit-equal to `librosa.effects.harmonic` 0.11.
 
-For: chroma, which is of the harmonic part alone.
-Does not know: what the harmonic part is for.
-Source: Fitzgerald's median filtering (DAFx 2010) with Driedger's soft mask, bit for bit as `librosa.effects.harmonic`
-0.11 with its default arguments.
-
-Shapes: S samples, T frames of the clip, t of a stretch, F frequency bins.
+Own code: librosa's median filters take most of the time of the acoustic features; `running_median` is faster.
+Shapes: S samples, T frames of the clip, t of a block, F frequency bins.
 """
 
 from collections.abc import Iterator
@@ -18,23 +14,23 @@ from model.features.audio.dsp.running_median import WINDOW, rows_needed, running
 from model.features.audio.dsp.stft import HOP_LENGTH, N_BINS, N_FFT, centred_frames, spectrum
 from model.types import ComplexArray, FloatArray
 
-STRETCH: Final = 512  # frames looked at in one go: 16 s
+BLOCK_FRAMES: Final = 512  # frames processed at once: 16 s
 _HALF: Final = WINDOW // 2  # frames or bins on either side of a median's centre
-_COLUMNS: Final = 128  # frames whose bins are filtered at once
-_ROWS: Final = 32  # frames masked at once, so that arrays stay within a core's cache
+_COLUMNS: Final = 128  # frames filtered along frequency at once
+_ROWS: Final = 32  # frames masked at once, so that arrays fit in the L2 cache
 _TINY: Final = np.finfo(np.float32).tiny
-_LEAST: Final = np.finfo(np.float32).smallest_subnormal
+_SMALLEST: Final = np.finfo(np.float32).smallest_subnormal
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """Some frames of a clip, and beside them the frames that their medians reach.
+class Block:
+    """Consecutive frames of a clip, with the neighbouring frames that their medians need.
 
     Args:
         spectrum: `(t, F)`.
-        context: `(rows_needed(t), F)`: magnitudes from `_HALF` frames before the stretch to as many after it, mirrored
+        context: `(rows_needed(t), F)`: magnitudes from `_HALF` frames before the block to `_HALF` after it, mirrored
             at the clip's ends, then padding.
-        first: number of the first frame in the clip.
+        first: index of the first frame in the clip.
     """
 
     spectrum: ComplexArray
@@ -47,39 +43,40 @@ class Stretch:
         return self.context[_HALF : _HALF + len(self.spectrum)]
 
 
-def stretches(waveform: FloatArray) -> Iterator[Stretch]:
-    """Transform a `(S,)` waveform, stretch by stretch. Frames beside two stretches are transformed for each."""
+def blocks(waveform: FloatArray) -> Iterator[Block]:
+    """Transform a `(S,)` waveform block by block. Frames that two blocks need are transformed for each."""
     frames = centred_frames(waveform, N_FFT, HOP_LENGTH)
     total = len(frames)
-    # A mirror repeats the frame at the edge, and the whole clip when that is shorter than half a window.
+    # `symmetric` repeats the frame at the edge, and the whole clip if it is shorter than half a window. librosa's
+    # medians are not defined there: SciPy's filter reads beyond an array that is shorter than half its window.
     mirrored = np.pad(np.arange(total), _HALF, mode="symmetric")
-    for first in range(0, total, STRETCH):
-        count = min(STRETCH, total - first)
+    for first in range(0, total, BLOCK_FRAMES):
+        count = min(BLOCK_FRAMES, total - first)
         begin, end = max(0, first - _HALF), min(total, first + count + _HALF)
         spectra = spectrum(frames[begin:end])
         context = np.zeros((rows_needed(count), N_BINS), dtype=np.float32)
-        shift = _HALF - first  # from a frame's number to its row
+        shift = _HALF - first  # from a frame's index to its row
         np.abs(spectra, out=context[begin + shift : end + shift])
         rows = np.arange(count + 2 * _HALF)
         sources = mirrored[first : first + len(rows)] + shift
         beyond = rows[rows != sources]
         context[beyond] = context[sources[beyond]]
-        yield Stretch(spectra[first - begin : first - begin + count], context, first)
+        yield Block(spectra[first - begin : first - begin + count], context, first)
 
 
-def keep_harmonic(stretch: Stretch) -> ComplexArray:
-    """Take all but the harmonic part out of a stretch's spectrum; `(t, F)`, the same array."""
-    spectra, magnitude = stretch.spectrum, stretch.magnitude
-    harmonic = running_median(stretch.context, len(spectra))  # along time: sustained partials survive
+def keep_harmonic(block: Block) -> ComplexArray:
+    """Mask a block's spectrum in place so that the harmonic part remains; returns it, `(t, F)`."""
+    spectra, magnitude = block.spectrum, block.magnitude
+    harmonic = running_median(block.context, len(spectra))  # along time: sustained partials remain
     for first in range(0, len(spectra), _COLUMNS):
-        percussive = _median_of_bins(magnitude[first : first + _COLUMNS])  # along frequency: clicks survive
+        percussive = _median_of_bins(magnitude[first : first + _COLUMNS])  # along frequency: clicks remain
         for begin in range(0, len(percussive), _ROWS):
             rows = slice(first + begin, first + min(begin + _ROWS, len(percussive)))
-            # librosa multiplies magnitude by mask and that by phase. The order matters: the tuning estimate behind the
-            # chroma is a histogram's mode, and a last-bit difference here can move it.
+            # librosa multiplies the magnitude by the mask, then by the phase. The order matters: a difference in the
+            # last bit can change the tuning estimate, which is a histogram's mode.
             gain = _soft_mask(harmonic[rows], percussive[begin : begin + _ROWS])
             gain *= magnitude[rows]
-            nonzero = np.maximum(magnitude[rows], _LEAST)
+            nonzero = np.maximum(magnitude[rows], _SMALLEST)
             for part in (spectra.real[rows], spectra.imag[rows]):
                 np.divide(part, nonzero, out=part)
                 np.multiply(part, gain, out=part)
@@ -87,7 +84,7 @@ def keep_harmonic(stretch: Stretch) -> ComplexArray:
 
 
 def _median_of_bins(magnitude: FloatArray) -> FloatArray:
-    """Centred running median of each row, edges mirrored; shape kept."""
+    """Centred running median along frequency, edges mirrored; `(t, F)` → `(t, F)`."""
     rows = np.zeros((rows_needed(N_BINS), len(magnitude)), dtype=np.float32)
     rows[_HALF : _HALF + N_BINS] = magnitude.T
     rows[:_HALF] = rows[2 * _HALF - 1 : _HALF - 1 : -1]
@@ -96,14 +93,14 @@ def _median_of_bins(magnitude: FloatArray) -> FloatArray:
 
 
 def _soft_mask(part: FloatArray, other: FloatArray) -> FloatArray:
-    """part² / (part² + other²), each relative to the larger one; a half where both are as good as nothing."""
+    """part² / (part² + other²), both scaled by the larger one; 0.5 where both are below the smallest normal float32."""
     larger = np.maximum(part, other)
-    nothing = larger < _TINY
-    empty = bool(nothing.any())
-    if empty:
-        larger[nothing] = 1
+    zero = larger < _TINY
+    has_zeros = bool(zero.any())
+    if has_zeros:
+        larger[zero] = 1
     mask: FloatArray = np.square(part / larger)
     both = mask + np.square(other / larger)
-    if empty:
-        mask[nothing], both[nothing] = 1, 2
+    if has_zeros:
+        mask[zero], both[zero] = 1, 2
     return np.divide(mask, both, out=mask)

@@ -1,13 +1,7 @@
-"""Short-time Fourier transform of a waveform and back, a stretch of frames at a time, bit for bit as librosa has it.
+"""Short-time Fourier transform and its inverse, bit-equal to `librosa.stft` and `librosa.istft` 0.11.
 
-For: the acoustic features, which transform a clip twice and back once: on one time grid, with one cached window, in
-stretches, so that an hour of sound needs no more memory than a minute.
-Does not know: what a spectrum is for.
-Source: `librosa.stft` and `librosa.istft` 0.11 with centred frames, zeros beyond the ends and a periodic Hann window.
-Both window in double precision and keep single: so does this, since what follows (a histogram's mode in
-`model.features.audio.dsp.tuning`) can turn on the last bit. Frames are rows here and columns there.
-
-Shapes: S samples, T = 1 + S // hop frames, n samples a frame, F = 1 + n // 2 frequency bins.
+Own code: it transforms a clip in blocks of frames, so that memory does not grow with the spectrogram. Frames are rows.
+Shapes: S samples, T = 1 + S // HOP_LENGTH frames, F = N_BINS frequency bins.
 """
 
 from functools import lru_cache
@@ -18,13 +12,12 @@ import scipy.fft
 
 from model.types import ComplexArray, DoubleArray, FloatArray
 
-SAMPLE_RATE: Final = 16_000  # Hz, mono
 HOP_LENGTH: Final = 512  # samples between frames: 32 ms
 N_FFT: Final = 2048  # samples, librosa's default for MFCC, HPSS and the tuning estimate
 N_BINS: Final = 1 + N_FFT // 2
-_OVERLAP: Final = N_FFT // HOP_LENGTH  # frames that reach a sample
+_OVERLAP: Final = N_FFT // HOP_LENGTH  # frames that cover a sample
 _CENTRE: Final = N_FFT // 2  # samples of padding at either end
-_ROWS: Final = 32  # frames transformed at once: input and output stay within a core's cache
+_ROWS: Final = 32  # frames transformed at once: input and output fit in the L2 cache
 
 assert _OVERLAP * HOP_LENGTH == N_FFT, "frames overlap in whole hops"
 
@@ -42,7 +35,10 @@ def centred_frames(waveform: FloatArray, length: int, hop: int) -> FloatArray:
 
 
 def spectrum(frames: FloatArray) -> ComplexArray:
-    """Fourier transform of windowed frames, `(T, N_FFT)` → `(T, N_BINS)`."""
+    """Fourier transform of frames after windowing, `(T, N_FFT)` → `(T, F)`.
+
+    The window is float64 and the result complex64, as in librosa: the tuning estimate depends on the last bit.
+    """
     out = np.empty((len(frames), N_BINS), dtype=np.complex64)
     for first in range(0, len(frames), _ROWS):
         windowed = frames[first : first + _ROWS] * _window()
@@ -51,13 +47,13 @@ def spectrum(frames: FloatArray) -> ComplexArray:
 
 
 def periodic_hann(length: int) -> DoubleArray:
-    """Return a Hann window whose next value would be its first again; `(length,)`."""
+    """Return the periodic (DFT-even) Hann window, `(length,)`."""
     angles = np.linspace(-np.pi, np.pi, length + 1)[:-1]
     return 0.5 + 0.5 * np.cos(angles)
 
 
 class OverlapAdd:
-    """The way back: spectra come in by stretches, from the first frame to the last, and leave as one waveform."""
+    """Inverse transform by overlap-add; spectra are added in blocks, from the first frame to the last."""
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
@@ -66,9 +62,9 @@ class OverlapAdd:
         self._hops = np.zeros((self._frames + _OVERLAP - 1, HOP_LENGTH), dtype=np.float32)
 
     def add(self, spectra: ComplexArray) -> None:
-        """Add the next `(t, N_BINS)` frames.
+        """Add the next `(t, F)` frames.
 
-        Every sample takes its frames from the earliest to the latest and is rounded after each, as in librosa.
+        Frames are summed from the earliest to the latest and rounded to float32 after each, as in librosa.
         """
         for first in range(0, len(spectra), _ROWS):
             frames = scipy.fft.irfft(spectra[first : first + _ROWS], n=N_FFT, axis=1)
@@ -76,7 +72,7 @@ class OverlapAdd:
             self._next += len(frames)
 
     def waveform(self) -> FloatArray:
-        """Divide by what the windows add up to, and cut off the padding; `(S,)`."""
+        """Return the sum divided by the squared-window sum, without the padding; `(S,)`."""
         assert self._next == self._frames, "every frame must have been added"
         sums = _window_sums(min(self._frames, _OVERLAP))
         for part, weights in zip(_regions(self._hops), _regions(sums), strict=True):
@@ -85,9 +81,9 @@ class OverlapAdd:
 
 
 def _overlap_add(hops: FloatArray, frames: FloatArray | DoubleArray, window: DoubleArray) -> None:
-    """Add `(t, _OVERLAP, HOP_LENGTH)` frames, windowed, to the hops they cover."""
+    """Window `(t, _OVERLAP, HOP_LENGTH)` frames and add them to the hops they cover."""
     weights = window.reshape(_OVERLAP, HOP_LENGTH)
-    for part in reversed(range(_OVERLAP)):  # a frame's last part meets the earliest frames' sums first
+    for part in reversed(range(_OVERLAP)):  # the last part first, so that each hop sums its frames in order
         covered = hops[part : part + len(frames)]
         np.add(covered, frames[:, part] * weights[part], out=covered, casting="same_kind")
 
@@ -101,14 +97,14 @@ def _window() -> DoubleArray:
 
 @lru_cache(maxsize=_OVERLAP)
 def _window_sums(frames: int) -> FloatArray:
-    """The squared windows of so many frames, overlapped and added."""
+    """Sum of squared windows over `frames` overlapping frames, `(frames + _OVERLAP - 1, HOP_LENGTH)`."""
     hops = np.zeros((frames + _OVERLAP - 1, HOP_LENGTH), dtype=np.float32)
     _overlap_add(hops, np.ones((frames, _OVERLAP, HOP_LENGTH), dtype=np.float32), _window() ** 2)
     return hops
 
 
 def _regions(hops: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Head, middle and tail: in the middle, every hop is reached by as many frames as any."""
+    """Split into head, middle and tail; every hop of the middle is covered by `_OVERLAP` frames."""
     edge = _OVERLAP - 1
     if len(hops) < 2 * edge:
         return hops, hops[:0], hops[:0]
