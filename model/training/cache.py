@@ -1,11 +1,6 @@
-"""Features computed once and kept on disk, keyed by what they were computed from.
+"""Disk cache of computed features. The name of an entry is the SHA-256 of the source's content and of the recipe.
 
-For: training runs that start in seconds after the first, and that resume where an interrupted one stopped.
-Does not know: how features are computed; that is a function passed in. Needs no torch, so its workers start quickly.
-
-An entry's name is the SHA-256 of the source's content (not of its path) and of the recipe, so that a moved file keeps
-its entry, a changed file gets a new one, and so does a changed recipe. An entry is written aside and renamed, and holds
-its own checksum: one that was cut short or altered is computed again.
+A moved file keeps its entry; a changed file or recipe gets a new one. Imports no torch, so that workers start quickly.
 """
 
 import hashlib
@@ -14,21 +9,23 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 
 from model.errors import CorpusError, EmptyModality, ModalityError
 from model.training.datasets.base import ActionUnitMeansSource, OpenFaceSource, SoundSource, Source, TextSource
 from model.types import FloatArray
 
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 AnySource = TypeVar("AnySource", bound=Source)
 
 _FORMAT: Final = b"emmr-feature-1"  # part of every key: raise it when the entry layout changes
@@ -38,10 +35,10 @@ _ARRAY, _ABSENCE = b"A", b"E"
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """Why a source's modality counts as missing.
+    """An entry of a source whose modality counts as missing.
 
     Args:
-        reason: the short code of `EmptyModality`: `silent`, `too_short`, `no_face`.
+        reason: the code of `EmptyModality`: `silent`, `too_short`, `no_face`.
         detail: the same in words.
     """
 
@@ -49,139 +46,67 @@ class Absence:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """Content that could not be read; travels from a worker in place of an exception."""
-
-    detail: str
-
-
 _Outcome = FloatArray | Absence
 
 
-class Features(Mapping[Source, FloatArray]):
-    """Source → `(T, d)` float32 features, for the sources that have some.
-
-    Args:
-        outcomes: an array or an absence for each source.
-
-    Attributes:
-        absent: source → why it has no features; never zeros in their place.
-    """
-
-    def __init__(self, outcomes: Mapping[Source, _Outcome]) -> None:
-        self._arrays = {s: outcome for s, outcome in outcomes.items() if not isinstance(outcome, Absence)}
-        self.absent = {s: outcome for s, outcome in outcomes.items() if isinstance(outcome, Absence)}
-
-    def __getitem__(self, source: Source) -> FloatArray:
-        return self._arrays[source]
-
-    def __iter__(self) -> Iterator[Source]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
-
-
+@dataclass(frozen=True, slots=True)
 class FeatureCache:
     """A folder of computed features.
 
     Args:
-        folder: where entries are kept; made when missing.
-        recipe: everything besides the content that the features depend on, as one string (the extractor's
-            configuration and version, for example).
-        console: where progress is shown; none is shown for what is already cached.
+        folder: of the entries; created where it does not exist.
+        recipe: everything besides the content that the features depend on (the configuration and version of the
+            extractor, for example).
+        console: for the progress bar, which is shown only if something is computed.
     """
 
-    def __init__(self, folder: Path, recipe: str, console: Console | None = None) -> None:
-        self.folder = folder
-        self._recipe = recipe.encode()
-        self._console = console
-        self._digests: dict[Path, bytes] = {}  # a file is hashed once, however many variants of it are asked for
+    folder: Path
+    recipe: str
+    console: Console | None = None
+    _digests: dict[Path, bytes] = field(default_factory=dict, init=False)  # each file is hashed once for all variants
 
-    def prepare(
-        self,
-        sources: Iterable[AnySource],
-        compute: Callable[[AnySource], FloatArray],
-        *,
-        workers: int = 1,
-        title: str = "Features",
-    ) -> Features:
-        """Get each source's features, computing those that are not kept yet.
-
-        Args:
-            sources: repeated ones are computed once.
-            compute: source → `(T, d)` float32; a module-level function or a `functools.partial` of one where `workers`
-                is more than 1, as it travels to other processes.
-            workers: processes; 1 computes here.
-            title: what the progress bar is called.
-
-        Raises:
-            CorpusError: a source's content is at fault or cannot be read; what was computed before it is kept.
-        """
-        outcomes, entries = self._load(sources)
-        with self._progress(title, len(entries)) as advance:
-            for source, result in _results(entries, compute, workers):
-                outcomes[source] = self._keep(source, entries[source], result)
-                advance(1)
-        return Features(outcomes)
-
-    def prepare_batches(
+    def get_or_compute(
         self,
         sources: Iterable[AnySource],
         compute: Callable[[Sequence[AnySource]], Sequence[FloatArray]],
         *,
-        batch_size: int = 64,
         title: str = "Features",
-    ) -> Features:
-        """Get each source's features, computing those that are not kept yet many at a time, in this process.
+        batch_size: int = 1,
+        workers: int = 1,
+    ) -> dict[Source, FloatArray]:
+        """Return the features of each source that has some, computing those without an entry.
 
         Args:
             sources: repeated ones are computed once.
-            compute: sources → their `(T, d)` float32 in the same order; sees at most `batch_size` sources, texts of
-                about equal length together.
-            batch_size: how many sources one call gets.
-            title: what the progress bar is called.
+            compute: at most `batch_size` sources → their `(T, d)` float32 in the same order; must be picklable if
+                `workers` is more than 1.
+            title: of the progress bar.
+            batch_size: sources of one call; texts of similar length share a batch.
+            workers: processes; 1 computes in this one.
 
         Raises:
-            CorpusError: a batch's content is at fault; earlier batches are kept.
+            CorpusError: the content of a source is invalid or cannot be read; results before it are stored.
         """
-        outcomes, entries = self._load(sources)
-        waiting = sorted(entries, key=_length)
-        with self._progress(title, len(entries)) as advance:
-            for start in range(0, len(waiting), batch_size):
-                batch = waiting[start : start + batch_size]
-                try:
-                    arrays = compute(batch)
-                except ModalityError as error:
-                    raise CorpusError(_place(batch[0]), None, str(error)) from error
-                for source, array in zip(batch, arrays, strict=True):
-                    outcomes[source] = self._keep(source, entries[source], array)
-                advance(len(batch))
-        return Features(outcomes)
-
-    def _load(self, sources: Iterable[AnySource]) -> tuple[dict[Source, _Outcome], dict[AnySource, Path]]:
-        """What is kept, and where what is not shall be."""
-        outcomes: dict[Source, _Outcome] = {}
-        entries: dict[AnySource, Path] = {}
-        for source in dict.fromkeys(sources):
-            entry = self._entry(source)
-            outcome = _read_entry(entry)
-            if outcome is None:
-                entries[source] = entry
-            else:
+        entries = {source: self._entry(source) for source in dict.fromkeys(sources)}
+        outcomes = {source: _read_entry(entry) for source, entry in entries.items()}
+        missing = [source for source, outcome in outcomes.items() if outcome is None]
+        if batch_size > 1:
+            missing.sort(key=lambda source: len(source.text) if isinstance(source, TextSource) else 0)
+        batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+        results = _map(partial(_attempt, compute), batches, workers)
+        progress = track(results, title, len(batches), console=self.console, disable=not batches)
+        for batch, result in zip(batches, progress, strict=True):
+            if isinstance(result, str):
+                location = getattr(batch[0], "path", None) or getattr(batch[0], "clip", "a sentence")
+                raise CorpusError(location, None, result)
+            for source, outcome in zip(batch, result, strict=True):
+                _write_entry(entries[source], outcome)
                 outcomes[source] = outcome
-        return outcomes, entries
-
-    def _keep(self, source: Source, entry: Path, result: "_Outcome | _Fault") -> _Outcome:
-        if isinstance(result, _Fault):
-            raise CorpusError(_place(source), None, result.detail)
-        _write_entry(entry, result)
-        return result if isinstance(result, Absence) else _as_features(result)
+        return {source: outcome for source, outcome in outcomes.items() if isinstance(outcome, np.ndarray)}
 
     def _entry(self, source: Source) -> Path:
         key = hashlib.sha256(_FORMAT)
-        for part in (self._recipe, *self._content(source)):
+        for part in (self.recipe.encode(), *self._content(source)):
             key.update(len(part).to_bytes(8, "little") + part)
         name = key.hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.feature"
@@ -206,67 +131,33 @@ class FeatureCache:
                 raise CorpusError(path, None, f"cannot be read: {error.strerror}") from error
         return self._digests[path]
 
-    @contextmanager
-    def _progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._console, disable=total == 0) as progress:
-            task = progress.add_task(title, total=total)
-            yield lambda count: progress.advance(task, count)
 
-
-def _results(
-    sources: Iterable[AnySource], compute: Callable[[AnySource], FloatArray], workers: int
-) -> Iterator[tuple[AnySource, "_Outcome | _Fault"]]:
-    """Each source's result, in the order they are done."""
-    waiting = list(sources)
-    if workers <= 1 or len(waiting) <= 1:
-        yield from ((source, _attempt(compute, source)) for source in waiting)
+def _map(function: Callable[[Batch], Result], batches: Sequence[Batch], workers: int) -> Iterator[Result]:
+    if workers <= 1 or len(batches) <= 1:
+        yield from map(function, batches)
         return
-    # Spawned, not forked: the parent may hold threads (torch, BLAS) that a forked child would find half-alive.
+    # Spawned, not forked: a forked child may deadlock on locks of the parent's threads (torch, BLAS).
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context)
-    try:
-        futures: dict[Future[_Outcome | _Fault], AnySource] = {
-            pool.submit(_attempt, compute, source): source for source in waiting
-        }
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ProcessPoolExecutor(min(workers, len(batches)), mp_context=context) as pool:
+        yield from pool.map(function, batches)
 
 
-def _attempt(compute: Callable[[AnySource], FloatArray], source: AnySource) -> "_Outcome | _Fault":
-    """Compute, with what the content may do wrong as a value: it is to cross a process boundary."""
+def _attempt(
+    compute: Callable[[Sequence[AnySource]], Sequence[FloatArray]], batch: Sequence[AnySource]
+) -> list[_Outcome] | str:
+    """Return the features of a batch, the absence of a single source, or the message of an error in the content."""
     try:
-        return _as_features(compute(source))
-    except EmptyModality as error:
-        return Absence(error.reason, error.detail)
+        return [np.ascontiguousarray(array, dtype=np.float32) for array in compute(batch)]
     except ModalityError as error:
-        return _Fault(str(error))
+        if isinstance(error, EmptyModality) and len(batch) == 1:
+            return [Absence(error.reason, error.detail)]
+        return str(error)
     except OSError as error:
-        return _Fault(f"cannot be read: {error.strerror}")
-
-
-def _as_features(array: FloatArray) -> FloatArray:
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _place(source: Source) -> object:
-    match source:
-        case TextSource():
-            return "a sentence"
-        case ActionUnitMeansSource(clip):
-            return clip
-        case SoundSource(path) | OpenFaceSource(path):
-            return path
-
-
-def _length(source: Source) -> int:
-    return len(source.text) if isinstance(source, TextSource) else 0
+        return f"cannot be read: {error.strerror}"
 
 
 def _read_entry(entry: Path) -> _Outcome | None:
-    """What an entry holds; None when it is not there, or not whole."""
+    """The content of an entry; None where it does not exist or its checksum is wrong."""
     try:
         content = entry.read_bytes()
     except FileNotFoundError:
@@ -281,20 +172,20 @@ def _read_entry(entry: Path) -> _Outcome | None:
 
 
 def _write_entry(entry: Path, outcome: _Outcome) -> None:
-    """Write beside and rename: a reader, or a later run, sees the whole entry or none."""
+    """Write to a temporary file and rename it: readers see the whole entry or none."""
     body = io.BytesIO()
     if isinstance(outcome, Absence):
-        body.write(_ABSENCE + json.dumps({"reason": outcome.reason, "detail": outcome.detail}).encode())
+        body.write(_ABSENCE + json.dumps(asdict(outcome)).encode())
     else:
         body.write(_ARRAY)
         np.save(body, outcome, allow_pickle=False)
     payload = body.getvalue()
     entry.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, aside = tempfile.mkstemp(dir=entry.parent, suffix=".partial")
+    descriptor, temporary = tempfile.mkstemp(dir=entry.parent, suffix=".partial")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(hashlib.sha256(payload).digest() + payload)
-        Path(aside).replace(entry)
+        Path(temporary).replace(entry)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise

@@ -1,11 +1,6 @@
-"""Several processes, one training run: who leads, which rows are whose, and how gradients meet.
+"""Synchronous data parallelism for `torchrun`: every process draws the same batches and takes its own rows.
 
-For: `torchrun --nproc-per-node N --no-python emmr train …`. Every process draws the same batches from the same seed and
-takes its own rows of each, so a run over N processes takes the steps that one process would take.
-Does not know: networks, corpora, files.
-Source: synchronous data parallelism over `torch.distributed`; NCCL between CUDA devices, Gloo between CPU processes.
-
-Shapes: B rows of a batch.
+Own code: DistributedDataParallel, also within Accelerate, fails where processes use different heads in one step.
 """
 
 from collections.abc import Iterator
@@ -24,7 +19,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class DistributedContext:
-    """This process's place among those that train together; alone by default."""
+    """Rank of this process and number of processes; a single process by default."""
 
     rank: int = 0
     size: int = 1
@@ -32,7 +27,7 @@ class DistributedContext:
     @classmethod
     @contextmanager
     def join(cls, device: torch.device) -> Iterator[Self]:
-        """Meet the other processes where `torchrun` has started this one, and part from them at the end."""
+        """Join the process group of `torchrun`, if it started this process: NCCL on CUDA, else Gloo."""
         if not dist.is_torchelastic_launched():
             yield cls()
             return
@@ -43,44 +38,41 @@ class DistributedContext:
             dist.destroy_process_group()
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the one process that writes files, validates and speaks."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files, validates and prints."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """This process's own: the CUDA device of its rank where there are several processes, else as it is."""
+        """The CUDA device of this rank if there are several processes, else the given device."""
         if device.type != "cuda" or self.size == 1:
             return device
         return torch.device("cuda", self.rank % torch.cuda.device_count())
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Put the mean over all processes in the place of each gradient; what nobody has a gradient of has none.
+        """Replace each gradient by its mean over all processes; one that no process has stays None.
 
-        One message for all of them: networks of this size leave nothing to overlap with the backward pass, and which
-        heads a step trains differs between processes, as it depends on the patterns drawn.
+        All gradients are one message: for networks of this size there is little to overlap with the backward pass.
         """
-        if self.size == 1:
-            return
         trained = [p for p in module.parameters() if p.requires_grad]
-        if not trained:
+        if self.size == 1 or not trained:
             return
-        here = torch.tensor([p.grad is not None for p in trained], dtype=torch.float32, device=trained[0].device)
-        flat = torch.cat([here, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained)])
+        counts = torch.tensor([p.grad is not None for p in trained], dtype=torch.float32, device=trained[0].device)
+        flat = torch.cat([counts, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained)])
         dist.all_reduce(flat)
-        holders, *sums = flat.split([len(trained), *(p.numel() for p in trained)])
-        for parameter, total, holding in zip(trained, sums, holders.tolist(), strict=True):
-            parameter.grad = (total / self.size).view_as(parameter) if holding else None
+        counts, *sums = flat.split([len(trained), *(p.numel() for p in trained)])
+        for parameter, total, count in zip(trained, sums, counts.tolist(), strict=True):
+            parameter.grad = (total / self.size).view_as(parameter) if count else None
 
-    def equal_start(self, module: nn.Module) -> None:
-        """Give every process the leader's parameters."""
+    def broadcast_parameters(self, module: nn.Module) -> None:
+        """Copy the parameters of the main process to all processes."""
         if self.size > 1:
             for parameter in module.parameters():
                 dist.broadcast(parameter.data, 0)
 
-    def share(self, item: TrainingBatch) -> tuple[TrainingBatch, float]:
-        """This process's rows of a batch, and the factor on their loss under which mean gradients are the batch's.
+    def shard(self, item: TrainingBatch) -> tuple[TrainingBatch, float]:
+        """This process's rows of a batch, and the factor on their mean loss that makes the mean gradient the batch's.
 
-        A batch with fewer rows than there are processes is everyone's whole.
+        A batch with fewer rows than processes is not divided.
         """
         rows = item.batch.size
         if self.size == 1 or rows < self.size:
@@ -88,24 +80,23 @@ class DistributedContext:
         own = torch.arange(self.rank, rows, self.size)
         return item.select(own), len(own) * self.size / rows
 
-    def agree(self, value: V) -> V:
-        """The leader's value, on every process."""
-        if self.size == 1:
-            return value
+    def broadcast(self, value: V) -> V:
+        """The value of the main process."""
         values = [value]
-        dist.broadcast_object_list(values)
+        if self.size > 1:
+            dist.broadcast_object_list(values)
         return values[0]
 
     @contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """A block that the leader goes through first and the others afterwards, so that they find done what it did."""
-        if not self.leads:
+    def main_process_first(self) -> Iterator[None]:
+        """A block that the main process runs first, so that the others find its files."""
+        if not self.is_main:
             dist.barrier()
         try:
             yield
         finally:
-            if self.leads and self.size > 1:
+            if self.is_main and self.size > 1:
                 dist.barrier()
 
 
-ALONE = DistributedContext()
+SINGLE_PROCESS = DistributedContext()

@@ -1,11 +1,8 @@
-"""A network measured on one part of a corpus.
-
-For: training and `emmr evaluate`. Needs none of the packages that only training needs.
-Does not know: what is measured (`model.training.evaluation`) or how features came about.
-"""
+"""A network measured on one part of a corpus."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -14,28 +11,30 @@ from model.network.batch import collate
 from model.network.decision import Decision
 from model.network.emmr import EMMR
 from model.network.inference.sparse import decide
-from model.network.reliability import Reliability, decide_reliably
+from model.network.reliability import Reliability, decide_with_reliability
 from model.training.datasets.base import Corpus, Source, Split
-from model.training.evaluation import Evaluation, evaluate, items_of
+from model.training.decision_table import items_of
+from model.training.evaluation import Evaluation, evaluate
 from model.types import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkPredictor:
-    """A network as `evaluate` asks for it."""
+    """A network and its calibration as a `Predictor`; the network is in eval mode and on `device`."""
 
     network: EMMR
     device: torch.device
     reliability: Reliability
 
     def decide(self, utterances: Sequence[Utterance], *, both_paths: bool = False) -> list[Decision]:
-        """One decision for each utterance."""
-        return decide_reliably(self.network_decide, self.reliability, utterances, both_paths=both_paths)
+        """One calibrated decision for each utterance."""
+        network_decide = partial(self.network_decide, both_paths=both_paths)
+        return decide_with_reliability(network_decide, self.reliability, utterances)
 
-    def network_decide(self, utterances: Sequence[Utterance], *, explain: bool, both_paths: bool) -> list[Decision]:
-        """The network's own decisions."""
+    def network_decide(self, utterances: Sequence[Utterance], *, both_paths: bool = False) -> list[Decision]:
+        """The network's own decisions, before calibration."""
         batch = collate(utterances, self.network.config).to(self.device)
-        return decide(self.network, batch, explain=explain, both_paths=both_paths)
+        return decide(self.network, batch, both_paths=both_paths)
 
 
 def evaluate_split(

@@ -1,17 +1,13 @@
-"""One training run from a corpus to a network, in steps that a repeated call finds done.
+"""Everything that precedes the training of a network: adapters, features, statistics and teacher of a corpus.
 
-For: `emmr train` and the shipped weights alike.
-Does not know: what is made of the network afterwards (`commands`, `weights`).
+Adapters and teacher are stored in the folder of the run and reused by later calls.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,150 +15,81 @@ from model.config import ModelConfig
 from model.features.extractor import FeatureExtractor
 from model.features.text.encoder import TextEncoder
 from model.modality import Modality
-from model.network.emmr import EMMR
 from model.training.adapters import train_adapters
 from model.training.datasets.base import Corpus, Example, Source, Split, Unclassed
-from model.training.distributed import ALONE, DistributedContext
 from model.training.prepare import PreparedCorpus, raw_features, slots_of
-from model.training.progress import FitReport
 from model.training.settings import Recipe
 from model.training.teacher import Teacher, fit_teacher
-from model.training.trainer import Trainer
+from model.training.trainer import RunPaths
 from model.types import FloatArray
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
-ADAPTERS = "adapters.safetensors"
-TEACHER = "teacher.safetensors"
 
-
-@dataclass(frozen=True, slots=True)
-class RunPaths:
-    """Where a run works.
-
-    Args:
-        folder: of the run: adapters, state of each seed, TensorBoard scalars.
-        cache: of features, shared by runs.
-        workers: processes for features that are not cached.
-        device: of encoder and network.
-        world: the processes that train together.
-    """
-
-    folder: Path
-    cache: Path
-    workers: int
-    device: torch.device
-    world: DistributedContext = ALONE
-
-
-def prepare(corpus: Corpus, recipe: Recipe, place: RunPaths) -> PreparedCorpus:
-    """Adapters, features and statistics; what an earlier call, or the process that leads, did is read, not done again.
+def prepare(corpus: Corpus, recipe: Recipe, paths: RunPaths) -> PreparedCorpus:
+    """Compute adapters, features, statistics and teacher, or read them if an earlier call or the main process did.
 
     Raises:
         CorpusError: content that cannot be read; names the file.
         ConfigError: the text encoder cannot be loaded.
     """
-    with place.world.in_turn():
-        return _prepare(corpus, recipe, place)
-
-
-def _prepare(corpus: Corpus, recipe: Recipe, place: RunPaths) -> PreparedCorpus:
-    config, training = recipe.model, corpus.examples("train")
-    parts: list[Example | Unclassed] = [
-        example for split in SPLITS for example in (*corpus.examples(split), *corpus.unimodal(split))
-    ]
+    config = recipe.model
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    parts: list[Example | Unclassed] = [e for s in splits for e in (*corpus.examples(s), *corpus.unimodal(s))]
     parts += corpus.unclassed()
-    shown = [*training, *corpus.unimodal("train")]
-    adapters, encoder_id = _adapters(corpus, training, recipe, place)
-    encoder = TextEncoder(config.text, place.device)
-    encoder.merge({name: value.to(place.device) for name, value in adapters.items()})
-    raw = raw_features(parts, config, place.cache, place.workers, varied=shown, variants=recipe.training.audio_variants)
-    preprocessing = raw.measure(shown, config)
-    extractor = FeatureExtractor(config, preprocessing, encoder)
-    slots = slots_of(parts, raw, extractor, place.cache, encoder_id)
-    teacher = _teacher(corpus, recipe, slots, encoder_id, place) if recipe.training.teacher else None
+    measured = [*corpus.examples("train"), *corpus.unimodal("train")]
+    with paths.distributed.main_process_first():
+        adapters, encoder_id = _adapters(corpus, recipe, paths)
+        encoder = TextEncoder(config.text, paths.device)
+        encoder.merge({name: value.to(paths.device) for name, value in adapters.items()})
+        variants = recipe.training.audio_variants
+        raw = raw_features(parts, config, paths.cache, paths.workers, varied=measured, variants=variants)
+        preprocessing = raw.measure(measured, config)
+        extractor = FeatureExtractor(config, preprocessing, encoder)
+        slots = slots_of(parts, raw, extractor, paths.cache, encoder_id)
+        teacher = _teacher(corpus, recipe, slots, encoder_id, paths) if recipe.training.teacher else None
     return PreparedCorpus(slots, preprocessing, adapters, teacher, encoder_id)
 
 
-def fit(
-    corpus: Corpus,
-    prepared: PreparedCorpus,
-    recipe: Recipe,
-    seed: int,
-    place: RunPaths,
-    *,
-    resume: bool,
-    console: Console | None = None,
-) -> tuple[EMMR, FitReport]:
-    """Train one seed.
-
-    Raises:
-        ConfigError: nothing to train or select on, or a run to resume that had another recipe.
-    """
-    trainer = Trainer(
-        corpus,
-        prepared.features,
-        recipe.model,
-        recipe.training,
-        seed=seed,
-        device=place.device,
-        folder=place.folder / f"seed-{seed}",
-        console=console,
-        world=place.world,
-        teacher=prepared.teacher,
+def _adapters(corpus: Corpus, recipe: Recipe, paths: RunPaths) -> tuple[dict[str, Tensor], str]:
+    """The adapters, and an identifier of the encoder with them for the feature cache."""
+    text, settings, training = recipe.model.text, recipe.training.adapters, corpus.examples("train")
+    path = _store(
+        paths.folder,
+        "adapters",
+        [corpus.name, text.model_dump(), settings.model_dump(), _content(training)],
+        lambda: train_adapters(TextEncoder(text, paths.device), training, corpus.classes, settings),
     )
-    return trainer.fit(resume=resume)
-
-
-def _adapters(
-    corpus: Corpus, training: Sequence[Example], recipe: Recipe, place: RunPaths
-) -> tuple[dict[str, Tensor], str]:
-    """The adapters, and a name under which features made with them are cached."""
-    text, settings = recipe.model.text, recipe.training.adapters
-    path = _kept(place, ADAPTERS, corpus.name, text.model_dump(), settings.model_dump(), _told(training))
-    if not path.is_file():
-        _save(train_adapters(TextEncoder(text, place.device), training, corpus.classes, settings), path)
-    return load_file(path), f"{text.encoder} {_digest(path)}"
+    assert path is not None
+    with path.open("rb") as file:
+        return load_file(path), f"{text.encoder} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _teacher(
-    corpus: Corpus, recipe: Recipe, features: dict[Source, FloatArray], encoder_id: str, place: RunPaths
+    corpus: Corpus, recipe: Recipe, features: Mapping[Source, FloatArray], encoder_id: str, paths: RunPaths
 ) -> Teacher | None:
-    """The teacher, fitted once for a folder, corpus and recipe."""
-    training, validation = corpus.examples("train"), corpus.examples("val")
-    alone = corpus.unimodal("train"), corpus.unimodal("val")
-    variants = recipe.training.audio_variants
-    path = _kept(
-        place,
-        TEACHER,
+    config, settings = recipe.model, recipe.training
+
+    def compute() -> dict[str, Tensor] | None:
+        steps, variants = settings.expert_steps, settings.audio_variants
+        teacher = fit_teacher(corpus, features, config, variants=variants, steps=steps)
+        return None if teacher is None else teacher.state_dict()
+
+    content = [
         corpus.name,
-        recipe.model.model_dump(exclude={"name", "network"}),
-        variants,
-        recipe.training.expert_steps,
+        config.model_dump(exclude={"name", "network"}),
+        settings.audio_variants,
+        settings.expert_steps,
         encoder_id,
-        _told(training),
-        _told(validation),
-        [_told(examples) for examples in alone],
+        _content(corpus.examples("train")),
+        _content(corpus.examples("val")),
+        [_content(corpus.unimodal("train")), _content(corpus.unimodal("val"))],
         [(str(other.sources), sorted(other.emotions.items())) for other in corpus.unclassed()],
-    )
-    if not path.is_file():
-        teacher = fit_teacher(
-            training,
-            validation,
-            features,
-            recipe.model,
-            alone=alone,
-            unclassed=corpus.unclassed(),
-            variants=variants,
-            steps=recipe.training.expert_steps,
-        )
-        if teacher is None:
-            return None
-        _save(teacher.state_dict(), path)
-    return Teacher.of_state(load_file(path)).eval().to(place.device)
+    ]
+    path = _store(paths.folder, "teacher", content, compute)
+    return None if path is None else Teacher.of_state(load_file(path)).eval().to(paths.device)
 
 
-def _told(examples: Sequence[Example]) -> list[object]:
-    """What examples say in words, which tells one set of them from another wherever their files lie."""
+def _content(examples: Sequence[Example]) -> list[object]:
+    """Texts and labels of examples, which identify them wherever their files are stored."""
     return [
         (
             example.id,
@@ -175,24 +102,23 @@ def _told(examples: Sequence[Example]) -> list[object]:
     ]
 
 
-def _kept(place: RunPaths, name: str, *content: object) -> Path:
-    """Where a run keeps what it made of some content."""
+def _store(
+    folder: Path, name: str, content: Sequence[object], compute: Callable[[], dict[str, Tensor] | None]
+) -> Path | None:
+    """The file of tensors computed from some content; computed if it does not exist; None if there are none."""
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    return place.folder / f"{digest}-{name}"
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    save_file(tensors, aside)
-    aside.replace(path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    path = folder / f"{digest}-{name}.safetensors"
+    if not path.is_file():
+        tensors = compute()
+        if tensors is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".partial")
+        save_file(tensors, temporary)
+        temporary.replace(path)
+    return path
 
 
 def adapted_config(config: ModelConfig, classes: Sequence[str], name: str) -> ModelConfig:
-    """A config under another name, for a corpus's classes."""
+    """The config with another name and the classes of a corpus."""
     return ModelConfig.model_validate({**config.model_dump(), "classes": tuple(classes), "name": name})

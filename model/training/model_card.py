@@ -1,13 +1,8 @@
-"""The model card of a weights folder: `README.md` beside the weights.
+"""The model card of a weights folder, `README.md` beside the weights: contents, data and terms, use, and figures."""
 
-It says what they are, what they were trained on and under which terms, how good they are on what, and what they must
-not be used for.
-"""
+from collections.abc import Mapping
 
-from collections.abc import Iterator, Mapping
-
-from rich.table import Table
-
+from model.modality import Modality
 from model.training.datasets.base import Corpus
 from model.training.evaluation import Evaluation
 from model.training.progress import FitReport
@@ -69,18 +64,18 @@ def model_card(
     evaluations: Mapping[int, Mapping[str, Evaluation]],
     shipped: int,
 ) -> str:
-    """Markdown.
+    """The card as Markdown.
 
     Args:
-        recipe: what was trained.
-        corpus: on what.
-        reports: seed → how its run went.
+        recipe: of the training.
+        corpus: what was trained on.
+        reports: seed → course of its run.
         evaluations: seed → part → figures; empty where the corpus has no test part.
-        shipped: the seed whose weights lie beside the card.
+        shipped: the seed whose weights the card accompanies.
     """
-    config = recipe.model
-    network = config.network
-    rank = config.text.adapter_rank
+    config, rank = recipe.model, recipe.model.text.adapter_rank
+    training, validation = len(corpus.examples("train")), len(corpus.examples("val"))
+    sizes = ", ".join(f"{modality} {getattr(config.slots, modality)}" for modality in Modality)
     adapted = f", low-rank adapters of rank {rank}" if rank else ""
     parts = [
         f"# {config.name}\n",
@@ -88,40 +83,23 @@ def model_card(
         f"- Text: {config.text.encoder}, {config.text.size} features, at most {config.text.max_tokens} tokens{adapted}",
         f"- Voice: {VOICES[config.audio.encoder].format(size=config.audio.size)}",
         f"- Face: OpenFace 2 columns `{config.visual.columns}` ({config.visual.size}), {config.visual.reduce}",
-        (
-            f"- Slots: text {config.slots.text}, audio {config.slots.audio}, visual {config.slots.visual}, "
-            f"longer input: {config.slots.reduction}; hidden {network.hidden}"
-        ),
-        (
-            f"- Trained on: {corpus.name}, {len(corpus.examples('train'))} training and {len(corpus.examples('val'))} "
-            f"validation items; {len(reports)} seed(s)\n"
-        ),
-    ]
-    if corpus.name.startswith("composite"):
-        parts.append(COMPOSITE_TERMS)
-    parts.append(USE)
-    parts += [
+        f"- Slots: {sizes}, longer input: {config.slots.reduction}; hidden {config.network.hidden}",
+        f"- Trained on: {corpus.name}, {training} training and {validation} validation items; {len(reports)} seed(s)\n",
+        *([COMPOSITE_TERMS] if corpus.name.startswith("composite") else []),
+        USE,
         "## Selection\n",
         "| Seed | Best epoch | Validation macro-F1 (mean of the patterns) | |",
         "| --- | ---: | ---: | --- |",
+        *(
+            f"| {seed} | {report.best_epoch} | {report.best_macro_f1:.4f} | {'shipped' if seed == shipped else ''} |"
+            for seed, report in reports.items()
+        ),
+        "",
     ]
-    parts += [
-        f"| {seed} | {report.best_epoch} | {report.best_macro_f1:.4f} | {'shipped' if seed == shipped else ''} |"
-        for seed, report in reports.items()
-    ]
-    parts.append("")
     for part in evaluations.get(shipped, {}):
         seeds = [found[part] for found in evaluations.values()]
         if len(seeds) > 1:
             parts += [f"## {part}: mean ± standard deviation of {len(seeds)} seeds\n", markdown(seeds)]
         for table in tables(evaluations[shipped][part]):
-            parts += [f"## {part}: {table.title} (shipped seed)\n", *_markdown_rows(table), ""]
+            parts += [f"## {part}: {table.title} (shipped seed)\n", *table.markdown(), ""]
     return "\n".join(parts)
-
-
-def _markdown_rows(table: Table) -> Iterator[str]:
-    """A table for the screen as lines of a Markdown one."""
-    yield "| " + " | ".join(str(column.header) for column in table.columns) + " |"
-    yield "|" + " --- |" * len(table.columns)
-    for cells in zip(*(column.cells for column in table.columns), strict=True):
-        yield "| " + " | ".join(map(str, cells)) + " |"

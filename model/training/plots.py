@@ -5,12 +5,12 @@ Needs Matplotlib and Jinja, which the `train` extra installs; both are imported 
 
 import base64
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.table import Table
+import numpy as np
 
 from model.errors import ConfigError
 from model.training.evaluation import Evaluation
@@ -24,6 +24,7 @@ _PANEL: Final = 2.6  # inches
 _COLUMNS: Final = 4
 _CURVES: Final = {"entropy": "entropy", "one_minus_max": "1 − max probability", "score": "score"}  # the last on top
 _TRUTHS: Final = {"key": "differs and is right", "changes": "differs"}
+_SHADE: Final = "15 bins; the darker a bar, the more cases"
 
 _PAGE: Final = """\
 <!doctype html>
@@ -50,21 +51,20 @@ caption { text-align: left; font-weight: 600; padding: .3rem 0 } .matrices { dis
 <p>{{ figure.text }}</p>
 <img src="data:image/svg+xml;base64,{{ figure.svg }}" alt="{{ figure.title }}">
 {% endfor %}
-{% if matrices %}
 <h2>Confusion</h2>
 <p>Rows: true class; columns: decision. Shades: share of the true class.</p>
 <div class="matrices">
-{% for matrix in matrices %}
-<table><caption>{{ matrix.title }}</caption>
+{% for name, figures in parts.items() if figures.n %}
+<table><caption>{{ name }}</caption>
 <tr><th></th>{% for name in classes %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in matrix.rows %}
-<tr><th>{{ row.label }}</th>{% for cell in row.cells %}
-<td style="background: rgba(31, 119, 180, {{ cell.shade }})">{{ cell.count }}</td>{% endfor %}</tr>
+{% for counts in figures.confusion %}
+{% set total = [1, counts | sum] | max %}
+<tr><th>{{ classes[loop.index0] }}</th>{% for count in counts %}
+<td style="background: rgba(31, 119, 180, {{ "%.2f" | format(0.6 * count / total) }})">{{ count }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
 {% endfor %}
 </div>
-{% endif %}
 {% for table in tables %}
 <h2>{{ table.title }}</h2>
 <div><table>
@@ -104,133 +104,89 @@ def write_report(evaluation: Evaluation, path: Path, title: str) -> None:
     check_packages()
     from jinja2 import Environment, StrictUndefined
 
+    corpora = evaluation["corpora"]
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_PAGE)
     content = page.render(
         title=title,
         n=evaluation["n"],
         classes=evaluation["classes"],
         figures=list(_figures(evaluation)),
-        matrices=list(_matrices(evaluation)),
-        tables=[_table(table) for table in tables(evaluation)],
+        parts=evaluation["patterns"] if corpora is None else corpora["by_corpus"],
+        tables=list(tables(evaluation)),
     )
     write_whole(content, path)
 
 
-def _figures(evaluation: Evaluation) -> Iterable[dict[str, str]]:
+def _figures(evaluation: Evaluation) -> Iterator[dict[str, str]]:
     from matplotlib import rc_context
 
-    # Equal evaluations give equal files: identifiers within an SVG are hashed with a salt that is else random.
+    diagrams = evaluation["diagrams"]
+    corpora, verdict = diagrams["corpora"], diagrams.get("verdict")
+    # Equal evaluations give equal files: identifiers within an SVG are hashed with a salt that is otherwise random.
     with rc_context({"svg.hashsalt": "emmr", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        diagrams = evaluation["diagrams"]
         # A corpus of single modalities is shown by corpus; its names stand in the text, not in the diagram.
-        if diagrams["corpora"]:
-            names = [f"{number} {name}" for number, name in enumerate(diagrams["corpora"], 1)]
-            yield {
-                "title": "Reliability by corpus",
-                "text": f"Share of right decisions by confidence, {_SHADE}. Corpora: {', '.join(names)}.",
-                "svg": _reliability(dict(enumerate(diagrams["corpora"].values(), 1))),
-            }
-        else:
-            yield {
-                "title": "Reliability by what is present",
-                "text": f"Share of right decisions by confidence, {_SHADE}.",
-                "svg": _reliability(diagrams["reliability"]),
-            }
-        if "verdict" in diagrams:
+        names = ", ".join(f"{number} {name}" for number, name in enumerate(corpora, 1))
+        yield {
+            "title": "Reliability by corpus" if corpora else "Reliability by what is present",
+            "text": f"Share of right decisions by confidence, {_SHADE}." + (f" Corpora: {names}." if corpora else ""),
+            "svg": _reliability(dict(enumerate(corpora.values(), 1)) if corpora else diagrams["reliability"]),
+        }
+        if verdict is not None:
             yield {
                 "title": "Key missing modality: precision and recall",
                 "text": "True: the complete input's decision differs from the available-only one (and is right). "
                 "Over one and two missing; the dot is what is reported.",
-                "svg": _precision_recall(diagrams["verdict"]),
+                "svg": _precision_recall(verdict),
             }
+            bins = {_TRUTHS[name]: part["calibration"] for name, part in verdict.items()}
             yield {
                 "title": "Key missing modality: reliability of the score",
                 "text": f"Share of true cases by score, {_SHADE}.",
-                "svg": _reliability(
-                    {_TRUTHS[name]: part["calibration"] for name, part in diagrams["verdict"].items()},
-                    "score",
-                    "share true",
-                ),
+                "svg": _reliability(bins, "score", "share true"),
             }
-
-
-_SHADE: Final = "15 bins; the darker a bar, the more cases"
 
 
 def _reliability(parts: Mapping[Any, Mapping[str, Any]], x: str = "confidence", y: str = "share right") -> str:
     columns = min(_COLUMNS, len(parts))
-    rows = -(-len(parts) // columns)
-    figure = _canvas(columns, rows)
-    for at, (name, bins) in enumerate(parts.items(), 1):
-        axes = figure.add_subplot(rows, columns, at)
-        total, width = max(1, sum(bins["count"])), 1 / len(bins["count"])
-        most = max(1, *bins["count"])
-        for number, (count, accuracy) in enumerate(zip(bins["count"], bins["accuracy"], strict=True)):
-            if count:
-                axes.bar(
-                    number * width, accuracy, width, align="edge", color="tab:blue", alpha=0.15 + 0.85 * count / most
-                )
-        shown = [(c, a) for c, a, n in zip(bins["confidence"], bins["accuracy"], bins["count"], strict=True) if n]
-        axes.plot([c for c, _ in shown], [a for _, a in shown], "o-", color="black", markersize=2, linewidth=0.8)
+    figure, panels = _panels(len(parts), columns)
+    for axes, (name, bins) in zip(panels, parts.items(), strict=True):
+        count, confidence, accuracy = (np.array(bins[key]) for key in ("count", "confidence", "accuracy"))
+        used, left = count > 0, np.arange(count.size) / count.size
+        shades = [("tab:blue", 0.15 + 0.85 * share) for share in count[used] / max(1, count.max())]
+        axes.bar(left[used], accuracy[used], 1 / count.size, align="edge", color=shades)
+        axes.plot(confidence[used], accuracy[used], "o-", color="black", markersize=2, linewidth=0.8)
         axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=0.8)
-        _square(axes, f"{name} (n = {total})", x, y)
+        axes.set(title=f"{name} (n = {count.sum()})", xlabel=x, ylabel=y)
     return _svg(figure)
 
 
 def _precision_recall(verdict: Mapping[str, Any]) -> str:
-    figure = _canvas(len(verdict), 1, 1.5)
-    for at, (truth, part) in enumerate(verdict.items(), 1):
-        axes = figure.add_subplot(1, len(verdict), at)
+    figure, panels = _panels(len(verdict), len(verdict), 1.5)
+    for axes, (truth, part) in zip(panels, verdict.items(), strict=True):
         for name, label in _CURVES.items():
-            curve = part["precision_recall"].get(name)
-            if curve is not None:
+            if (curve := part["precision_recall"].get(name)) is not None:
                 axes.step(curve["recall"], curve["precision"], where="pre", label=label, linewidth=1)
-        reported = part["reported"]
-        if reported["recall"] is not None and reported["precision"] is not None:
-            axes.plot([reported["recall"]], [reported["precision"]], "o", color="black", label="reported")
-        _square(axes, _TRUTHS[truth], "recall", "precision")
+        recall, precision = part["reported"]["recall"], part["reported"]["precision"]
+        if recall is not None and precision is not None:
+            axes.plot([recall], [precision], "o", color="black", label="reported")
+        axes.set(title=_TRUTHS[truth], xlabel="recall", ylabel="precision")
         if axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False)
     return _svg(figure)
 
 
-def _canvas(columns: int, rows: int, scale: float = 1.0) -> "Figure":
+def _panels(count: int, columns: int, scale: float = 1.0) -> tuple["Figure", list["Axes"]]:
+    """A figure of square panels from 0 to 1, made without pyplot, which would keep it in memory."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(_PANEL * scale * columns, _PANEL * scale * rows), layout="constrained")
-
-
-def _square(axes: "Axes", title: str, x: str, y: str) -> None:
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), title=title, xlabel=x, ylabel=y)
-    axes.set_box_aspect(1)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(_PANEL * scale * columns, _PANEL * scale * rows), layout="constrained")
+    limits = {"xlim": (0, 1), "ylim": (0, 1.02), "box_aspect": 1}
+    return figure, [figure.add_subplot(rows, columns, at, **limits) for at in range(1, count + 1)]
 
 
 def _svg(figure: "Figure") -> str:
-    """As base64, for an `img` element: identifiers of several SVGs in one page would else collide."""
+    """As base64, for an `img` element: identifiers of several SVGs in one page would collide."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None})
     return base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-def _matrices(evaluation: Evaluation) -> Iterable[dict[str, Any]]:
-    corpora = evaluation["corpora"]
-    parts = evaluation["patterns"] if corpora is None else corpora["by_corpus"]
-    for name, figures in parts.items():
-        if not figures["n"]:
-            continue
-        rows = [
-            {
-                "label": label,
-                "cells": [{"count": count, "shade": f"{0.6 * count / max(1, sum(counts)):.2f}"} for count in counts],
-            }
-            for label, counts in zip(evaluation["classes"], figures["confusion"], strict=True)
-        ]
-        yield {"title": name, "rows": rows}
-
-
-def _table(table: Table) -> dict[str, Any]:
-    return {
-        "title": str(table.title),
-        "headers": [str(column.header) for column in table.columns],
-        "rows": [list(map(str, cells)) for cells in zip(*(column.cells for column in table.columns), strict=True)],
-    }

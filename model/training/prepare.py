@@ -1,10 +1,6 @@
-"""A corpus's content → normalised slots in memory, with the statistics and adapters that serving will need.
+"""Features of a corpus as the network takes them, with the normalisation statistics of its training part."""
 
-For: everything that happens once, before the first training step, or once before an evaluation.
-Does not know: networks, losses, epochs.
-"""
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +11,14 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.features.audio.loading import read_sound
-from model.features.audio.raw_features import raw_audio_features
+from model.features.audio.raw_features import extract_voice
 from model.features.extractor import FeatureExtractor, raw_visual_features
 from model.features.normalization import Preprocessing, Statistics
 from model.features.text.encoder import TextEncoder
 from model.features.visual.openface import read_openface
 from model.modality import Modality
 from model.training.augmentation import variant
-from model.training.cache import FeatureCache, Features
+from model.training.cache import FeatureCache
 from model.training.datasets.base import (
     ActionUnitMeansSource,
     Corpus,
@@ -36,22 +32,23 @@ from model.training.datasets.base import (
 )
 from model.types import FloatArray
 
-if TYPE_CHECKING:  # measuring needs no teacher, nor the packages behind it
+if TYPE_CHECKING:  # evaluation needs no teacher, nor the packages of the `train` extra
     from model.training.teacher import Teacher
 
+TEXT_BATCH = 64
 RECIPE_VERSION = "2"  # part of every cache key: raise it when a feature's definition changes
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedCorpus:
-    """A corpus as the network takes it.
+    """The input of a training run.
 
     Args:
         features: source → normalised slots `(T, d)`; a source without any is a missing modality.
-        preprocessing: the training split's statistics.
-        adapters: of the text encoder; empty when there are none.
-        teacher: who gives soft targets, where the corpus allows it.
-        encoder_id: tells the text encoder with its adapters from every other in the cache.
+        preprocessing: statistics of the training part.
+        adapters: of the text encoder; empty if there are none.
+        teacher: for soft targets, if the corpus has the polarities of single modalities.
+        encoder_id: identifies the text encoder with its adapters in the feature cache.
     """
 
     features: dict[Source, FloatArray]
@@ -63,15 +60,15 @@ class PreparedCorpus:
 
 @dataclass(frozen=True, slots=True)
 class RawFeatures:
-    """Sound and face features before normalisation."""
+    """Audio and visual features `(T, d)` before normalisation, by source."""
 
-    sounds: Features
-    faces: Features
+    sounds: Mapping[Source, FloatArray]
+    faces: Mapping[Source, FloatArray]
 
     def measure(self, examples: Iterable[Example], config: ModelConfig) -> Preprocessing:
-        """Statistics over the given examples' clips, each counted once; unit statistics for a modality without any.
+        """Statistics over the distinct sources of examples, with equal weight for each corpus.
 
-        Corpora count equally, however large.
+        A modality without any has mean 0 and standard deviation 1.
         """
         origins = {
             source: example.origins.get(modality, "")
@@ -102,64 +99,40 @@ def raw_features(
     varied: Sequence[Example] = (),
     variants: int = 0,
 ) -> RawFeatures:
-    """Compute, or read from the cache, sound and face features of examples.
+    """Compute audio and visual features of examples, or read them from the cache.
 
-    Args:
-        examples: of any part, and what is beside them.
-        config: which features.
-        cache: folder of the cache.
-        workers: processes for what is not cached.
-        varied: examples whose clips are wanted in augmented variants as well.
-        variants: how many of each.
+    Of the sounds of `varied`, so many augmented `variants` are added.
 
     Raises:
         CorpusError: content that cannot be read; names the file.
     """
     sources = [source for example in examples for source in example.sources.values()]
     sounds = [source for source in sources if isinstance(source, SoundSource)]
-    sounds += [
-        SoundSource(source.path, index)
-        for example in varied
-        for source in example.sources.values()
-        if isinstance(source, SoundSource)
-        for index in range(1, variants + 1)
-    ]
+    clips = [source for e in varied if isinstance(source := e.sources.get(Modality.AUDIO), SoundSource)]
+    sounds += [SoundSource(clip.path, index) for clip in clips for index in range(1, variants + 1)]
     faces = [source for source in sources if isinstance(source, OpenFaceSource | ActionUnitMeansSource)]
-    recipe = f"{RECIPE_VERSION} {config.audio.model_dump_json()}"
-    computed = FeatureCache(cache, recipe).prepare(
-        sounds, partial(_sound_features, config=config), workers=workers, title="Acoustic features"
-    )
-    recipe = f"{RECIPE_VERSION} {config.visual.model_dump_json()}"
+    audio = FeatureCache(cache, f"{RECIPE_VERSION} {config.audio.model_dump_json()}")
+    visual = FeatureCache(cache, f"{RECIPE_VERSION} {config.visual.model_dump_json()}")
     return RawFeatures(
-        computed,
-        FeatureCache(cache, recipe).prepare(
-            faces, partial(_face_features, config=config), workers=workers, title="Face features"
-        ),
+        audio.get_or_compute(sounds, partial(_audio_features, config=config), title="Audio features", workers=workers),
+        visual.get_or_compute(faces, partial(_visual_features, config=config), title="Face features", workers=workers),
     )
 
 
 def slots_of(
     examples: Iterable[Example | Unclassed], raw: RawFeatures, extractor: FeatureExtractor, cache: Path, encoder_id: str
 ) -> dict[Source, FloatArray]:
-    """Normalised slots of every source the examples use, texts encoded.
-
-    Args:
-        examples: of any part, and what is beside them.
-        raw: their sound and face features.
-        extractor: with the statistics and the encoder to use.
-        cache: folder of the cache.
-        encoder_id: tells this encoder, adapters included, from every other in the cache.
-    """
+    """Normalised slots of every source of the examples; texts are encoded or, by `encoder_id`, read from the cache."""
     texts = [s for example in examples for s in example.sources.values() if isinstance(s, TextSource)]
-    encoded = FeatureCache(cache, f"{RECIPE_VERSION} {encoder_id} {extractor.config.text.max_tokens}").prepare_batches(
+    recipe = f"{RECIPE_VERSION} {encoder_id} {extractor.config.text.max_tokens}"
+    encoded = FeatureCache(cache, recipe).get_or_compute(
         texts,
         lambda batch: [f.array for f in extractor.text_encoder([source.text for source in batch])],
         title="Text features",
+        batch_size=TEXT_BATCH,
     )
-    slots: dict[Source, FloatArray] = {s: extractor.slots(Modality.TEXT, array) for s, array in encoded.items()}
-    slots |= {s: extractor.slots(Modality.AUDIO, array) for s, array in raw.sounds.items()}
-    slots |= {s: extractor.slots(Modality.VISUAL, array) for s, array in raw.faces.items()}
-    return slots
+    features = ((Modality.TEXT, encoded), (Modality.AUDIO, raw.sounds), (Modality.VISUAL, raw.faces))
+    return {s: extractor.slots(modality, array) for modality, arrays in features for s, array in arrays.items()}
 
 
 def prepare_split(
@@ -172,7 +145,7 @@ def prepare_split(
     cache: Path,
     workers: int,
 ) -> dict[Source, FloatArray]:
-    """Normalised slots of one part of a corpus, as a trained checkpoint wants them.
+    """Normalised slots of one part of a corpus for a trained checkpoint.
 
     Raises:
         CorpusError: content that cannot be read; names the file.
@@ -182,20 +155,19 @@ def prepare_split(
     return slots_of(examples, raw_features(examples, config, cache, workers), extractor, cache, encoder_id)
 
 
-def _sound_features(source: SoundSource, config: ModelConfig) -> FloatArray:
-    waveform = variant(read_sound(source.path).waveform, source.augmentation)
-    audio = config.audio
-    return raw_audio_features(
-        waveform,
-        dynamics=audio.dynamics,
-        silence_dbfs=audio.silence_dbfs,
-        conditioned=audio.conditioned,
-        encoder=audio.encoder,
-    )
+def _audio_features(batch: Sequence[SoundSource], config: ModelConfig) -> list[FloatArray]:
+    waveforms = (variant(read_sound(source.path).waveform, source.augmentation) for source in batch)
+    return [extract_voice(waveform, **config.audio.model_dump()).features for waveform in waveforms]
 
 
-def _face_features(source: OpenFaceSource | ActionUnitMeansSource, config: ModelConfig) -> FloatArray:
-    if isinstance(source, ActionUnitMeansSource):
-        return raw_visual_features(np.asarray([source.values], dtype=np.float32), config)
-    track = read_openface(source.path, config.visual.columns, config.visual.min_confidence)
-    return raw_visual_features(track.values, config)
+def _visual_features(batch: Sequence[OpenFaceSource | ActionUnitMeansSource], config: ModelConfig) -> list[FloatArray]:
+    visual = config.visual
+    return [
+        raw_visual_features(
+            np.asarray([source.values], dtype=np.float32)
+            if isinstance(source, ActionUnitMeansSource)
+            else read_openface(source.path, visual.columns, visual.min_confidence).values,
+            config,
+        )
+        for source in batch
+    ]

@@ -1,8 +1,4 @@
-"""How a run goes: what is remembered of it, what is shown of it, and what TensorBoard is told.
-
-For: the trainer, which decides what to do; this says what happened.
-Does not know: networks, batches, losses.
-"""
+"""The course of a training run: its record for early stopping, its console lines and its TensorBoard scalars."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 @dataclass(slots=True)
 class FitReport:
-    """How a run went.
+    """The validation scores of a run.
 
     Args:
         best_epoch: counted from 1.
@@ -32,7 +28,7 @@ class FitReport:
     history: list[float] = field(default_factory=list)
 
     def record(self, by_pattern: dict[str, float]) -> bool:
-        """Add an epoch's validation macro-F1 by pattern; whether it is the best so far."""
+        """Add an epoch's validation macro-F1 by pattern; return whether its mean is the best so far."""
         mean = float(np.mean(list(by_pattern.values())))
         self.history.append(mean)
         best = mean > self.best_macro_f1
@@ -41,7 +37,7 @@ class FitReport:
         return best
 
     def stale(self, patience: int) -> bool:
-        """Whether the last `patience` epochs were none better."""
+        """Whether none of the last `patience` epochs was the best."""
         return len(self.history) - self.best_epoch >= patience
 
 
@@ -49,9 +45,9 @@ class Monitor:
     """Console and TensorBoard of one run.
 
     Args:
-        console: where progress is shown.
-        folder: where the scalars are kept; None to keep none.
-        start: the first epoch to come, from 0: scalars of later ones, left by an interrupted run, are dropped.
+        console: for a line an epoch.
+        folder: of the run, for the scalars; None to write none.
+        start: the next epoch, counted from 0; scalars from it on, left by an interrupted run, are dropped.
     """
 
     def __init__(self, console: Console, folder: Path | None, start: int) -> None:
@@ -59,11 +55,11 @@ class Monitor:
         self._writer = None if folder is None else SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def losses(self, epoch: int, means: Mapping[str, float]) -> None:
-        """Keep an epoch's mean losses."""
+        """Write an epoch's mean losses."""
         self._scalars("loss", epoch, means)
 
     def validated(self, epoch: int, by_pattern: Mapping[str, float], *, best: bool) -> None:
-        """Keep and show an epoch's validation macro-F1 by pattern."""
+        """Write and print an epoch's validation macro-F1 by pattern."""
         mean = float(np.mean(list(by_pattern.values())))
         self._scalars("validation", epoch, {"macro_f1": mean, **by_pattern})
         figures = "  ".join(f"{name} {score:.3f}" for name, score in by_pattern.items())
@@ -71,7 +67,7 @@ class Monitor:
         self._console.print(f"epoch {epoch + 1:>3} {mark} validation macro-F1 {mean:.4f}   {figures}", highlight=False)
 
     def close(self) -> None:
-        """Write out what is left."""
+        """Flush the scalars."""
         if self._writer is not None:
             self._writer.close()
 
@@ -83,7 +79,7 @@ class Monitor:
 
 @contextmanager
 def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar for as long as the block lasts; what it yields moves it one step."""
+    """Show a progress bar during the block; calling the yielded function advances it by one."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=total)

@@ -1,8 +1,4 @@
-"""How a network is trained: everything that is not part of the checkpoint's own config.
-
-For: one frozen value that a run is started with, stored beside its results, and compared when a run is resumed.
-Does not know: the corpus, or anything of serving.
-"""
+"""Frozen settings of a training run; they are stored with its results and compared when it is resumed."""
 
 from typing import Self
 
@@ -13,7 +9,7 @@ from model.network.losses import LossSettings
 
 
 class AdapterSettings(BaseModel):
-    """Low-rank adaptation of the text encoder, before anything else is trained."""
+    """Training of the low-rank adapters of the text encoder, which comes first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,76 +19,77 @@ class AdapterSettings(BaseModel):
     head_learning_rate: float = Field(default=2e-3, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     emotion_weight: float = Field(default=1.0, ge=0)
-    """Of the cross-entropy on a sentence's emotion beside its polarity, where the corpus knows it."""
+    """Weight of the cross-entropy of the emotion of a sentence, where the corpus has it."""
     seed: int = 0
-    """Its own: runs with different seeds share one adapted encoder."""
+    """Separate from the seed of the run: runs with different seeds share one adapted encoder."""
 
 
 class TrainingSettings(BaseModel):
-    """Schedule, regularisation and augmentation of guidance network and EMMR."""
+    """Schedule, regularisation and augmentation of the guidance network and EMMR."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=8, gt=0)
     guidance_epochs: int = Field(default=2, ge=0)
-    """Epochs of the guidance network on complete inputs; 0 leaves the forward loss out."""
+    """Epochs of the guidance network on complete inputs; 0 omits the forward loss."""
     pretraining_epochs: int = Field(default=120, ge=0)
-    """Epochs over the distinct clips in which voice and face encoders learn what each carries alone."""
+    """Epochs over distinct clips for the audio and visual encoders (`model.training.pretraining`)."""
     taught_pretraining_epochs: int = Field(default=200, ge=0)
-    """The same with a teacher: what it says of ever new blends cannot be learnt by heart."""
+    """The same with a teacher; its soft targets of random blends cannot be overfitted."""
     pretraining_clips: int = Field(default=512, gt=0)
-    """Most clips of one modality and corpus in an epoch of pretraining, drawn anew: corpora count about equally."""
+    """Maximum number of clips of one modality and corpus per epoch of pretraining, drawn anew; balances the corpora."""
     emotion_weight: float = Field(default=0.5, ge=0)
-    """Of the cross-entropy on the emotion of a clip in pretraining, where the corpus knows it."""
+    """Weight of the cross-entropy of the emotion of a clip in pretraining, where the corpus has it."""
     encoder_rate: float = Field(default=0.3, ge=0)
-    """Factor on the learning rate of encoders afterwards, if they were pretrained."""
+    """Factor on the learning rate of pretrained encoders."""
     batch_size: int = Field(default=64, gt=0)
     length_bucket: int = Field(default=1, gt=0)
-    """Batches whose utterances are sorted by length together, which saves padding; 1 leaves their order random."""
+    """Batches whose utterances are sorted by length together, which saves padding; 1 for a random order."""
     learning_rate: float = Field(default=2e-3, gt=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    """Share of all steps over which the rate rises; it then falls as a cosine."""
+    """Share of the steps with a linear increase of the learning rate; it then decreases as a cosine."""
     weight_decay: float = Field(default=0.1, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     patience: int = Field(default=8, gt=0)
-    """Epochs without a better validation macro-F1 after which training stops."""
+    """Epochs without an improvement of the validation macro-F1 before training stops."""
     average_decay: float = Field(default=0.995, ge=0, lt=1)
-    """Of the moving average of weights that is validated and kept."""
+    """Decay of the moving average of the parameters, which is validated and returned."""
     complete_share: float = Field(default=0.3, ge=0, le=1)
-    """Share of items that lose nothing; the rest lose one or two modalities in the proportion below."""
+    """Share of items without a missing modality."""
     one_missing_share: float = Field(default=0.35, ge=0, le=1)
+    """Share of items with one missing modality; the others have two."""
     class_balance: float = Field(default=0.2, ge=0, le=1)
-    """Exponent of inverse class frequency as loss weight: 0 for none, 1 for full balance."""
+    """Exponent of the inverse class frequency as loss weight: 0 for none, 1 for full balance."""
     audio_noise: float = Field(default=0.3, ge=0)
-    """Standard deviation of Gaussian noise on normalised acoustic features."""
+    """Standard deviation of Gaussian noise on normalised audio features."""
     visual_noise: float = Field(default=0.4, ge=0)
-    """The same on face features."""
+    """Standard deviation of Gaussian noise on normalised visual features."""
     blend: float = Field(default=0.3, ge=0, lt=1)
-    """Largest share of another clip of the same polarity mixed into a clip's features, voice and face each."""
+    """Maximum share of another clip of the same polarity in audio and visual features (mixup)."""
     taught_blend: float = Field(default=0.9, ge=0, lt=1)
-    """The same of any clip, where a teacher says what the blend is worth."""
+    """The same with a teacher, where the other clip may be of any polarity."""
     expert_steps: int = Field(default=2000, gt=0)
-    """Steps of each member of a teacher's experts."""
+    """Optimiser steps of each member of the teacher's experts."""
     verdict_steps: int = Field(default=3000, gt=0)
-    """Steps of the key-missing verdict."""
+    """Optimiser steps of the verdict on missing modalities."""
     teacher: bool = True
-    """Learn from soft targets (`model.training.teacher`) where the corpus knows what each modality carries alone."""
+    """Train on soft targets (`model.training.teacher`) where the corpus has the polarity of each modality."""
     time_mask: float = Field(default=0.1, ge=0, lt=1)
-    """Longest share of a clip's slots hidden from one training step."""
+    """Maximum share of the slots of a clip that are masked in a step, as one span."""
     word_dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of text slots hidden from one training step."""
+    """Share of text slots that are masked in a step."""
     text_exchange: float = Field(default=0.3, ge=0, le=1)
-    """Share of utterances with several modalities whose text is exchanged for another's, the label kept. A modality is
-    right far more often on the texts and clips it was adapted to than on new ones; without this, fusion learns to trust
-    it as if it were always that right."""
+    """Share of utterances with several modalities whose text is exchanged for another's, with the same label. Each
+    modality is more accurate on its training content than on new content; without exchange, fusion would rely on it too
+    much."""
     audio_exchange: float = Field(default=0.3, ge=0, le=1)
-    """The same of voices."""
+    """The same for audio."""
     visual_exchange: float = Field(default=0.4, ge=0, le=1)
-    """The same of faces."""
+    """The same for visual."""
     audio_variants: int = Field(default=8, ge=0)
-    """Augmented variants of each training clip, one drawn each time it is used."""
+    """Augmented variants of each training clip; one of them or the clip itself is drawn each time."""
     redraw: bool = True
-    """Draw training pairs anew each epoch where the corpus can."""
+    """Draw training pairs anew in each epoch, where the corpus supports it."""
     losses: LossSettings = LossSettings()
     adapters: AdapterSettings = AdapterSettings()
 
@@ -104,7 +101,7 @@ class TrainingSettings(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A config and its training: what `emmr train --config` reads."""
+    """A model config and its training settings, as read by `emmr train --config`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -10,82 +10,75 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.errors import EmptyModality
-from model.features.audio.raw_features import raw_audio_features
+from model.features.audio.raw_features import extract_voice
 from model.features.normalization import reduce_to_slots
 from model.modality import Modality
 from model.training.datasets.base import Corpus, Example, SoundSource
-from model.training.experiment import RunPaths
 from model.training.nonspeech import nonspeech
 from model.training.prepare import PreparedCorpus
+from model.training.trainer import RunPaths
 from model.types import FloatArray
 
-SOUNDS: Final = 3_000  # generated
+SOUNDS: Final = 3_000
 SEED: Final = 7
 
 
 def speech_slots(
-    corpus: Corpus, config: ModelConfig, prepared: PreparedCorpus, place: RunPaths, sounds: int = SOUNDS
+    corpus: Corpus, config: ModelConfig, prepared: PreparedCorpus, paths: RunPaths, sounds: int = SOUNDS
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Means over slots of training speech, its variants among them, of validation speech, and of other sounds.
+    """Means over slots of training speech with its variants, of validation speech, and of generated sounds.
 
     Args:
-        corpus: whose voices count.
+        corpus: source of the speech.
         config: of the network.
         prepared: the corpus's features.
-        place: how many processes may be used.
-        sounds: how many to generate.
+        paths: gives the number of processes.
+        sounds: number of generated sounds.
 
     Returns:
-        three times `(N, d)`.
+        Three arrays `(N, d)`.
     """
+    features, slots = prepared.features, config.slots
     training = _voices([*corpus.examples("train"), *corpus.unimodal("train")])
-    unseen = _voices([*corpus.examples("val"), *corpus.unimodal("val")])
-    spoken = [
-        slots.mean(axis=0)
-        for source, slots in prepared.features.items()
-        if isinstance(source, SoundSource) and SoundSource(source.path) in training
-    ]
-    unknown = [prepared.features[source].mean(axis=0) for source in unseen if source in prepared.features]
+    validation = _voices([*corpus.examples("val"), *corpus.unimodal("val")])
+    seen = [s for s in features if isinstance(s, SoundSource) and SoundSource(s.path) in training]
+    unseen = [s for s in validation if s in features]
     statistics = prepared.preprocessing.statistics[Modality.AUDIO]
-    raw = nonspeech_features(np.random.default_rng(SEED), sounds, config, place.workers)
-    slots = config.slots
-    other = [reduce_to_slots(statistics.normalise(x), slots.audio, slots.reduction).mean(axis=0) for x in raw]
-    return np.stack(spoken), np.stack(unknown), np.stack(other)
+    raw = nonspeech_features(np.random.default_rng(SEED), sounds, config, paths.workers)
+    other = [reduce_to_slots(statistics.normalise(x), slots.audio, slots.reduction) for x in raw]
+    return _means(features[s] for s in seen), _means(features[s] for s in unseen), _means(other)
+
+
+def _means(arrays: Iterable[FloatArray]) -> FloatArray:
+    return np.stack([array.mean(axis=0) for array in arrays])
 
 
 def nonspeech_features(
     rng: np.random.Generator, count: int, config: ModelConfig, workers: int = 1, family: str | None = None
 ) -> list[FloatArray]:
-    """Features `(T, d)`, before normalisation, of generated sounds, each from a stream of its own.
+    """Features `(T, d)`, before normalisation, of generated sounds, each from its own random stream.
 
     Args:
-        rng: where every choice is drawn from.
-        count: of sounds.
-        config: says which features.
+        rng: source of the streams.
+        count: number of sounds.
+        config: which features.
         workers: processes.
-        family: of `model.training.nonspeech.FAMILIES`; all when None.
+        family: one of `model.training.nonspeech.FAMILIES`; a random one for each sound when None.
     """
     compute = partial(_features, config=config, family=family)
     streams = rng.spawn(count)
     if workers == 1:
         return [compute(stream) for stream in streams]
-    # Spawned, not forked: the parent may hold threads (torch, BLAS) that a forked child would find half-alive.
+    # Spawned, not forked: a forked child would inherit the locks of the parent's threads (torch, BLAS) without them.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(compute, streams, chunksize=16))
 
 
 def _features(rng: np.random.Generator, config: ModelConfig, family: str | None) -> FloatArray:
-    audio = config.audio
     while True:
         try:
-            return raw_audio_features(
-                nonspeech(rng, family),
-                dynamics=audio.dynamics,
-                silence_dbfs=audio.silence_dbfs,
-                conditioned=audio.conditioned,
-                encoder=audio.encoder,
-            )
-        except EmptyModality:  # drawn too quiet
+            return extract_voice(nonspeech(rng, family), **config.audio.model_dump()).features
+        except EmptyModality:  # the sound drawn is too quiet
             continue
 
 

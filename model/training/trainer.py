@@ -1,105 +1,147 @@
-"""Training of the guidance network and of EMMR: epochs, schedule, validation, early stopping, resumption.
+"""Training of the guidance network and EMMR: epochs, schedule, validation, early stopping and resumption.
 
-For: `fit`, from prepared features to the best network by validation macro-F1.
-Does not know: files of a corpus, feature extraction, model cards.
-Source: paper 3.7 and Table 7; schedule, moving average and class balance were chosen on validation data.
+Paper 3.7 and Table 7; schedule, moving average and class balance were chosen on validation data.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
-from model.config import ModelConfig
 from model.errors import ConfigError
-from model.modality import SUBSETS, ModalitySet
+from model.modality import SUBSETS
 from model.network.batch import collate
 from model.network.emmr import EMMR
 from model.network.guidance import GuidanceNetwork
 from model.network.inference.sparse import decide
 from model.network.losses import SoftTargets, total_loss
-from model.training.batches import BatchSource, TrainingBatch, to_device
-from model.training.datasets.base import Corpus, Example, Source
-from model.training.distributed import ALONE, DistributedContext
-from model.training.evaluation import Item, items_of
+from model.training.batches import BatchSource, TrainingBatch
+from model.training.datasets.base import Corpus, Example
+from model.training.decision_table import items_of
+from model.training.distributed import SINGLE_PROCESS, DistributedContext
 from model.training.metrics import macro_f1
-from model.training.optimisation import build_optimiser, set_rate
-from model.training.pretraining import PretrainingTask, draw_clips, single_modality_examples
+from model.training.prepare import PreparedCorpus
+from model.training.pretraining import PRETRAINED, PretrainingTask, draw_clips, single_modality_examples
 from model.training.progress import FitReport, Monitor, progress_bar
-from model.training.settings import TrainingSettings
-from model.training.teacher import Teacher
+from model.training.settings import Recipe, TrainingSettings
 from model.training.training_state import (
     MovingAverage,
     load_state,
     optimiser_tensors,
     restore_optimiser,
     save_state,
-    under,
+    with_prefix,
 )
-from model.types import FloatArray
 
-VALIDATION_BATCH = 256
-_PRETRAINING = 1_000_000  # its epochs' numbers, apart from those of the network's
+VALIDATION_BATCH: Final = 256
+_PRETRAINING: Final = 1_000_000  # added to the epoch numbers of pretraining, so that its draws differ
+
+Loss = Callable[[TrainingBatch, SoftTargets | None], Tensor]
+"""The scalar to minimise, of a batch and the teacher's soft targets."""
 
 
+def build_optimiser(network: nn.Module, settings: TrainingSettings, *, encoder_rate: float = 1.0) -> AdamW:
+    """AdamW, with the factor `encoder_rate` on the learning rate of the pretrained parameters."""
+    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in trained if not name.startswith(PRETRAINED)], "factor": 1.0},
+        {"params": [p for name, p in trained if name.startswith(PRETRAINED)], "factor": encoder_rate},
+    ]
+    return AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def set_rate(optimiser: Optimizer, settings: TrainingSettings, step: int, total: int) -> None:
+    """Set the learning rate of a step: linear warm-up, then a cosine to zero; nothing has to be stored to resume."""
+    warm = max(1, int(settings.warmup * total))
+    factor = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+    for group in optimiser.param_groups:
+        group["lr"] = settings.learning_rate * factor * group["factor"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Folders and resources of a run.
+
+    Args:
+        folder: for adapters, teacher, and the state and TensorBoard scalars of each seed.
+        cache: feature cache, shared by runs.
+        workers: processes for computing features.
+        device: of encoder and network.
+        distributed: the processes that train together.
+    """
+
+    folder: Path
+    cache: Path
+    workers: int
+    device: torch.device
+    distributed: DistributedContext = SINGLE_PROCESS
+
+
+@dataclass
 class Trainer:
-    """One run: a corpus, a config, a seed, a folder."""
+    """One training run.
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        features: Mapping[Source, FloatArray],
-        config: ModelConfig,
-        settings: TrainingSettings,
-        *,
-        seed: int,
-        device: torch.device,
-        folder: Path,
-        console: Console | None = None,
-        world: DistributedContext = ALONE,
-        teacher: Teacher | None = None,
-    ) -> None:
-        """Set up.
+    Args:
+        corpus: gives training and validation examples.
+        prepared: features of both; the soft targets of its teacher, if any, replace the labels.
+        recipe: config of the network and settings of the training.
+        seed: of every random draw.
+        paths: of the run. CUDA trains in mixed precision (bfloat16), the CPU in float32.
+        console: for progress; other processes than the main one print nothing.
 
-        Args:
-            corpus: gives training and validation examples.
-            features: normalised slots of every source of both.
-            config: of the network.
-            settings: of the training.
-            seed: of everything random here.
-            device: CUDA trains in mixed precision (bfloat16), the CPU in float32.
-            folder: where the run's state and its TensorBoard scalars are kept.
-            console: where progress is shown.
-            world: the processes that train together.
-            teacher: whose soft targets take the place of the labels.
+    Raises:
+        ConfigError: the corpus has no validation examples, or no training example with features.
+    """
 
-        Raises:
-            ConfigError: the corpus has no validation part to select on, or no training example with features.
-        """
-        self.corpus, self.features, self.config, self.settings = corpus, features, config, settings
-        self.seed, self.device, self.folder = seed, device, folder
-        self.world, self.teacher = world, teacher
-        self.console = (console or Console()) if world.leads else Console(quiet=True)
-        self.source = BatchSource(config, settings, features, seed, taught=teacher is not None)
+    corpus: Corpus
+    prepared: PreparedCorpus
+    recipe: Recipe
+    seed: int
+    paths: RunPaths
+    console: Console = field(default_factory=Console)
+
+    def __post_init__(self) -> None:
+        corpus, features = self.corpus, self.prepared.features
+        self.config, self.settings, self.teacher = self.recipe.model, self.recipe.training, self.prepared.teacher
+        self.device, self.distributed = self.paths.device, self.paths.distributed
+        self.folder = self.paths.folder / f"seed-{self.seed}"
+        config, settings = self.config, self.settings
+        if not self.distributed.is_main:
+            self.console = Console(quiet=True)
+        self.source = BatchSource(config, settings, features, self.seed, self.teacher is not None)
         self.validation = items_of(corpus.examples("val"), features, config.classes)
         self.fixed = corpus.examples("train")
         if not self.validation:
-            raise ConfigError("the corpus has no validation examples, and selection needs some")
+            raise ConfigError("the corpus has no validation examples, which are needed to select an epoch")
         training = items_of(self.fixed, features, config.classes)
         if not training:
             raise ConfigError("the corpus has no training example with any features")
-        self.guidable = any(item.utterance.presence.complete for item in training)
+        self.steps_per_epoch = -(-len(self.fixed) // settings.batch_size)  # at most
+        self.pretraining_epochs = settings.taught_pretraining_epochs if self.teacher else settings.pretraining_epochs
+        self.encoder_rate = settings.encoder_rate if self.pretraining_epochs else 1.0
+        self.guided = bool(settings.guidance_epochs and settings.losses.forward_weight) and any(
+            item.utterance.presence.complete for item in training
+        )
 
     def fit(self, *, resume: bool = False) -> tuple[EMMR, FitReport]:
-        """Train guidance network and EMMR; the network returned is the best epoch's, in eval mode.
+        """Train guidance network and EMMR; returns the network of the best epoch, in eval mode, and the scores.
 
         Args:
-            resume: go on where an interrupted run in the same folder stopped; a finished one returns its result.
+            resume: continue an interrupted run in the same folder; a finished one returns its result.
 
         Raises:
             ConfigError: the run to resume had another recipe.
@@ -107,228 +149,176 @@ class Trainer:
         """
         torch.manual_seed(self.seed)
         network = EMMR(self.config).to(self.device)
-        self.world.equal_start(network)
-        recipe = self._recipe()
+        self.distributed.broadcast_parameters(network)
         state = load_state(self.folder) if resume else None
         if state is None:
             self._pretrain(network)
-        optimiser = build_optimiser(network, self.settings, encoder_rate=self._encoder_rate)
-        average = MovingAverage(network, self.settings.average_decay)
-        report, start = FitReport(), 0
-        best = {name: value.clone() for name, value in average.values.items()}
-        if state is None:
-            guidance = self._fit_guidance(network)
+            optimiser = build_optimiser(network, self.settings, encoder_rate=self.encoder_rate)
+            average, report, start = MovingAverage(network, self.settings.average_decay), FitReport(), 0
+            best = {name: value.clone() for name, value in average.module.state_dict().items()}
+            guidance = self._fit_guidance(network) if self.guided else None
         else:
             tensors, facts = state
-            if facts["recipe"] != recipe:
+            if facts["recipe"] != self._recipe():
                 raise ConfigError(f"{self.folder} holds a run with another recipe: start anew or use its own")
-            guidance = self._restore_guidance(under(tensors, "guidance."))
-            network.load_state_dict(under(tensors, "network."))
+            network.load_state_dict(with_prefix(tensors, "network."))
+            optimiser = build_optimiser(network, self.settings, encoder_rate=self.encoder_rate)
             restore_optimiser(optimiser, tensors)
-            average.load(under(tensors, "average."), facts["steps"])
-            best = {name: value.to(self.device) for name, value in under(tensors, "best.").items()}
+            average = MovingAverage(network, self.settings.average_decay, facts["steps"])
+            average.module.load_state_dict(with_prefix(tensors, "average."))
             report, start = FitReport(**facts["report"]), facts["epoch"]
-        monitor = Monitor(self.console, self.folder if self.world.leads else None, start)
+            best = with_prefix(tensors, "best.")
+            guidance = GuidanceNetwork(self.config).to(self.device) if self.guided else None
+            if guidance is not None:
+                guidance.load_state_dict(with_prefix(tensors, "guidance."))
+        if guidance is not None:
+            guidance.eval().requires_grad_(requires_grad=False)
+        optimiser.register_step_post_hook(lambda *_: average.update_parameters(network))
+        monitor = Monitor(self.console, self.folder if self.distributed.is_main else None, start)
         for epoch in range(start, self.settings.epochs):
             if report.stale(self.settings.patience):
                 break
-            self._train_epoch(network, guidance, optimiser, average, epoch, monitor)
-            average.swap(network)
-            # The leader's figures count: another machine's last bits must not lead its process elsewhere.
-            by_pattern = self.world.agree(self.validate(network) if self.world.leads else {})
-            average.swap(network)
+            monitor.losses(epoch, self._train_epoch(network, guidance, optimiser, epoch))
+            # All processes use the scores of the main one: rounding differences must not separate them.
+            by_pattern = self.distributed.broadcast(self.validate(average.module) if self.distributed.is_main else {})
             improved = report.record(by_pattern)
             monitor.validated(epoch, by_pattern, best=improved)
             if improved:
-                best = {name: value.clone() for name, value in average.values.items()}
-            groups = {"network.": network.state_dict(), "average.": average.values, "best.": best}
-            if guidance is not None:
-                groups["guidance."] = guidance.state_dict()
-            tensors = {prefix + name: value for prefix, values in groups.items() for name, value in values.items()}
-            if self.world.leads:
-                save_state(
-                    self.folder,
-                    tensors | optimiser_tensors(optimiser),
-                    {"epoch": epoch + 1, "steps": average.steps, "recipe": recipe, "report": asdict(report)},
-                )
+                best = {name: value.clone() for name, value in average.module.state_dict().items()}
+            if self.distributed.is_main:
+                states = {"network": network.state_dict(), "average": average.module.state_dict(), "best": best}
+                states |= {} if guidance is None else {"guidance": guidance.state_dict()}
+                tensors = {f"{group}.{name}": x for group, state in states.items() for name, x in state.items()}
+                facts = {"steps": average.updates, "recipe": self._recipe(), "report": asdict(report)}
+                save_state(self.folder, tensors | optimiser_tensors(optimiser), {"epoch": epoch + 1, **facts})
         monitor.close()
-        with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                parameter.copy_(best[name])
+        network.load_state_dict(best)
         return network.eval(), report
 
-    def validate(self, network: EMMR) -> dict[str, float]:
-        """Validation macro-F1 of every pattern that some item has the modalities for."""
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Validation macro-F1 of every subset that some item has the modalities for."""
+        assert isinstance(network, EMMR)
         network.eval()
         scores = {}
         for subset in SUBSETS:
             items = [i for i in self.validation if subset.present <= i.utterance.presence.present]
+            predicted: list[int] = []
+            for start in range(0, len(items), VALIDATION_BATCH):
+                utterances = [i.utterance.keep(subset) for i in items[start : start + VALIDATION_BATCH]]
+                batch = collate(utterances, self.config).to(self.device)
+                predicted += [d.label_index for d in decide(network, batch)]
             if items:
-                decided = [d for chunk in _chunks(items) for d in self._decide(network, chunk, subset)]
-                scores[subset.name] = macro_f1(np.array([i.label for i in items]), np.array(decided))
-        network.train()
+                scores[subset.name] = macro_f1(np.array([i.label for i in items]), np.array(predicted))
         return scores
 
-    def _decide(self, network: EMMR, items: Sequence[Item], subset: ModalitySet) -> list[int]:
-        batch = collate([i.utterance.keep(subset) for i in items], self.config).to(self.device)
-        return [d.label_index for d in decide(network, batch)]
-
     def _train_epoch(
-        self,
-        network: EMMR,
-        guidance: GuidanceNetwork | None,
-        optimiser: torch.optim.Optimizer,
-        average: MovingAverage,
-        epoch: int,
-        monitor: Monitor,
-    ) -> None:
-        settings = self.settings
-        total_steps = settings.epochs * self._steps
-        sums: dict[str, torch.Tensor] = {}
-        steps = 0
+        self, network: EMMR, guidance: GuidanceNetwork | None, optimiser: Optimizer, epoch: int
+    ) -> dict[str, float]:
+        """Train one epoch; returns the mean of each part of the loss."""
+        parts: dict[str, list[Tensor]] = defaultdict(list)  # on the device, so that no step waits for it
 
-        def step(item: TrainingBatch, factor: float) -> None:
-            nonlocal steps
-            set_rate(optimiser, settings, epoch * self._steps + steps, total_steps)
-            lesson = self._lesson(item)
-            with self._precision():
-                output = network(item.batch)
-                target = None if guidance is None else guidance.guide(item.batch)
-                loss, parts = total_loss(output, item.targets, item.batch.held, target, settings.losses, lesson)
-            self._update(network, optimiser, factor * loss)
-            average.update(network)
-            for name, part in parts.items():
-                sums[name] = sums.get(name, part.new_zeros(())) + part  # stays on the device until the epoch's end
-            steps += 1
+        def loss(item: TrainingBatch, soft_targets: SoftTargets | None) -> Tensor:
+            output = network(item.batch)
+            guided = None if guidance is None else guidance.guide(item.batch)
+            total, values = total_loss(
+                output, item.targets, item.batch.held, guided, self.settings.losses, soft_targets
+            )
+            for name, value in values.items():
+                parts[name].append(value)
+            return total
 
         self._seed(epoch)
-        self._run(self._examples(epoch), epoch, f"Epoch {epoch + 1:>3}", step)
-        monitor.losses(epoch, {name: float(value) / max(steps, 1) for name, value in sums.items()})
+        self._optimise(
+            network,
+            optimiser,
+            self.source.epoch(self._examples(epoch), epoch),
+            loss,
+            f"Epoch {epoch + 1:>3}",
+            self.steps_per_epoch,
+            first=epoch * self.steps_per_epoch,
+            total=self.settings.epochs * self.steps_per_epoch,
+        )
+        return {name: float(torch.stack(values).mean()) for name, values in parts.items()}
 
     def _pretrain(self, network: EMMR) -> None:
-        """Let the voice and face encoders learn what each carries alone (`model.training.pretraining`)."""
-        settings, epochs = self.settings, self._pretraining_epochs
-        clips = single_modality_examples([*self.fixed, *self.corpus.unimodal("train")], self.features)
-        if not clips or not epochs:
+        """Pretrain the audio and visual encoders (`model.training.pretraining`)."""
+        settings = self.settings
+        clips = single_modality_examples([*self.fixed, *self.corpus.unimodal("train")], self.prepared.features)
+        if not clips or not self.pretraining_epochs:
             return
         task = PretrainingTask(network, clips, settings)
-        optimiser = build_optimiser(task, settings)
         rng = np.random.default_rng([self.seed, _PRETRAINING])
-        total_steps = epochs * -(-len(draw_clips(clips, settings.pretraining_clips, rng)) // settings.batch_size)
-        done = 0
-
-        def step(item: TrainingBatch, factor: float) -> None:
-            nonlocal done
-            set_rate(optimiser, settings, done, total_steps)
-            lesson = self._lesson(item)
-            with self._precision():
-                loss = task(item, lesson)
-            self._update(task, optimiser, factor * loss)
-            done += 1
-
+        steps = -(-len(draw_clips(clips, settings.pretraining_clips, rng)) // settings.batch_size)
+        batches = (
+            item
+            for epoch in range(self.pretraining_epochs)
+            for item in self.source.epoch(draw_clips(clips, settings.pretraining_clips, rng), _PRETRAINING + epoch)
+        )
         self._seed(-500)
-        with progress_bar(self.console, "Encoders", total_steps) as advance:
-            for epoch in range(epochs):
-                drawn = draw_clips(clips, settings.pretraining_clips, rng)
-                for item in self.source.epoch(drawn, _PRETRAINING + epoch):
-                    self._share(item, step)
-                    advance()
+        optimiser = build_optimiser(task, settings)
+        self._optimise(task, optimiser, batches, task, "Encoders", self.pretraining_epochs * steps)
 
-    def _fit_guidance(self, network: EMMR) -> GuidanceNetwork | None:
-        """Train on complete inputs, from the network's encoders; None where there are none or none is wanted."""
-        if not self.settings.guidance_epochs or not self.settings.losses.forward_weight:
-            return None
-        if not self.guidable:
-            return None
+    def _fit_guidance(self, network: EMMR) -> GuidanceNetwork:
+        """Train the guidance network on complete inputs, starting from the network's encoders."""
         guidance = GuidanceNetwork(self.config).to(self.device)
         guidance.encoder.load_state_dict(network.encoder.state_dict())
-        self.world.equal_start(guidance)
-        optimiser = build_optimiser(guidance, self.settings, encoder_rate=self._encoder_rate)
-        total_steps = self.settings.guidance_epochs * self._steps
-        done = 0
+        self.distributed.broadcast_parameters(guidance)
 
-        def step(item: TrainingBatch, factor: float) -> None:
-            nonlocal done
-            set_rate(optimiser, self.settings, done, total_steps)
-            with self._precision():
-                logits = guidance(item.batch)
-            lesson = self._lesson(item)
-            wanted = item.targets.labels if lesson is None else lesson.answer
-            loss = F.cross_entropy(logits.float(), wanted, item.targets.class_weights)
-            self._update(guidance, optimiser, factor * loss)
-            done += 1
+        def loss(item: TrainingBatch, soft_targets: SoftTargets | None) -> Tensor:
+            target = item.targets.labels if soft_targets is None else soft_targets.answer
+            return F.cross_entropy(guidance(item.batch).float(), target, item.targets.class_weights)
 
-        for epoch in range(self.settings.guidance_epochs):
-            self._seed(-1 - epoch)
-            self._run(self._examples(epoch), epoch, f"Guidance {epoch + 1}", step, complete=True)
-        return guidance.eval().requires_grad_(requires_grad=False)
+        def batches() -> Iterator[TrainingBatch]:
+            for epoch in range(self.settings.guidance_epochs):
+                self._seed(-1 - epoch)
+                yield from self.source.epoch(self._examples(epoch), epoch, complete=True)
 
-    def _restore_guidance(self, tensors: Mapping[str, torch.Tensor]) -> GuidanceNetwork | None:
-        if not tensors:
-            return None
-        guidance = GuidanceNetwork(self.config).to(self.device)
-        guidance.load_state_dict(dict(tensors))
-        return guidance.eval().requires_grad_(requires_grad=False)
+        optimiser = build_optimiser(guidance, self.settings, encoder_rate=self.encoder_rate)
+        steps = self.settings.guidance_epochs * self.steps_per_epoch
+        self._optimise(guidance, optimiser, batches(), loss, "Guidance", steps)
+        return guidance
+
+    def _optimise(
+        self,
+        network: nn.Module,
+        optimiser: Optimizer,
+        batches: Iterable[TrainingBatch],
+        loss: Loss,
+        title: str,
+        steps: int,
+        *,
+        first: int = 0,
+        total: int | None = None,
+    ) -> None:
+        """Take one step for each batch, on this process's rows; `steps` is the length of the progress bar.
+
+        `first` is the number of the first step in the learning-rate schedule of `total` (by default `steps`) steps.
+        """
+        network.train()
+        with progress_bar(self.console, title, steps) as advance:
+            for step, whole in enumerate(batches, first):
+                set_rate(optimiser, self.settings, step, total or steps)
+                item, factor = self.distributed.shard(whole)
+                item = item.to(self.device)
+                soft_targets = None if self.teacher is None else self.teacher(item.batch)
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+                    value = loss(item, soft_targets)
+                optimiser.zero_grad(set_to_none=True)
+                (factor * value).backward()
+                self.distributed.average_gradients(network)
+                nn.utils.clip_grad_norm_(network.parameters(), self.settings.clip_norm)
+                optimiser.step()
+                advance()
 
     def _examples(self, epoch: int) -> Sequence[Example]:
         if not self.settings.redraw:
             return self.fixed
         return self.corpus.redraw(np.random.default_rng([self.seed, epoch, 2]))
 
-    @property
-    def _pretraining_epochs(self) -> int:
-        taught = self.teacher is not None
-        return self.settings.taught_pretraining_epochs if taught else self.settings.pretraining_epochs
-
-    @property
-    def _encoder_rate(self) -> float:
-        return self.settings.encoder_rate if self._pretraining_epochs else 1.0
-
-    @property
-    def _steps(self) -> int:
-        """Steps of one epoch, at most."""
-        return -(-len(self.fixed) // self.settings.batch_size)
-
-    def _run(
-        self,
-        examples: Sequence[Example],
-        epoch: int,
-        title: str,
-        step: Callable[[TrainingBatch, float], None],
-        *,
-        complete: bool = False,
-    ) -> None:
-        with progress_bar(self.console, title, self._steps) as advance:
-            for item in self.source.epoch(examples, epoch, complete=complete):
-                self._share(item, step)
-                advance()
-
-    def _share(self, item: TrainingBatch, step: Callable[[TrainingBatch, float], None]) -> None:
-        """Take a step on this process's rows of a batch, with the factor on their loss."""
-        own, factor = self.world.share(item)
-        step(to_device(own, self.device), factor)
-
-    def _lesson(self, item: TrainingBatch) -> SoftTargets | None:
-        return None if self.teacher is None else self.teacher(item.batch)
-
     def _seed(self, epoch: int) -> None:
-        """Seed dropout: another mask for each epoch and, as each has rows of its own, each process."""
+        """Seed dropout: different masks for each epoch and for the rows of each process."""
         seed = np.random.SeedSequence([self.seed, epoch + 1_000]).generate_state(1)[0]
-        torch.manual_seed(int(seed) + self.world.rank)
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
-
-    def _update(self, network: nn.Module, optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.world.average_gradients(network)
-        nn.utils.clip_grad_norm_(network.parameters(), self.settings.clip_norm)
-        optimiser.step()
+        torch.manual_seed(int(seed) + self.distributed.rank)
 
     def _recipe(self) -> str:
         return f"{self.corpus.name} {self.seed} {self.config.model_dump_json()} {self.settings.model_dump_json()}"
-
-
-def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    return (items[i : i + VALIDATION_BATCH] for i in range(0, len(items), VALIDATION_BATCH))

@@ -1,8 +1,4 @@
-"""What an interrupted run needs to go on: tensors in safetensors, the rest in JSON, written aside and renamed.
-
-For: losing at most one epoch. No pickle is written or read.
-Does not know: how training goes.
-"""
+"""State of an interrupted training run: tensors as safetensors, the rest as JSON; nothing is pickled."""
 
 import json
 import os
@@ -10,40 +6,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from model.errors import CheckpointError
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 TENSORS, FACTS = "state.safetensors", "state.json"
 
 
 def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write both files; `facts` last and naming the tensors' file, so that a torn pair is never read."""
+    """Write both files; `facts` is renamed last and names the tensors' file, so that the pair is always consistent."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{facts['epoch']:04d}-{TENSORS}"
-    aside = folder / f"{name}.partial"
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside)
-    aside.replace(folder / name)
-    aside = folder / f"{FACTS}.partial"
-    with aside.open("w", encoding="utf-8") as file:
+    temporary = folder / f"{name}.partial"
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
+    temporary.replace(folder / name)
+    temporary = folder / f"{FACTS}.partial"
+    with temporary.open("w", encoding="utf-8") as file:
         json.dump({**facts, "tensors": name}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(folder / FACTS)
+    temporary.replace(folder / FACTS)
     for old in folder.glob(f"*-{TENSORS}"):
         if old.name != name:
             old.unlink()
 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read what `save_state` wrote; None where nothing was.
+    """Read the tensors and facts that `save_state` wrote; None where there are none.
 
     Raises:
-        CheckpointError: the files are there and cannot be read.
+        CheckpointError: the files exist but cannot be read.
     """
     if not (folder / FACTS).is_file():
         return None
@@ -55,7 +52,7 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 
 def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
-    """An optimiser's per-parameter tensors by flat name."""
+    """The tensors of an optimiser's state as `optimiser.<parameter index>.<name>`."""
     return {
         f"optimiser.{index}.{name}": value
         for index, entry in optimiser.state_dict()["state"].items()
@@ -65,46 +62,37 @@ def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Undo `optimiser_tensors` on an optimiser built over the same parameters."""
+    """Load the tensors of `optimiser_tensors` into an optimiser over the same parameters."""
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in under(tensors, "optimiser.").items():
+    for key, value in with_prefix(tensors, "optimiser.").items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    content = optimiser.state_dict()
-    optimiser.load_state_dict({"state": state, "param_groups": content["param_groups"]})
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with a prefix, without it."""
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-class MovingAverage:
-    """An exponential moving average of a network's parameters: what is validated and kept."""
+class MovingAverage(AveragedModel):
+    """A copy of a network (`module`) whose parameters are an exponential moving average of the network's.
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    The decay of update n is at most (1 + n) / (10 + n), so that the random start has little weight.
+    """
+
+    def __init__(self, network: nn.Module, decay: float, updates: int = 0) -> None:
+        super().__init__(network, multi_avg_fn=self._average)
         self.decay = decay
-        self.steps = 0
-        self.values = {name: p.detach().clone() for name, p in network.named_parameters()}
+        self.n_averaged.fill_(updates + 1)  # at 0, AveragedModel would copy the parameters instead of averaging them
 
-    def update(self, network: nn.Module) -> None:
-        """Take in the current parameters; early on the average forgets its random start faster."""
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                self.values[name].lerp_(parameter, 1.0 - decay)
+    def _average(self, averages: _Tensors, parameters: _Tensors, _: Tensor | int) -> None:
+        number = self.updates + 1
+        decay = min(self.decay, (1 + number) / (10 + number))
+        for average, parameter in zip(averages, parameters, strict=True):
+            average.lerp_(parameter, 1.0 - decay)
 
-    def swap(self, network: nn.Module) -> None:
-        """Exchange the network's parameters with the average; calling it again undoes it."""
-        for name, parameter in network.named_parameters():
-            average = self.values[name]
-            held = parameter.detach().clone()
-            parameter.data.copy_(average)
-            average.copy_(held)
-
-    def load(self, values: Mapping[str, Tensor], steps: int) -> None:
-        """Restore what a state file holds."""
-        self.steps = steps
-        for name, value in values.items():
-            self.values[name].copy_(value)
+    @property
+    def updates(self) -> int:
+        """How often the average was updated."""
+        return int(self.n_averaged) - 1

@@ -1,25 +1,35 @@
-"""What a corpus is to training: examples whose modalities name where their content lies.
-
-For: one shape behind which the composite corpus, a manifest of one's own clips, or any later corpus stands.
-Does not know: features, caches or networks.
-"""
+"""Examples of a corpus, whose modalities name where their content is stored, and the interface of a corpus."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from types import MappingProxyType
+from typing import Final, Literal, Protocol, Self, get_args
 
 import numpy as np
 
 from model.modality import Modality, ModalitySet
 
 Split = Literal["train", "val", "test", "ood"]
-"""`ood`: corpora that are in no training part; a corpus without one has no such examples."""
+"""`ood`: examples of corpora that have no training part; empty where there are none."""
+
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+
+CLASSES: Final = ("negative", "neutral", "positive")
+"""The polarities, in the order of the class indices."""
+
+EMOTIONS: Final = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+"""The emotion names used in every corpus."""
+
+SYNONYMS: Final[Mapping[str, str]] = MappingProxyType(
+    {"joy": "happy", "sadness": "sad", "anger": "angry", "fear": "fearful", "surprise": "surprised"}
+)
+"""Emotion names of corpus files that are not in `EMOTIONS` → the name used here."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextSource:
-    """A sentence, as it stands in the corpus."""
+    """A sentence, as the corpus has it."""
 
     text: str
 
@@ -29,7 +39,7 @@ class SoundSource:
     """A sound file.
 
     Args:
-        path: any container `model.features.audio.loading` reads.
+        path: any container that `model.features.audio.loading` reads.
         augmentation: 0 for the clip as recorded; k > 0 for its k-th augmented variant (training only).
     """
 
@@ -46,7 +56,7 @@ class OpenFaceSource:
 
 @dataclass(frozen=True, slots=True)
 class ActionUnitMeansSource:
-    """OpenFace action units already averaged over a clip's frames: 17 AU_r then 18 AU_c."""
+    """OpenFace action units averaged over the frames of a clip: 17 AU_r, then 18 AU_c."""
 
     clip: str
     values: tuple[float, ...]
@@ -63,11 +73,11 @@ class Example:
         id: unique within its corpus.
         label: a class name.
         sources: a source for each modality that the corpus has for this utterance; at least one.
-        modality_labels: the polarity one modality carries alone, where the corpus knows it.
-        decided_by: which modalities carry the label, where the corpus knows it.
-        emotions: the emotion one modality shows, finer than its polarity, where the corpus knows it.
-        origins: the corpus one modality's content was recorded for, where several are combined; corpora count equally
-            in training, however large, and figures are given for each.
+        modality_labels: the polarity of each modality alone, where the corpus has it.
+        decided_by: which modalities carry the label, where the corpus has it.
+        emotions: the emotion of each modality, finer than its polarity, where the corpus has it.
+        origins: the corpus that each modality was recorded for, where several are combined. Origins have equal weight
+            in training, whatever their size, and metrics are reported for each.
     """
 
     id: str
@@ -80,25 +90,76 @@ class Example:
 
     @property
     def presence(self) -> ModalitySet:
-        """Which modalities the corpus has for this utterance."""
+        """The modalities that the corpus has for this utterance."""
         return ModalitySet(frozenset(self.sources))
 
 
 @dataclass(frozen=True, slots=True)
 class Unclassed:
-    """Training content whose emotion goes with none of the corpus's classes.
-
-    It cannot be an example of a class, yet who learns to tell it from the classes' own knows these better.
+    """Training content whose emotion belongs to none of the classes; a negative example for emotion classifiers.
 
     Args:
-        sources: a source for each modality there is.
-        emotions: the emotion each of them shows.
-        origins: the corpus each of them was recorded for.
+        sources: a source for each modality that is present.
+        emotions: the emotion of each.
+        origins: the corpus that each was recorded for.
     """
 
     sources: Mapping[Modality, Source]
     emotions: Mapping[Modality, str]
     origins: Mapping[Modality, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """The content of one modality, with its own labels.
+
+    Args:
+        modality: of the content.
+        source: where it is stored.
+        origin: the corpus it was recorded for.
+        polarity: one of `CLASSES`; None where the emotion has no polarity.
+        emotion: one of `EMOTIONS`; None where the corpus has no emotions.
+    """
+
+    modality: Modality
+    source: Source
+    origin: str
+    polarity: str | None
+    emotion: str | None = None
+
+    @classmethod
+    def of(cls, example: Example, modality: Modality) -> Self:
+        """Return one modality of an example.
+
+        Raises:
+            KeyError: the example does not have the modality.
+        """
+        return cls(
+            modality,
+            example.sources[modality],
+            example.origins[modality],
+            example.modality_labels.get(modality),
+            example.emotions.get(modality),
+        )
+
+
+def example_of(example_id: str, label: str, signals: Sequence[Signal], decided_by: str | None = None) -> Example:
+    """Combine signals of different modalities into an example."""
+    return Example(
+        id=example_id,
+        label=label,
+        sources={signal.modality: signal.source for signal in signals},
+        modality_labels={signal.modality: signal.polarity for signal in signals if signal.polarity is not None},
+        decided_by=decided_by,
+        emotions={signal.modality: signal.emotion for signal in signals if signal.emotion is not None},
+        origins={signal.modality: signal.origin for signal in signals},
+    )
+
+
+def unclassed_of(signal: Signal) -> Unclassed:
+    """Return a signal whose emotion has no polarity as unclassed content."""
+    emotions = {} if signal.emotion is None else {signal.modality: signal.emotion}
+    return Unclassed({signal.modality: signal.source}, emotions, {signal.modality: signal.origin})
 
 
 class Corpus(Protocol):
@@ -108,13 +169,45 @@ class Corpus(Protocol):
     classes: tuple[str, ...]
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """The fixed examples of a part, in file order."""
+        """Return the fixed examples of a part, in file order."""
 
     def unclassed(self) -> Sequence[Unclassed]:
-        """Training content beside the examples; nothing where a corpus knows of none."""
+        """Return training content without a class; empty where there is none."""
 
     def unimodal(self, split: Split) -> Sequence[Example]:
-        """Labelled content of a single modality beside the examples, for encoders and experts; nothing where none."""
+        """Return labelled content of a single modality, beside the examples, for encoders and experts."""
 
     def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
-        """Training examples for one epoch. A corpus without anything to draw returns `examples("train")`."""
+        """Return the training examples of one epoch; `examples("train")` where nothing is drawn."""
+
+
+class FixedCorpus:
+    """A corpus of fixed examples and nothing else; subclasses override what they have in addition.
+
+    Args:
+        splits: part → examples; parts that are left out are empty.
+    """
+
+    name: str
+    classes: tuple[str, ...] = CLASSES
+
+    def __init__(self, splits: Mapping[Split, Sequence[Example]]) -> None:
+        self._splits = {split: tuple(splits.get(split, ())) for split in SPLITS}
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """Return the fixed examples of a part, in file order."""
+        return self._splits[split]
+
+    def unclassed(self) -> Sequence[Unclassed]:
+        """Return nothing."""
+        return ()
+
+    def unimodal(self, split: Split) -> Sequence[Example]:
+        """Return nothing."""
+        del split
+        return ()
+
+    def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
+        """Return the training examples, in file order."""
+        del rng
+        return self._splits["train"]

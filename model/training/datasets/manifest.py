@@ -1,43 +1,33 @@
-"""A manifest: one's own clips, listed in a CSV or JSON-lines file.
-
-For: training on a folder of recordings with one command.
-Does not know: features; only whether the files it names are there.
-
-Columns (or JSON keys): `id`, `split` (train, val or test), `text`, `audio` and `openface` (files, relative to the
-manifest), `label`. Any cell but the label may be empty: an empty text, audio or openface is a modality that this
-utterance does not have, and an empty id becomes `line-<n>`. A split column that is empty throughout is drawn, 80/10/10
-within each label, by a hash of the ids: the same on every run and machine, whatever the order of the rows.
-"""
+"""A manifest: clips listed in a CSV or JSON-lines file with the columns (or keys) of `COLUMNS`."""
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import Final
-
-import numpy as np
 
 from model.errors import CorpusError
 from model.modality import Modality
 from model.training.datasets.base import (
+    CLASSES,
+    SPLITS,
     Example,
+    FixedCorpus,
     OpenFaceSource,
     SoundSource,
     Source,
     Split,
     TextSource,
-    Unclassed,
 )
 from model.training.datasets.tables import Row, read_content, read_table
 
 COLUMNS: Final = ("id", "split", "text", "audio", "openface", "label")
 CLASS_COUNTS: Final = (2, 3, 4, 7)
-POLARITY_ORDER: Final = ("negative", "neutral", "positive")
 JSON_LINES_SUFFIXES: Final = (".jsonl", ".ndjson", ".json")
-SPLITS: Final[tuple[Split, ...]] = ("train", "val", "test")
+PARTS: Final = SPLITS[:3]
 
 _DRAW_SEED: Final = b"emmr-manifest-split-1"  # part of what the split is a function of: never change it
 _DRAWN_IN_TURN: Final[tuple[Split, ...]] = ("train",) * 4 + ("val",) + ("train",) * 4 + ("test",)  # 80/10/10
@@ -45,23 +35,30 @@ _DRAWN_IN_TURN: Final[tuple[Split, ...]] = ("train",) * 4 + ("val",) + ("train",
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """A row, its split (empty where the cell is) and its example."""
+
     row: Row
     split: str
     example: Example
 
 
-class ManifestCorpus:
-    """Utterances listed in a file, with whatever modalities each has.
+class ManifestCorpus(FixedCorpus):
+    """Utterances listed in a file, each with the modalities that its row names.
+
+    `audio` and `openface` are files, relative to the manifest. Any cell but the label may be empty: an empty text,
+    audio or openface is a modality that the utterance does not have, and an empty id becomes `line-<n>`. Where the
+    split column is empty throughout, splits are drawn, 80/10/10 within each label, by a hash of the ids: the same on
+    every run and machine, whatever the order of the rows.
 
     Args:
         path: `.csv`, or JSON lines (`.jsonl`, `.ndjson`, `.json`): one object a line with the same keys; an absent or
             null key is an empty cell.
 
     Raises:
-        CorpusError: names the file and line of whatever is wrong: a column that is missing, an id that is there twice,
-            an unknown split or one given for some rows only, an empty label, a row without any modality, a file that
-            is not there, a class that training does not hold, a number of classes that is not 2, 3, 4 or 7, a part
-            without examples.
+        CorpusError: names the file and line of the error: a column that is missing, an id that is listed twice, an
+            unknown split or one given for some rows only, an empty label, a row without any modality, a file that does
+            not exist, a class without training examples, a number of classes that is not 2, 3, 4 or 7, a training or
+            validation part without examples.
     """
 
     name: str = "manifest"
@@ -69,30 +66,10 @@ class ManifestCorpus:
     def __init__(self, path: Path) -> None:
         entries = _with_splits(path, _read_entries(path))
         self.classes = _classes(path, entries)
-        self._splits: dict[Split, tuple[Example, ...]] = {
-            split: tuple(entry.example for entry in entries if entry.split == split) for split in SPLITS
-        }
-        for split in ("train", "val"):
+        super().__init__({part: [entry.example for entry in entries if entry.split == part] for part in PARTS})
+        for split in PARTS[:2]:
             if not self._splits[split]:
                 raise CorpusError(path, None, f"no row is in the {split} split")
-
-    def examples(self, split: Split) -> Sequence[Example]:
-        """The examples of a part, in file order; the test part may be empty, `ood` always is."""
-        return self._splits.get(split, ())
-
-    def unclassed(self) -> Sequence[Unclassed]:
-        """Nothing: every row has a class."""
-        return ()
-
-    def unimodal(self, split: Split) -> Sequence[Example]:
-        """Nothing: every row is an example already."""
-        del split
-        return ()
-
-    def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
-        """The training part: recordings of one's own are paired already."""
-        del rng  # there is nothing to draw
-        return self._splits["train"]
 
 
 def _read_entries(path: Path) -> list[_Entry]:
@@ -139,28 +116,25 @@ def _json_cells(path: Path, line: int, raw: bytes) -> dict[str, str]:
 
 
 def _entry(row: Row) -> _Entry:
-    label = row["label"].strip()
-    if not label:
-        raise row.fault("the label is empty")
-    split = row["split"].strip()
-    if split and split not in SPLITS:
-        raise row.fault(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
+    row = replace(row, cells={column: cell if column == "text" else cell.strip() for column, cell in row.cells.items()})
+    label = row.text("label")
+    split = row.split(PARTS) if row["split"] else ""
     sources: dict[Modality, Source] = {}
     if row["text"].strip():
         sources[Modality.TEXT] = TextSource(row["text"])
-    if row["audio"].strip():
+    if row["audio"]:
         sources[Modality.AUDIO] = SoundSource(_file(row, "audio"))
-    if row["openface"].strip():
+    if row["openface"]:
         sources[Modality.VISUAL] = OpenFaceSource(_file(row, "openface"))
     if not sources:
         raise row.fault("text, audio and openface are all empty")
-    return _Entry(row, split, Example(row["id"].strip() or f"line-{row.line}", label, sources))
+    return _Entry(row, split, Example(row["id"] or f"line-{row.line}", label, sources))
 
 
 def _file(row: Row, column: str) -> Path:
-    path = row.path.parent / row[column].strip()
+    path = row.path.parent / row[column]
     if not path.is_file():
-        raise row.fault(f"{column} file {row[column].strip()!r} does not exist")
+        raise row.fault(f"{column} file {row[column]!r} does not exist")
     return path
 
 
@@ -171,25 +145,17 @@ def _with_splits(path: Path, entries: Sequence[_Entry]) -> Sequence[_Entry]:
         CorpusError: some rows have one and others not.
     """
     empty = [entry for entry in entries if not entry.split]
+    if 0 < len(empty) < len(entries):
+        raise CorpusError(path, empty[0].row.line, "the split is empty here, but not in every row")
     if not empty:
         return entries
-    if len(empty) < len(entries):
-        raise CorpusError(path, empty[0].row.line, "the split is empty here, but not in every row")
-    return _draw_splits(entries)
-
-
-def _draw_splits(entries: Sequence[_Entry]) -> Sequence[_Entry]:
     drawn: dict[str, Split] = {}
-    turn = 0
+    turns = cycle(_DRAWN_IN_TURN)
     ordered = sorted(entries, key=lambda entry: (entry.example.label, _draw_key(entry.example.id)))
     for _, group in groupby(ordered, key=lambda entry: entry.example.label):
-        for position, entry in enumerate(group):
-            if position == 0:  # however rare its label, training sees it
-                drawn[entry.example.id] = "train"
-            else:
-                drawn[entry.example.id] = _DRAWN_IN_TURN[turn % len(_DRAWN_IN_TURN)]
-                turn += 1
-    return [_Entry(entry.row, drawn[entry.example.id], entry.example) for entry in entries]
+        for position, entry in enumerate(group):  # the first of a label is always in training, however rare the label
+            drawn[entry.example.id] = "train" if position == 0 else next(turns)
+    return [replace(entry, split=drawn[entry.example.id]) for entry in entries]
 
 
 def _draw_key(example_id: str) -> bytes:
@@ -197,7 +163,7 @@ def _draw_key(example_id: str) -> bytes:
 
 
 def _classes(path: Path, entries: Sequence[_Entry]) -> tuple[str, ...]:
-    """The classes, in polarity's order where polarity's names are used and sorted otherwise."""
+    """Return the classes: in the order of polarity where all are polarities, sorted otherwise."""
     trained = {entry.example.label for entry in entries if entry.split == "train"}
     for entry in entries:
         if trained and entry.example.label not in trained:
@@ -206,6 +172,6 @@ def _classes(path: Path, entries: Sequence[_Entry]) -> tuple[str, ...]:
     if len(counts) not in CLASS_COUNTS:
         few = ", ".join(f"{label!r} ({count})" for label, count in sorted(counts.items())[:10])
         raise CorpusError(path, None, f"{len(counts)} different labels where 2, 3, 4 or 7 are possible: {few}")
-    if set(counts) <= set(POLARITY_ORDER):
-        return tuple(label for label in POLARITY_ORDER if label in counts)
-    return tuple(sorted(counts))
+    return (
+        tuple(label for label in CLASSES if label in counts) if counts.keys() <= set(CLASSES) else tuple(sorted(counts))
+    )

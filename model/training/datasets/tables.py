@@ -1,22 +1,19 @@
-"""Comma-separated corpus files, read row by row with every fault named by file and line.
-
-For: the corpora, whose files are written by other people and other programs.
-Does not know: what the columns mean.
-"""
+"""Comma-separated corpus files, read row by row; every error names file and line."""
 
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import CorpusError
+from model.training.datasets.base import CLASSES, EMOTIONS, SPLITS, SYNONYMS, Split
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record of a table.
+    """One record of a table. Methods that read a cell raise `CorpusError` where it is not what they return.
 
     Args:
         path: the file.
@@ -31,12 +28,18 @@ class Row:
     def __getitem__(self, column: str) -> str:
         return self.cells[column]
 
-    def number(self, column: str) -> float:
-        """A cell that holds a finite number.
+    def fault(self, detail: str) -> CorpusError:
+        """Return an error that names this record."""
+        return CorpusError(self.path, self.line, detail)
 
-        Raises:
-            CorpusError: it does not.
-        """
+    def text(self, column: str) -> str:
+        """Return a cell that must not be blank."""
+        if not self.cells[column].strip():
+            raise self.fault(f"the {column} is empty")
+        return self.cells[column]
+
+    def number(self, column: str) -> float:
+        """Return a cell that holds a finite number."""
         cell = self.cells[column]
         try:
             value = float(cell)
@@ -46,9 +49,27 @@ class Row:
             raise self.fault(f"column {column} holds no finite number")
         return value
 
-    def fault(self, detail: str) -> CorpusError:
-        """An error that names this record."""
-        return CorpusError(self.path, self.line, detail)
+    def choice(self, column: str, allowed: Collection[str]) -> str:
+        """Return a cell that is one of `allowed`."""
+        if self.cells[column] not in allowed:
+            raise self.fault(f"unknown {column.lower()} {self.cells[column]!r}")
+        return self.cells[column]
+
+    def emotion(self, column: str = "emotion") -> str:
+        """Return an emotion, as one of `EMOTIONS`."""
+        cell = self.choice(column, {*EMOTIONS, *SYNONYMS})
+        return SYNONYMS.get(cell, cell)
+
+    def polarity(self) -> str | None:
+        """Return the cell `polarity`, as one of `CLASSES`; None where it is empty."""
+        return self.choice("polarity", CLASSES) if self.cells["polarity"] else None
+
+    def split(self, splits: Sequence[Split] = SPLITS) -> Split:
+        """Return the cell `split`, as one of `splits`."""
+        for split in splits:
+            if split == self.cells["split"]:
+                return split
+        raise self.fault(f"unknown split {self.cells['split']!r}; known are {', '.join(splits)}")
 
 
 def read_table(path: Path, columns: Sequence[str], undecodable: str = "strict") -> Iterator[Row]:
@@ -57,19 +78,29 @@ def read_table(path: Path, columns: Sequence[str], undecodable: str = "strict") 
     Args:
         path: a CSV file with a header; a byte-order mark is allowed.
         columns: names the header must have; others may be there too.
-        undecodable: what `bytes.decode` does with bytes that are not UTF-8; `replace` where only ASCII cells are used.
+        undecodable: the `errors` of `bytes.decode` for bytes that are not UTF-8; `replace` where only ASCII cells are
+            used.
 
     Raises:
         CorpusError: no such file, not UTF-8, a NUL byte, a header without one of `columns` or with one twice, a record
             with more or fewer cells than the header, or broken quoting.
     """
-    content = _decode(path, undecodable)
-    # Not `splitlines`: that would also split at U+0085 and the like, which stand inside sentences.
+    raw = read_content(path)
+    if b"\0" in raw:
+        raise CorpusError(path, raw[: raw.index(b"\0")].count(b"\n") + 1, "holds a NUL byte")
+    try:
+        content = raw.decode("utf-8-sig", errors=undecodable)
+    except UnicodeDecodeError as error:
+        raise CorpusError(path, raw[: error.start].count(b"\n") + 1, "is not UTF-8") from error
+    # Not `splitlines`: that would also split at U+0085 and the like, which occur inside sentences.
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     line = 1
     try:
         header = next(reader, [])
-        _check_header(path, header, columns)
+        if missing := [column for column in columns if column not in header]:
+            raise CorpusError(path, 1, f"missing column: {', '.join(missing)}")
+        if twice := sorted({column for column in header if header.count(column) > 1}):
+            raise CorpusError(path, 1, f"column named more than once: {', '.join(twice)}")
         line = reader.line_num + 1
         for cells in reader:
             if cells:  # a blank line holds no record
@@ -82,31 +113,12 @@ def read_table(path: Path, columns: Sequence[str], undecodable: str = "strict") 
 
 
 def read_content(path: Path) -> bytes:
-    """The bytes of a corpus file.
+    """Return the bytes of a corpus file.
 
     Raises:
-        CorpusError: it is not there or cannot be read.
+        CorpusError: the file does not exist or cannot be read.
     """
     try:
         return path.read_bytes()
     except OSError as error:
         raise CorpusError(path, None, f"cannot be read: {error.strerror}") from error
-
-
-def _decode(path: Path, undecodable: str) -> str:
-    raw = read_content(path)
-    if b"\0" in raw:
-        raise CorpusError(path, raw[: raw.index(b"\0")].count(b"\n") + 1, "holds a NUL byte")
-    try:
-        return raw.decode("utf-8-sig", errors=undecodable)
-    except UnicodeDecodeError as error:
-        raise CorpusError(path, raw[: error.start].count(b"\n") + 1, "is not UTF-8") from error
-
-
-def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
-    missing = [column for column in columns if column not in header]
-    if missing:
-        raise CorpusError(path, 1, f"missing column: {', '.join(missing)}")
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if twice:
-        raise CorpusError(path, 1, f"column named more than once: {', '.join(twice)}")
