@@ -1,11 +1,6 @@
-"""Acoustic features beside the plain librosa recipe, stage by stage, and the reader of face files beside a plain one.
+"""Acoustic features beside librosa, stage by stage, and the reader of OpenFace files beside a plain one; on one thread.
 
-For: `python -m benchmarks.audio --json FILE [--data DIR] [--clips N]`. Runs on one thread: the command starts itself
-again with the numerical libraries held to one, unless the environment already says so.
-Does not know: requests, networks.
-
-The clips are 200 recordings of RAVDESS, spread over its actors, where `DIR/ravdess` (or `EMMR_DATA`) has them;
-generated speech of such lengths otherwise. Every clip's features are compared as well: what is fast must be equal.
+200 clips of RAVDESS from `DIR/ravdess` (`--data` or `EMMR_DATA`); synthetic speech where there are none.
 """
 
 import csv
@@ -24,19 +19,14 @@ import librosa
 import numpy as np
 
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, ratio_of, time_rounds
-from model.features.audio.acoustic import (
-    SAMPLE_RATE,
-    FloatArray,
-    acoustic_features,
-    harmonic_component,
-    zero_crossing_rate,
-)
-from model.features.audio.dsp.cqt import TUNINGS, chroma, plan
+from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import acoustic_features, harmonic_component, zero_crossing_rate
+from model.features.audio.dsp.cqt import TUNINGS, chroma, estimate_tuning, plan
 from model.features.audio.dsp.mel import cepstrum, mel_power
 from model.features.audio.dsp.stft import HOP_LENGTH, N_FFT, centred_frames, spectrum
-from model.features.audio.dsp.tuning import estimate_tuning
 from model.features.audio.loading import read_sound
 from model.features.visual.openface import ACTION_UNIT_COLUMNS, ColumnSet, read_openface
+from model.types import FloatArray
 from tests.support.openface import simulate_openface_csv
 from tests.support.speech import speech_of
 
@@ -59,7 +49,7 @@ FILES: Final[tuple[tuple[str, ColumnSet, int], ...]] = (
 
 
 def recipe(y: FloatArray) -> FloatArray:
-    """The features as librosa's documentation would have one compute them; `(T, 33)`."""
+    """Return the features as librosa's documentation shows them; `(T, 33)`."""
     parts = [
         librosa.feature.zero_crossing_rate(y, frame_length=512, hop_length=512),
         librosa.feature.mfcc(y=y, sr=SAMPLE_RATE, n_mfcc=20, hop_length=512),
@@ -70,8 +60,8 @@ def recipe(y: FloatArray) -> FloatArray:
     return np.concatenate(parts).T.astype(np.float32)
 
 
-def find_clips(data: Path, count: int) -> tuple[list[FloatArray], str]:
-    """So many clips, and what they are."""
+def load_clips(data: Path, count: int) -> tuple[list[FloatArray], str]:
+    """Return `count` clips and their origin."""
     paths = sorted(data.glob("ravdess/**/*.flac"))
     if len(paths) < count:
         return [speech_of(3.0 + 0.01 * number) for number in range(count)], "generated speech"
@@ -80,7 +70,7 @@ def find_clips(data: Path, count: int) -> tuple[list[FloatArray], str]:
 
 
 def measure_clips(clips: Sequence[FloatArray], rounds: int, report: Report) -> None:
-    """All clips, one after another, by both; and how far apart their features are."""
+    """Time all clips with both, and compare their features."""
     contestants: dict[str, Callable[[], object]] = {
         "recipe": lambda: [recipe(clip) for clip in clips],
         "ours": lambda: [acoustic_features(clip) for clip in clips],
@@ -99,7 +89,7 @@ def measure_clips(clips: Sequence[FloatArray], rounds: int, report: Report) -> N
 
 
 def measure_stages(y: FloatArray, rounds: int, report: Report) -> None:
-    """Each stage on its own, on one clip."""
+    """Time each stage on one clip."""
     harmonic = harmonic_component(y)
     tuning = estimate_tuning(harmonic)
 
@@ -133,7 +123,7 @@ def measure_stages(y: FloatArray, rounds: int, report: Report) -> None:
 
 
 def measure_plans(report: Report) -> None:
-    """What the filters of every tuning cost once, in a process's life."""
+    """Time the filters of every tuning, which are computed once in a process."""
     plan.cache_clear()
     start = time.perf_counter()
     for edge in np.linspace(-0.5, 0.5, TUNINGS + 1)[:-1]:
@@ -142,7 +132,7 @@ def measure_plans(report: Report) -> None:
 
 
 def measure_threads(y: FloatArray, rounds: int, report: Report) -> None:
-    """Eight clips by one thread, then by two: how much of the work leaves the interpreter's lock alone."""
+    """Time eight clips on one and on two threads: how much of the work releases the interpreter lock."""
     clips = [y] * 8
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(2) as two:
         seconds = time_rounds(
@@ -156,7 +146,7 @@ def measure_threads(y: FloatArray, rounds: int, report: Report) -> None:
 
 
 def plain_reader(data: bytes, columns: ColumnSet) -> FloatArray:
-    """A face file as one would read it without a second thought: every cell, one after another."""
+    """Read an OpenFace file cell by cell with `csv` and `float`."""
     header, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
     table = np.array([[float(cell) for cell in row] for row in rows], dtype=np.float32)
     names = [name.strip() for name in header]
@@ -164,7 +154,7 @@ def plain_reader(data: bytes, columns: ColumnSet) -> FloatArray:
 
 
 def measure_files(rounds: int, report: Report) -> None:
-    """Face files of several sizes by both readers."""
+    """Time OpenFace files of several sizes with both readers."""
     for content, columns, rows in FILES:
         data = simulate_openface_csv(rows, content)
         label = f"csv_{714 if content == 'all' else 40}_columns_{'all' if columns == 'all' else 35}_used_{rows}_rows"
@@ -183,7 +173,7 @@ def measure_files(rounds: int, report: Report) -> None:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the command."""
     parser = arguments(__doc__)
     parser.set_defaults(rounds=3)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("EMMR_DATA", DATA)), help="folder of corpora")
@@ -192,9 +182,9 @@ def main() -> None:
     if any(os.environ.get(name) != value for name, value in THREADS.items()):
         again = [sys.executable, "-m", "benchmarks.audio", *sys.argv[1:]]
         raise SystemExit(subprocess.run(again, env=os.environ | THREADS, check=False).returncode)
-    # librosa says of every clip shorter than a window that it is padded, and of silence that it has no pitch.
+    # librosa warns that clips shorter than a window are padded and that silence has no pitch.
     warnings.filterwarnings("ignore", category=UserWarning, module="librosa")
-    clips, kind = find_clips(options.data, options.clips)
+    clips, kind = load_clips(options.data, options.clips)
     report = Report("audio", machine_line())
     report.facts.update({"clips": len(clips), "of": kind, "rounds": options.rounds, "threads": 1})
     report.facts["seconds_of_sound"] = sum(clip.size for clip in clips) / SAMPLE_RATE

@@ -1,9 +1,6 @@
-"""Requests to send: one six-second utterance, as multipart bodies no two of which are the same.
+"""Requests of one six-second utterance, no two of which have a part in common, so that nothing can be cached.
 
-For: `benchmarks.service` and `benchmarks.startup`. Sentence, voice and face are the project's own examples, the clip
-and the face drawn out to six seconds; every request differs from every other in each of its parts, so that nothing can
-be answered from memory.
-Does not know: how requests are sent.
+Sentence, voice and face are those of `examples/`, the clip and the face repeated up to six seconds.
 """
 
 import struct
@@ -15,17 +12,18 @@ from pathlib import Path
 from typing import Final
 
 from model.modality import Modality, ModalitySet
+from tools.load.client import Request
 
 EXAMPLES: Final = Path(__file__).resolve().parent.parent / "examples"
 SECONDS: Final = 6
 FRAME_RATE: Final = 30  # of the face
 BOUNDARY: Final = b"----emmr-bench-5f0e1c"
 _WAV_HEADER: Final = 44  # bytes
-_STAMP: Final = 1_000_000  # a request's number, as six decimals of a time stamp
+_STAMP: Final = 1_000_000  # the number of a request is written as six decimals of a time stamp
 
 
 class Bodies:
-    """Parts and whole requests; each call makes another."""
+    """Parts and requests; each call returns a new one."""
 
     def __init__(self, examples: Path = EXAMPLES, seconds: int = SECONDS) -> None:
         self._examples, self._seconds = examples, seconds
@@ -50,7 +48,7 @@ class Bodies:
 
     @cached_property
     def _csv(self) -> tuple[bytes, bytes, bytes]:
-        """Header, the first row's cells after its time stamp, and all other rows."""
+        """The header, the first row's cells after its time stamp, and all other rows."""
         header, *rows = (self._examples / "openface.csv").read_bytes().splitlines()
         wanted = self._seconds * FRAME_RATE
         cells = [rows[i % len(rows)].split(b",", 3) for i in range(wanted)]
@@ -58,42 +56,39 @@ class Bodies:
         return header, lines[0].split(b",", 3)[3], b"\n".join(lines[1:])
 
     def text(self) -> bytes:
-        """A sentence."""
+        """Return a sentence."""
         return f"{self._words} ({next(self._numbers)})".encode()
 
     def audio(self) -> bytes:
-        """A WAV file, one sample of which is the request's number."""
+        """Return a WAV file; one sample is the number of the request."""
         stamp = struct.pack("<h", next(self._numbers) % 2**15)
         return self._wav[:_WAV_HEADER] + stamp + self._wav[_WAV_HEADER + len(stamp) :]
 
     def openface(self) -> bytes:
-        """A CSV, the first time stamp of which is the request's number."""
+        """Return a CSV; the first time stamp is the number of the request."""
         header, first, rest = self._csv
         return b"%s\n1,0,0.%06d,%s\n%s\n" % (header, next(self._numbers) % _STAMP, first, rest)
 
     def parts(self, subset: ModalitySet) -> dict[Modality, bytes]:
-        """The parts of one request."""
+        """Return the parts of one request."""
         makers = {Modality.TEXT: self.text, Modality.AUDIO: self.audio, Modality.VISUAL: self.openface}
         return {modality: makers[modality]() for modality in subset}
 
-    def request(self, subset: ModalitySet) -> bytes:
-        """A whole HTTP request."""
-        return whole_request(self.parts(subset))
+    def request(self, subset: ModalitySet) -> Request:
+        """Return a request to `/predict`."""
+        parts = self.parts(subset)
+        body = b"".join(b"--%s\r\n%s\r\n\r\n%s\r\n" % (BOUNDARY, _HEADERS[m], parts[m]) for m in parts)
+        body += b"--%s--\r\n" % BOUNDARY
+        head = (
+            f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n\r\n"
+        )
+        return Request(subset.name, head.encode(), body)
 
-    def requests(self, subset: ModalitySet, amount: int) -> Iterator[bytes]:
-        """So many of them."""
-        return (self.request(subset) for _ in range(amount))
-
-
-def whole_request(parts: dict[Modality, bytes], path: str = "/predict") -> bytes:
-    """An HTTP request that posts these parts."""
-    body = b"".join(b"--%s\r\n%s\r\n\r\n%s\r\n" % (BOUNDARY, _HEADERS[m], content) for m, content in parts.items())
-    body += b"--%s--\r\n" % BOUNDARY
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-        f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n\r\n"
-    )
-    return head.encode() + body
+    def requests(self, subset: ModalitySet) -> Iterator[Request]:
+        """Yield requests without end."""
+        while True:
+            yield self.request(subset)
 
 
 _HEADERS: Final = {

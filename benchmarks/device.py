@@ -1,8 +1,9 @@
-"""Report on one device: tests, latency and throughput beside counted floors, a served load, memory, equal answers.
+"""Report on one device: tests, latency and throughput, service under load, memory, agreement with the CPU.
 
-`make device-report` writes `benchmarks/results/device.json` and a table in `docs/performance.md`. Sections run in
-processes of their own, each with a limit of time, so that one that fails costs no other.
+`make device-report` writes `benchmarks/results/device.json` and a table in `docs/performance.md`.
 """
+
+# Each section runs in its own process with a time limit, so that a failure does not affect the others.
 
 import argparse
 import asyncio
@@ -26,18 +27,18 @@ from benchmarks.accelerator import measure as measure_network
 from benchmarks.accelerator import seconds_of
 from benchmarks.bodies import Bodies
 from benchmarks.harness import Report, machine_line
-from benchmarks.load import Client, parsed
 from benchmarks.processes import OURS, ROOT, Service, service
 from benchmarks.service import COMPARED, difference, measure
 from model.checkpoint import load_checkpoint
 from model.config import ModelConfig, NetworkConfig, Slots
 from model.modality import SUBSETS
+from tools.load.client import Client
 
 Figures = dict[str, Any]
 
 WEIGHTS: Final = ROOT / "weights" / "default"
 LIMITS: Final = {"tests": 90, "network": 60, "compiled": 60, "served": 150, "memory": 120}
-"""Sections in their order, and the seconds each may take: 8 minutes together."""
+"""Sections in order, with their time limits in seconds."""
 TOLERANCE: Final = 1e-4
 GOALS: Final = {"latency_ms": 1.5, "utterances_per_s": 30_000.0}
 ADMIN_KEY: Final = "device-report"
@@ -47,17 +48,21 @@ BEGIN, END = "<!-- device -->", "<!-- /device -->"
 def tests(_: argparse.Namespace) -> Figures:
     """Run every test marked `cuda`."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "-W", "default"]
-    command += ["--continue-on-collection-errors"]  # of tests that need packages which are not there
-    said = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    outcomes = {name: int(count) for count, name in re.findall(r"(\d+) (passed|failed|error|skipped)", said.stdout)}
-    if said.returncode:
-        print(said.stdout[-6000:], file=sys.stderr)
-    return {"status": said.returncode, **outcomes}
+    command += ["--continue-on-collection-errors"]  # of tests whose packages are not installed
+    completed = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    outcomes = {
+        name: int(count) for count, name in re.findall(r"(\d+) (passed|failed|error|skipped)", completed.stdout)
+    }
+    if completed.returncode:
+        print(completed.stdout[-6000:], file=sys.stderr)
+    return {"status": completed.returncode, **outcomes}
 
 
 def network(options: argparse.Namespace) -> Figures:
     """Training step, batches and single utterances of the shipped and the paper's sizes, beside counted floors."""
-    logging.basicConfig(level=logging.INFO)  # why a batch size is not replayed
+    logging.basicConfig(level=logging.INFO)  # shows why a graph is not used
     device, found = torch.device(options.device), Figures()
     for name, config in _configs(options).items():
         report = Report(name, "")
@@ -68,14 +73,14 @@ def network(options: argparse.Namespace) -> Figures:
 
 
 def compiled(options: argparse.Namespace) -> Figures:
-    """One utterance and a batch through `torch.compile` of the full graph, and what a replay launches."""
+    """The full graph, eager and with `torch.compile`, and the kernels it launches."""
     import numpy as np
 
     from benchmarks.network import utterances
     from model.modality import COMPLETE
     from model.network.batch import collate
     from model.network.emmr import EMMR
-    from model.network.inference.static_graph import whole_graph
+    from model.network.inference.results import full_graph
 
     device, found = torch.device(options.device), Figures()
     torch.set_float32_matmul_precision("highest")
@@ -87,13 +92,13 @@ def compiled(options: argparse.Namespace) -> Figures:
             batch = collate(utterances(config, [COMPLETE] * size, np.random.default_rng(0)), config).to(device)
 
             def graph(batch: Any = batch, ours: Any = ours) -> torch.Tensor:
-                with torch.no_grad():  # what compiles does not take tensors of inference mode
-                    return whole_graph(ours, batch).matrix
+                with torch.no_grad():  # torch.compile does not accept inference tensors
+                    return full_graph(ours, batch)
 
             began = time.perf_counter()
             figures[f"eager_{size}_ms"] = 1e3 * seconds_of(graph, device, rounds=5)
             figures[f"kernels_{size}"], figures[f"kernels_{size}_ms"] = _kernels(graph, device)
-            print(json.dumps(found), flush=True)  # kept where what follows fails or runs out of time
+            print(json.dumps(found), flush=True)  # kept if a later step fails or times out
             if options.quick:
                 continue
             faster = torch.compile(graph, mode="reduce-overhead" if size == 1 else None)
@@ -104,7 +109,7 @@ def compiled(options: argparse.Namespace) -> Figures:
 
 
 def served(options: argparse.Namespace) -> Figures:
-    """Goodput and latency of `emmr serve` on the device and on the CPU, and how far their answers are apart."""
+    """Goodput and latency of `emmr serve` on the device and on the CPU, and the difference of their answers."""
     found, answers = Figures(), dict[str, list[dict[str, float]]]()
     for device in dict.fromkeys((options.device, "cpu")):
         with service((*OURS, "--device", device), "/health/ready") as running:
@@ -140,18 +145,18 @@ def memory(options: argparse.Namespace) -> Figures:
             os.environ[name] = value
             stack.callback(os.environ.pop, name)
         running = stack.enter_context(service((*OURS, "--device", options.device), "/health/ready"))
-        uvloop.run(_ask(running.port, requests // 10))
-        found["warm"] = _weigh(running)
+        uvloop.run(_send_requests(running.port, requests // 10))
+        found["warm"] = _memory(running)
         began = time.perf_counter()
-        uvloop.run(_ask(running.port, requests))
+        uvloop.run(_send_requests(running.port, requests))
         found["requests_per_s"] = requests / (time.perf_counter() - began)
-        found["after_requests"] = _weigh(running)
+        found["after_requests"] = _memory(running)
         for number in range(reloads):
             _reload(running.port)
             if number == 0:
-                found["after_one_reload"] = _weigh(running)
-        uvloop.run(_ask(running.port, requests // 10))
-        found["after_reloads"] = _weigh(running)
+                found["after_one_reload"] = _memory(running)
+        uvloop.run(_send_requests(running.port, requests // 10))
+        found["after_reloads"] = _memory(running)
     return found
 
 
@@ -173,7 +178,7 @@ def _configs(options: argparse.Namespace) -> dict[str, ModelConfig]:
 
 
 def _kernels(function: Callable[[], object], device: torch.device) -> tuple[int, float]:
-    """Kernels that a call launches, and the milliseconds they take together."""
+    """Number of kernels that a call launches, and their total time in milliseconds."""
     if device.type != "cuda":
         return 0, 0.0
     activity = torch.profiler.ProfilerActivity
@@ -187,18 +192,18 @@ def _kernels(function: Callable[[], object], device: torch.device) -> tuple[int,
 async def _answers(port: int, count: int) -> list[dict[str, float]]:
     client, bodies = Client(port), Bodies()
     try:
-        return [parsed(await client.ask(bodies.request(SUBSETS[i % 7])))["probabilities"] for i in range(count)]
+        return [(await client.send(bodies.request(SUBSETS[i % 7]))).json()["probabilities"] for i in range(count)]
     finally:
         client.close()
 
 
-async def _ask(port: int, count: int, concurrency: int = 16) -> None:
-    """Ask `count` requests, one in ten of them complete and the others of text."""
+async def _send_requests(port: int, count: int, concurrency: int = 16) -> None:
+    """Send `count` requests, one in ten of them complete and the others of text."""
     client, bodies, left = Client(port), Bodies(), iter(range(count))
 
     async def some() -> None:
         for number in left:
-            parsed(await client.ask(bodies.request(COMPARED[0] if number % 10 == 0 else COMPARED[1])))
+            (await client.send(bodies.request(COMPARED[0] if number % 10 == 0 else COMPARED[1]))).json()
 
     try:
         await asyncio.gather(*(some() for _ in range(concurrency)))
@@ -216,7 +221,7 @@ def _reload(port: int) -> None:
         raise RuntimeError(f"reload: {answer.status} {body[:300]!r}")
 
 
-def _weigh(running: Service) -> dict[str, float]:
+def _memory(running: Service) -> dict[str, float]:
     connection = HTTPConnection("127.0.0.1", running.port, timeout=30)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -226,7 +231,7 @@ def _weigh(running: Service) -> dict[str, float]:
 
 
 def report(options: argparse.Namespace) -> Figures:
-    """Run the sections, each in a process of its own."""
+    """Run the sections, each in its own process."""
     found: Figures = {"machine": machine_line(), "device": _device_name(options.device)}
     for name in options.sections:
         began = time.perf_counter()
@@ -235,11 +240,11 @@ def report(options: argparse.Namespace) -> Figures:
             [*command, *(["--quick"] if options.quick else [])], cwd=ROOT, stdout=subprocess.PIPE, text=True
         ) as process:
             try:
-                said, _ = process.communicate(timeout=LIMITS[name])
+                output, _ = process.communicate(timeout=LIMITS[name])
             except subprocess.TimeoutExpired:
                 process.kill()
-                said, _ = process.communicate()
-        lines = [line for line in said.splitlines() if line.startswith("{")]
+                output, _ = process.communicate()
+        lines = [line for line in output.splitlines() if line.startswith("{")]
         found[name] = json.loads(lines[-1]) if lines else {}
         found[name] |= {"status": process.returncode, "seconds": round(time.perf_counter() - began, 1)}
         print(name, json.dumps(found[name], indent=1), flush=True)
@@ -303,17 +308,17 @@ def table(found: Figures) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1, …, cpu")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE")
     parser.add_argument("--document", type=Path, default=None, help="write the table between its markers there")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--section", choices=SECTIONS, help="run this one here and print its figures")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: says that it runs")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, as a smoke test")
     options = parser.parse_args(arguments)
     if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device; --device cpu shows that it runs")
+        parser.error("there is no CUDA device; use --device cpu to try it")
     if options.section:
         print(json.dumps(SECTIONS[options.section](options)), flush=True)
         return

@@ -1,10 +1,6 @@
-"""Time contestants side by side and say what came out, the same way for every bench.
+"""Interleaved timing of contestants, and the report of a benchmark: medians, ratios, the machine.
 
-For: `benchmarks.audio`, `benchmarks.network` and their siblings: rounds in which every contestant runs once, medians
-over the rounds, ratios of medians, the machine they were taken on, a table and a JSON file.
-Does not know: what is measured.
-Source: interleaving as in "Rigorous Benchmarking in Reasonable Time" (Kalibera & Jones, ISMM 2013): a machine that
-slows down for a while slows every contestant of that round, so ratios hold where single figures would not.
+Interleaving as in Kalibera & Jones, "Rigorous Benchmarking in Reasonable Time", ISMM 2013.
 """
 
 import argparse
@@ -19,20 +15,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 _PROCESSOR_FILE: Final = Path("/proc/cpuinfo")
 _LIBRARIES: Final = ("numpy", "scipy", "librosa", "torch")
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a bench hands on.
+    """The report of a benchmark.
 
     Args:
-        name: of the bench.
+        name: of the benchmark.
         machine: `machine_line()`.
-        medians: what was measured, in the unit that its name ends with: `audio_ours_ms`, `rows_per_s`.
-        ratios: how many times better than its peer ours is, by name; above 1 is better.
-        facts: whatever else the reader needs: counts, largest deviations, how many rounds.
+        medians: figures by name; the name ends with the unit: `audio_ours_ms`, `rows_per_s`.
+        ratios: how many times better than its peer ours is; above 1 is better.
+        facts: counts, largest deviations, number of rounds.
     """
 
     name: str
@@ -42,7 +40,7 @@ class Report:
     facts: dict[str, float | int | str | bool] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write the report as JSON; the folder is made where it is not there."""
+        """Write the report as JSON; its folder is created where needed."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
@@ -62,8 +60,7 @@ def time_rounds(
 ) -> dict[str, list[float]]:
     """Run every contestant once a round, in turn, and return the seconds of each round by name.
 
-    The order turns around from round to round, so that none is always the one after another. `warmups` rounds are run
-    first and not counted.
+    The order is reversed every other round. `warmups` rounds are run first and not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(-warmups, rounds):
@@ -83,14 +80,19 @@ def medians_of(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def ratio_of(seconds: Mapping[str, Sequence[float]], peer: str, ours: str) -> float:
-    """Return how many times as long `peer` takes: the median over rounds of the ratio within a round."""
+    """Return how many times as long as `ours` `peer` takes: the median over rounds of the ratio within a round."""
     return statistics.median(theirs / own for theirs, own in zip(seconds[peer], seconds[ours], strict=True))
 
 
 def machine_line() -> str:
-    """Name processor, usable cores, memory, Python and the libraries that matter, in one line."""
+    """Return processor, usable cores, memory, Python and library versions in one line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [_processor(), f"{cores} cores", *_memory(), f"Python {platform.python_version()}"]
+    parts = [
+        _processor(),
+        f"{cores} cores",
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        f"Python {platform.python_version()}",
+    ]
     for library in _LIBRARIES:
         try:
             parts.append(f"{library} {version(library)}")
@@ -100,15 +102,17 @@ def machine_line() -> str:
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser that knows what every bench knows: `--json FILE` and `--rounds N`."""
+    """Return a parser with the options of every benchmark: `--json FILE` and `--rounds N`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there as well")
+    parser.add_argument(
+        "--json", type=Path, default=None, metavar="FILE", help="write the figures to this file as well"
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds to take medians of (default 5)")
     return parser
 
 
 def finish(report: Report, json_file: Path | None) -> None:
-    """Print the report, and write it where asked."""
+    """Print the report, and write it to `json_file` where given."""
     report.print()
     if json_file is not None:
         report.write(json_file)
@@ -120,11 +124,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory() -> list[str]:
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return []
-    return [f"{total / 2**30:.0f} GiB"]

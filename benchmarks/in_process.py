@@ -1,8 +1,6 @@
-"""The same code without a service: as fast as decoding, features and network go in a loop with perfect batches.
+"""The predictor without a service: decoding, features and network in a loop with full batches.
 
-For: `python -m benchmarks.in_process`, which `benchmarks.service` starts in a process of its own. Decoding and features
-on as many threads as there are processors, always a full batch ahead of the network's.
-Does not know: HTTP, queues, confinement.
+Decoding and features run on as many threads as there are processors, one batch ahead of the network.
 """
 
 import argparse
@@ -13,42 +11,50 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-from app.engine.predictor import Inputs, Predictor, PreparedRequest
+from app.engine.predictor import Predictor, PreparedRequest
 from app.settings import DEFAULT_WEIGHTS
 from benchmarks.bodies import Bodies
 from model.features.audio.loading import read_sound
+from model.features.audio.raw_features import extract_voice
 from model.features.visual.openface import read_openface
 from model.modality import Modality, ModalitySet
 
 BATCH: Final = 32
 
 
-def answers_per_second(predictor: Predictor, subset: ModalitySet, seconds: float) -> float:
-    """Utterances decided a second."""
+def prepare(predictor: Predictor, text: str | None, audio: BinaryIO | None, face: BinaryIO | None) -> PreparedRequest:
+    """Decode the parts of a request in this process and compute their features."""
+    request, config = PreparedRequest(predictor), predictor.pipeline.config
+    if text is not None:
+        request.add_text(text)
+    if audio is not None:
+        sound = read_sound(audio)
+        request.add_audio(extract_voice(sound.waveform, channel=sound.channel, **config.audio.model_dump()))
+    if face is not None:
+        request.add_visual(read_openface(face, config.visual.columns, config.visual.min_confidence))
+    return request
+
+
+def decisions_per_second(predictor: Predictor, subset: ModalitySet, seconds: float) -> float:
+    """Return the decisions a second."""
     bodies = Bodies()
 
-    def prepare(parts: Mapping[Modality, bytes]) -> PreparedRequest:
-        config = predictor.pipeline.config.visual
+    def prepare_parts(parts: Mapping[Modality, bytes]) -> PreparedRequest:
         text, audio, face = (parts.get(m) for m in (Modality.TEXT, Modality.AUDIO, Modality.VISUAL))
-        return predictor.prepare(
-            Inputs(
-                text=None if text is None else text.decode(),
-                sound=None if audio is None else read_sound(io.BytesIO(audio)),
-                track=None if face is None else read_openface(io.BytesIO(face), config.columns, config.min_confidence),
-            )
-        )
+        files = (None if content is None else io.BytesIO(content) for content in (audio, face))
+        return prepare(predictor, None if text is None else text.decode(), *files)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
 
-        def begin() -> list[Future[PreparedRequest]]:
-            return [threads.submit(prepare, bodies.parts(subset)) for _ in range(BATCH)]
+        def submit() -> list[Future[PreparedRequest]]:
+            return [threads.submit(prepare_parts, bodies.parts(subset)) for _ in range(BATCH)]
 
-        predictor.decide([job.result() for job in begin()])  # warms up whatever is compiled or planned once
-        ahead, decided, began = begin(), 0, time.perf_counter()
+        predictor.decide([job.result() for job in submit()])  # warm-up: what is compiled or planned once
+        ahead, decided, began = submit(), 0, time.perf_counter()
         while (elapsed := time.perf_counter() - began) < seconds or not decided:
-            ready, ahead = [job.result() for job in ahead], begin()
+            ready, ahead = [job.result() for job in ahead], submit()
             decided += len(predictor.decide(ready))
         elapsed = time.perf_counter() - began
         for job in ahead:
@@ -57,14 +63,16 @@ def answers_per_second(predictor: Predictor, subset: ModalitySet, seconds: float
 
 
 def main() -> None:
-    """Print answers a second, by subset, as JSON."""
+    """Print decisions a second, by subset, as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument("subsets", nargs="+", help="text+audio+visual, text, …")
     options = parser.parse_args()
     predictor = Predictor.load(options.weights, "cpu")
-    found = {name: answers_per_second(predictor, ModalitySet.parse(name), options.seconds) for name in options.subsets}
+    found = {
+        name: decisions_per_second(predictor, ModalitySet.parse(name), options.seconds) for name in options.subsets
+    }
     print(json.dumps(found))
 
 

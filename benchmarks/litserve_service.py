@@ -1,8 +1,6 @@
-"""Our own predictor behind LitServe, its batching on: the peer of `benchmarks.service`.
+"""Our predictor behind LitServe with batching: a peer of `benchmarks.service` (`--port N`).
 
-For: `python -m benchmarks.litserve_service --port N`. Decoding, features and network are ours, called as LitServe's
-hooks ask for them; one worker a processor, batches of at most 32, one millisecond of waiting for company.
-Does not know: limits, confinement of decoders, what our service does beyond predicting.
+One worker for each processor, batches of at most 32, a batch timeout of one millisecond.
 """
 
 import argparse
@@ -16,10 +14,9 @@ import litserve
 import torch
 from fastapi import Request
 
-from app.engine.predictor import Inputs, Outcome, Predictor, PreparedRequest
+from app.engine.predictor import Predictor, PreparedRequest, Result
 from app.settings import DEFAULT_WEIGHTS
-from model.features.audio.loading import read_sound
-from model.features.visual.openface import read_openface
+from benchmarks.in_process import prepare
 
 MAX_BATCH: Final = 32
 BATCH_TIMEOUT: Final = 0.001  # seconds
@@ -33,38 +30,30 @@ class PredictorAPI(litserve.LitAPI):
         self._weights = weights
 
     def setup(self, device: str) -> None:
-        """Load the weights in the worker; with a worker a processor, more threads than one would only collide."""
+        """Load the weights in the worker; one thread, since there is a worker for each processor."""
         torch.set_num_threads(1)
         self._predictor = Predictor.load(self._weights, device)
 
     def decode_request(self, request: Request) -> PreparedRequest:
-        """A form → what the network needs."""
-        config = self._predictor.pipeline.config.visual
+        """Decode a form and compute its features."""
         audio, openface = request.get("audio"), request.get("openface")
-        return self._predictor.prepare(
-            Inputs(
-                text=request.get("text"),
-                sound=None if audio is None else read_sound(io.BytesIO(audio.file.read())),
-                track=None
-                if openface is None
-                else read_openface(io.BytesIO(openface.file.read()), config.columns, config.min_confidence),
-            )
-        )
+        files = (None if upload is None else io.BytesIO(upload.file.read()) for upload in (audio, openface))
+        return prepare(self._predictor, request.get("text"), *files)
 
     def batch(self, inputs: Sequence[PreparedRequest]) -> Sequence[PreparedRequest]:
-        """Ours takes them as they are."""
+        """Return the inputs unchanged; the predictor collates them."""
         return inputs
 
-    def predict(self, x: Sequence[PreparedRequest]) -> list[Outcome]:
+    def predict(self, x: Sequence[PreparedRequest]) -> list[Result]:
         """Run the network."""
         return self._predictor.decide(x)
 
-    def unbatch(self, output: list[Outcome]) -> list[Outcome]:
-        """Ours gives one each."""
+    def unbatch(self, output: list[Result]) -> list[Result]:
+        """Return the results unchanged; there is one for each request."""
         return output
 
-    def encode_response(self, output: Outcome) -> dict[str, object]:
-        """The answer's figures."""
+    def encode_response(self, output: Result) -> dict[str, object]:
+        """Return the fields of the response."""
         decision, classes = output.decision, self._predictor.pipeline.config.classes
         return {
             "polarity": classes[decision.label_index],
@@ -74,7 +63,7 @@ class PredictorAPI(litserve.LitAPI):
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)

@@ -1,25 +1,23 @@
-"""The peer of `benchmarks.network`: the authors' graph as a straightforward PyTorch port computes it.
-
-For: what one gets by writing the graph down with PyTorch's own layers and running it: every branch, every pair's heads
-and every single modality's for everyone, each utterance padded to the most slots a modality can have. It is not made
-slow: `nn.TransformerEncoderLayer` and `nn.MultiheadAttention` take PyTorch's fused inference path, masks are boolean,
-nothing is computed in a Python loop over utterances.
-Does not know: files, HTTP. Its weights come from a network of ours (`benchmarks.naive_weights`),
-so that answers can be compared.
-Source: Zeng et al., EMNLP 2022, and the released code, under the same decisions as `model.emmr`.
+"""A straightforward PyTorch port of the authors' graph: the peer of `benchmarks.network` (Zeng et al., EMNLP 2022).
 
 Shapes: B utterances, T_m the most slots of modality m, T their sum, D hidden, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+# It is not slow by design: `nn.TransformerEncoderLayer` and `nn.MultiheadAttention` take PyTorch's fused inference
+# path, masks are boolean, and nothing is computed in a Python loop over utterances. But every branch, every pair's
+# heads and every single modality's are computed for all utterances, each padded to the most slots.
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig, NetworkConfig
 from model.modality import MODALITIES, SUBSETS, Modality, ModalitySet, Utterance
+from model.network.emmr import EMMR
 
 BRANCHES = ("transformer", "autoencoder", "cascade")
 PAIRS = [s for s in SUBSETS if len(s) == 2]
@@ -28,7 +26,7 @@ COMPLETE = SUBSETS[0]
 
 @dataclass(frozen=True, slots=True)
 class NaiveAnswer:
-    """Everything an answer needs: distributions `(B, C)`, and `(B,)` whether the ensemble answered."""
+    """Distributions `(B, C)`, and `(B,)` whether the ensemble is the answer."""
 
     probabilities: Tensor
     full: Tensor
@@ -38,7 +36,7 @@ class NaiveAnswer:
 
 @dataclass(frozen=True, slots=True)
 class NaiveBatch:
-    """Features `(B, T_m, d_m)` padded to the most slots, their real slots, and what is present `(B, 3)`."""
+    """Features `(B, T_m, d_m)` padded to the most slots, the mask of their slots, and presence `(B, 3)`."""
 
     features: Mapping[Modality, Tensor]
     valid: Mapping[Modality, Tensor]
@@ -135,7 +133,7 @@ class NaivePort(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: NaiveBatch) -> NaiveAnswer:
-        """Everything for everyone, then the gate's choice."""
+        """Compute the whole graph, then the decision of the gate."""
         present = batch.present
         common = {m: self._encode(m, batch.features[m], batch.valid[m]) for m in MODALITIES}
         sequences, slots = self._fill(common, batch.valid, present)
@@ -225,7 +223,7 @@ class NaivePort(nn.Module):
     def _gate(
         self, votes: Mapping[tuple[str, str], Tensor], transformer: Tensor, ensemble: Tensor, present: Tensor
     ) -> NaiveAnswer:
-        """Eq. 13, for each utterance: the ensemble where the full vote and the available one disagree."""
+        """Apply Eq. 13: the ensemble where the full vote and the available one disagree."""
         every = torch.stack([votes["transformer", s.name].softmax(-1) for s in SUBSETS], dim=1)  # (B, 7, C)
         masks = torch.tensor([s.mask() for s in SUBSETS])  # (7, 3)
         which = (present[:, None, :] == masks).all(dim=-1).int().argmax(dim=1)  # (B,)
@@ -248,3 +246,78 @@ def _leaky(a: int, b: int) -> nn.Sequential:
 
 def _pair(a: Modality, b: Modality) -> str:
     return f"{a}_{b}"
+
+
+_MODULES: Final = {
+    "branches.transformer.encoder": "encoder",
+    "branches.transformer.decoder": "decoder",
+    "branches.autoencoder.autoencoder": "autoencoder",
+    "branches.autoencoder.to_encoding": "autoencoder_encoding",
+    "branches.autoencoder.to_decoding": "autoencoder_decoding",
+    "branches.cascade.blocks": "cascade",
+    "branches.cascade.to_encoding": "cascade_encoding",
+    "encoder.common.pairs": "common",
+    "subsets.blocks": "blocks",
+    "subsets.pools": "pools",
+    "branch_weights.w": "beta",
+    "pool": "pool",
+    "classifier": "classifier",
+}
+_LAYER: Final = {
+    "attention.qkv.weight": "self_attn.in_proj_weight",
+    "attention.qkv.bias": "self_attn.in_proj_bias",
+    "attention.out": "self_attn.out_proj",
+    "attention.norm": "norm1",
+    "feedforward.layers.0": "linear1",
+    "feedforward.layers.3": "linear2",
+    "feedforward.norm": "norm2",
+}
+_ATTENTION: Final = {"qkv.weight": "in_proj_weight", "qkv.bias": "in_proj_bias", "out": "out_proj"}
+_TRAINING_ONLY: Final = ("modality_pools.", "modality_heads.")
+
+
+def naive_port(network: EMMR) -> NaivePort:
+    """Return the port with the weights of a network, in eval mode.
+
+    Raises:
+        RuntimeError: a weight of either has no counterpart.
+    """
+    port = NaivePort(network.config)
+    port.load_state_dict(dict(_renamed(network)))
+    return port.eval().requires_grad_(requires_grad=False)
+
+
+def _renamed(network: EMMR) -> Iterator[tuple[str, Tensor]]:
+    for name, value in network.state_dict().items():
+        if not name.startswith(_TRAINING_ONLY):
+            yield _rename(name), value
+
+
+def _rename(name: str) -> str:
+    if name.startswith("encoder.modalities."):
+        modality, _, rest = name.removeprefix("encoder.modalities.").partition(".")
+        if rest.startswith("attention.norm"):
+            return f"norm.{modality}{rest.removeprefix('attention.norm')}"
+        if rest == "position":
+            return f"place.{modality}"
+        part, _, rest = rest.partition(".")
+        return f"{part}.{modality}.{_replace_prefix(rest, _ATTENTION)}"
+    if name.startswith("encoder.missing."):
+        modality, _, rest = name.removeprefix("encoder.missing.").partition(".")
+        part, dot, rest = rest.partition(".")
+        return f"{part}.{modality}{dot}{rest}"
+    if name.startswith("subsets.heads."):
+        branch, subset, rest = name.removeprefix("subsets.heads.").split(".")
+        return f"heads.{branch} {subset}.{rest}"
+    name = _replace_prefix(name, _MODULES)
+    for ours, theirs in (*_LAYER.items(), (".encoder.", ".down."), (".decoder.", ".up.")):
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _replace_prefix(name: str, table: dict[str, str]) -> str:
+    """Replace the first prefix of the table that the name has."""
+    for prefix, other in table.items():
+        if name == prefix or name.startswith(f"{prefix}."):
+            return other + name.removeprefix(prefix)
+    return name

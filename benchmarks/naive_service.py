@@ -1,10 +1,6 @@
-"""The service as one writes it in an afternoon: the peer of `benchmarks.service`.
+"""A plain FastAPI handler with the shipped weights: a peer of `benchmarks.service` (`--port N`).
 
-For: `python -m benchmarks.naive_service --port N`. A plain FastAPI handler: librosa's functions as its documentation
-shows them (where the weights take acoustic features), pandas for the CSV, the text encoder through transformers, and
-`benchmarks.naive` as the network; one process, a `def` handler that FastAPI runs on its threads, the shipped weights,
-the same answer.
-Does not know: limits, batching, what may be wrong with an upload.
+librosa and pandas as their documentation shows them, transformers for text, `benchmarks.naive` as the network.
 """
 
 import argparse
@@ -20,10 +16,9 @@ from fastapi import FastAPI, File, Form, UploadFile
 from transformers import AutoModel, AutoTokenizer
 
 from app.settings import DEFAULT_WEIGHTS
-from benchmarks.naive import pad
-from benchmarks.naive_weights import naive_port
+from benchmarks.naive import naive_port, pad
 from model.checkpoint import load_checkpoint
-from model.features.audio.raw_features import raw_audio_features
+from model.features.audio.raw_features import extract_voice
 from model.features.normalization import reduce_to_slots
 from model.features.text.encoder import packaged_folder
 from model.features.visual.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
@@ -42,26 +37,26 @@ class Naive:
         source = str(packaged_folder()) if packaged else self.config.text.encoder
         self.tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=packaged)
         self.encoder = AutoModel.from_pretrained(source, local_files_only=packaged).eval()
-        self.encoder.load_state_dict(checkpoint.text_encoder.model.state_dict())  # the adapters are merged in there
+        self.encoder.load_state_dict(checkpoint.text_encoder.model.state_dict())  # with merged adapters
 
     def text(self, sentence: str) -> FloatArray:
-        """`(T, d)`."""
+        """Return `(T, d)` features."""
         tokens = self.tokenizer(sentence, truncation=True, max_length=self.config.text.max_tokens, return_tensors="pt")
         with torch.no_grad():
             return np.asarray(self.encoder(**tokens).last_hidden_state[0].numpy())
 
     def audio(self, file: Any) -> FloatArray:
-        """`(T, d)`."""
+        """Return `(T, d)` features."""
         y, rate = librosa.load(file, sr=16_000, mono=True)
         audio = self.config.audio
-        if audio.encoder != "acoustic":  # the packaged weights are in no format that transformers reads
-            return raw_audio_features(
+        if audio.encoder != "acoustic":  # transformers cannot read the packaged weights
+            return extract_voice(
                 np.asarray(y, dtype=np.float32),
                 dynamics=audio.dynamics,
                 silence_dbfs=audio.silence_dbfs,
                 conditioned=audio.conditioned,
                 encoder=audio.encoder,
-            )
+            ).features
         zcr = librosa.feature.zero_crossing_rate(y, frame_length=512, hop_length=512)
         mfcc = librosa.feature.mfcc(y=y, sr=rate, n_mfcc=20, hop_length=512)
         chroma = librosa.feature.chroma_cqt(y=librosa.effects.harmonic(y), sr=rate, hop_length=512, bins_per_octave=12)
@@ -73,7 +68,7 @@ class Naive:
         return np.asarray(features, dtype=np.float32)
 
     def visual(self, file: Any) -> FloatArray:
-        """`(T, d)`."""
+        """Return `(T, d)` features."""
         table = pd.read_csv(file)
         table.columns = table.columns.str.strip()
         table = table[(table["success"] == 1) & (table["confidence"] >= self.config.visual.min_confidence)]
@@ -86,7 +81,7 @@ class Naive:
         return values
 
     def answer(self, raw: dict[Modality, FloatArray]) -> dict[str, object]:
-        """Normalise, pad, run."""
+        """Normalise, pad and run the network."""
         features = {}
         for modality, array in raw.items():
             known, slots = self.statistics.get(modality), self.config.slots
@@ -102,7 +97,7 @@ class Naive:
 
 
 def create_app(naive: Naive) -> FastAPI:
-    """The application."""
+    """Return the application."""
     app = FastAPI()
 
     @app.get("/health")
@@ -128,7 +123,7 @@ def create_app(naive: Naive) -> FastAPI:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)

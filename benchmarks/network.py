@@ -1,17 +1,12 @@
-"""EMMR's network at the published size: what an answer needs, beside the whole graph for everyone.
+"""The network at the published size: the sparse path beside `benchmarks.naive`, on the same weights.
 
-For: `python -m benchmarks.network --json FILE`. Batches of 1 and 32, complete, one and two modalities missing, from
-feature arrays to decisions, collation included; ours (`model.network.inference.sparse`) beside `benchmarks.naive` on the same
-weights, in the same rounds, and how far their answers lie apart.
-Does not know: how features are made, the service.
-
-Weights and features are random: what is computed depends on them in one way alone, whether the check finds a missing
-modality to be key. Both outcomes are therefore timed apart, by weights whose votes agree and by weights whose votes
-never do, and put together in the share in which the shipped weights' test items are found inconsistent.
-
-Every utterance has as many slots as there may be, where padding to the maximum costs the port nothing; a second set of
-figures has lengths drawn evenly from a fifth of that upwards.
+Batches of 1 and 32; complete, one and two modalities missing; from feature arrays to decisions, collation included.
 """
+
+# Weights and features are random. The time depends on them only through the gate: whether a missing modality is found
+# to be key. Both outcomes are therefore timed, with weights whose votes always or never agree, and combined in the
+# share in which the test items of the shipped weights are found inconsistent. All utterances have the most slots,
+# where padding costs the port nothing; a second set of figures has lengths drawn from a fifth of that upwards.
 
 import copy
 import json
@@ -25,8 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, ratio_of, time_rounds
-from benchmarks.naive import NaiveAnswer, NaivePort, pad
-from benchmarks.naive_weights import naive_port
+from benchmarks.naive import NaiveAnswer, NaivePort, naive_port, pad
 from model.config import ModelConfig
 from model.modality import MODALITIES, SUBSETS, ModalitySet, Utterance
 from model.network.batch import collate
@@ -39,34 +33,34 @@ RESULTS: Final = Path(__file__).resolve().parent.parent / "weights" / "default" 
 CASES: Final = {0: "complete", 1: "one_missing", 2: "two_missing"}
 GOALS: Final = {"complete": 6.0, "one_missing": 3.0}
 TOLERANCE: Final = 1e-4
-COMPARED: Final = 8  # utterances of each batch whose answers are held against the port's
-OPINION: Final = 2.0  # logits added to what the heads are to agree or to disagree on
+COMPARED: Final = 8  # utterances of each batch whose answers are compared with the port's
+OPINION: Final = 2.0  # logits added to the class that the heads agree or disagree on
 
 
 @dataclass(frozen=True, slots=True)
 class Contestants:
-    """The same weights twice."""
+    """Both implementations with the same weights."""
 
     ours: FusedNetwork
     naive: NaivePort
 
     @classmethod
     def build(cls, network: EMMR) -> "Contestants":
-        """Prepare both."""
+        """Build both from a network."""
         return cls(FusedNetwork(network), naive_port(network))
 
     def decide(self, utterances: Sequence[Utterance]) -> list[Decision]:
-        """Ours."""
+        """Run the sparse path."""
         return decide(self.ours, collate(utterances, self.ours.network.config))
 
     def answer(self, utterances: Sequence[Utterance]) -> NaiveAnswer:
-        """The port's."""
+        """Run the port."""
         answer: NaiveAnswer = self.naive(pad(utterances, self.naive.config))
         return answer
 
 
-def opinionated(network: EMMR, *, agreeing: bool) -> EMMR:
-    """A copy whose full vote always, or never, names the class that every other vote names."""
+def with_votes(network: EMMR, *, agreeing: bool) -> EMMR:
+    """Return a copy whose full vote always, or never, is the class of every other vote."""
     changed = copy.deepcopy(network)
     with torch.no_grad():
         for name, head in changed.subsets.heads["transformer"].named_children():
@@ -78,7 +72,7 @@ def opinionated(network: EMMR, *, agreeing: bool) -> EMMR:
 def utterances(
     config: ModelConfig, presences: Sequence[ModalitySet], rng: np.random.Generator, shortest: float = 1.0
 ) -> list[Utterance]:
-    """Random features of each presence; lengths from `shortest` of the slots up to all of them."""
+    """Return random features of each presence; lengths from `shortest` of the slots up to all of them."""
 
     def slots(most: int) -> int:
         return int(rng.integers(max(1, round(shortest * most)), most + 1))
@@ -94,8 +88,8 @@ def utterances(
     ]
 
 
-def furthest(decisions: Sequence[Decision], answer: NaiveAnswer) -> float:
-    """The largest difference of any probability, or infinity where one took the ensemble and the other did not."""
+def largest_difference(decisions: Sequence[Decision], answer: NaiveAnswer) -> float:
+    """Return the largest difference of a probability; infinity where only one of both used the ensemble."""
     if [d.ensemble_used for d in decisions] != answer.ensemble_used.tolist():
         return float("inf")
     ours = torch.tensor([[d.probabilities, d.full, d.available] for d in decisions])  # (B, 3, C)
@@ -104,7 +98,7 @@ def furthest(decisions: Sequence[Decision], answer: NaiveAnswer) -> float:
 
 
 def inconsistent_share(results: Path = RESULTS) -> float:
-    """The share of incomplete test items whose missing modality the shipped weights find to be key."""
+    """Return the share of incomplete test items whose missing modality the shipped weights find to be key."""
     return float(
         json.loads(results.read_text(encoding="utf-8"))["test"]["composite2 test"]["gate"]["gates"]["rule"]["share"]
     )
@@ -113,10 +107,10 @@ def inconsistent_share(results: Path = RESULTS) -> float:
 def measure(
     config: ModelConfig, sizes: Sequence[int], rounds: int, share: float, shortest: float = 1.0
 ) -> tuple[dict[str, float], dict[str, float], float]:
-    """Medians in ms for each batch, ratios, and the largest difference of any probability."""
+    """Return medians in ms for each batch, ratios, and the largest difference of a probability."""
     torch.manual_seed(0)
     network = EMMR(config).eval()
-    agree, differ = (Contestants.build(opinionated(network, agreeing=a)) for a in (True, False))
+    agree, differ = (Contestants.build(with_votes(network, agreeing=a)) for a in (True, False))
     rng = np.random.default_rng(0)
     medians: dict[str, float] = {}
     ratios: dict[str, float] = {}
@@ -130,7 +124,7 @@ def measure(
             batches = [[item] for item in items] if size == 1 else [items]
             checked = items[:COMPARED]
             for side in (agree, differ):
-                apart = max(apart, furthest(side.decide(checked), side.answer(checked)))
+                apart = max(apart, largest_difference(side.decide(checked), side.answer(checked)))
             key = f"{case}_{size}"
             runs = {
                 "naive": lambda b=batches: [agree.answer(x) for x in b],
@@ -152,26 +146,26 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Run the command."""
     parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="batches of 1 and 4, one round")
     options = parser.parse_args(argv)
     sizes, rounds = ((1, 4), 1) if options.quick else ((1, 32), options.rounds)
     report = Report("network", machine_line())
     share = inconsistent_share()
-    config, furthest_apart = ModelConfig.paper(), 0.0
+    config, largest = ModelConfig.paper(), 0.0
     for prefix, shortest, times in (("", 1.0, rounds), ("drawn_lengths_", 0.2, rounds // 2 + 1)):
         medians, ratios, apart = measure(config, sizes, times, share, shortest)
         report.medians.update({prefix + name: value for name, value in medians.items()})
         report.ratios.update({prefix + name: value for name, value in ratios.items()})
         report.facts[f"{prefix}largest_difference"] = apart
-        furthest_apart = max(furthest_apart, apart)
+        largest = max(largest, apart)
     for case, goal in GOALS.items():
         for size in sizes:
             report.facts[f"{case}_{size}_goal_{goal:g}_met"] = report.ratios[f"{case}_{size}"] >= goal
     report.facts.update(
         {
-            "equal_within_1e-4": furthest_apart <= TOLERANCE,
+            "equal_within_1e-4": largest <= TOLERANCE,
             "inconsistent_share": share,
             "rounds": rounds,
             "threads": torch.get_num_threads(),

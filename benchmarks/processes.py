@@ -1,8 +1,4 @@
-"""Services as processes of their own: start one, wait until it answers, weigh it, end it.
-
-For: `benchmarks.service` and `benchmarks.startup`.
-Does not know: what they answer.
-"""
+"""Services as child processes: start, wait for readiness, measure memory, stop."""
 
 import socket
 import subprocess
@@ -23,11 +19,11 @@ OURS: Final = ("-c", "from app.cli import main; main()", "serve", "--log-level",
 
 
 class Service:
-    """A running one.
+    """A running service; created by `service`.
 
     Args:
-        process: the outermost.
-        port: where it listens.
+        process: the outermost process.
+        port: that it listens on.
         started: when it was started, on the `time.perf_counter` clock.
     """
 
@@ -36,10 +32,10 @@ class Service:
         self.seconds_to_ready = float("nan")
 
     def await_ready(self, path: str) -> None:
-        """Wait until `path` answers 200.
+        """Wait until `path` is 200.
 
         Raises:
-            RuntimeError: it ends instead, or does not come up in time.
+            RuntimeError: the process ends, or is not ready in time.
         """
         while time.perf_counter() - self.started < START_SECONDS:
             if self.process.poll() is not None:
@@ -48,51 +44,49 @@ class Service:
                 self.seconds_to_ready = time.perf_counter() - self.started
                 return
             time.sleep(0.02)
-        raise RuntimeError("the service does not come up")
+        raise RuntimeError("the service did not become ready")
 
     def memory_mib(self) -> float:
-        """Resident memory of it and all its descendants; what they share counts once (proportional set size)."""
-        everyone = [psutil.Process(self.process.pid)]
-        everyone += everyone[0].children(recursive=True)
-        return sum(float(p.memory_full_info().pss) for p in everyone) / 2**20
+        """Return the memory of the process and its descendants; shared pages count once (proportional set size)."""
+        return sum(float(process.memory_full_info().pss) for process in self._tree()) / 2**20
 
     def resident_mib(self) -> float:
-        """The sum of their resident sets, what they share counted each time."""
-        everyone = [psutil.Process(self.process.pid)]
-        everyone += everyone[0].children(recursive=True)
-        return sum(float(p.memory_info().rss) for p in everyone) / 2**20
+        """Return the sum of the resident sets of the process and its descendants."""
+        return sum(float(process.memory_info().rss) for process in self._tree()) / 2**20
+
+    def _tree(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
 
     def stop(self) -> None:
-        """End it and whatever it started."""
+        """End the process and its descendants."""
         try:
-            everyone = psutil.Process(self.process.pid).children(recursive=True)
+            descendants = self._tree()[1:]
         except psutil.NoSuchProcess:
-            everyone = []
+            descendants = []
         self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        for child in everyone:
+        for child in descendants:
             if child.is_running():
                 child.kill()
 
 
 @contextmanager
 def service(command: Sequence[str], ready: str) -> Iterator[Service]:
-    """Run `python <command> --port N` from the repository's root, and wait until its path `ready` answers.
+    """Run `python <command> --port N` from the repository's root, and wait until the path `ready` is 200.
 
     Raises:
-        RuntimeError: it does not come up.
+        RuntimeError: the service does not become ready.
     """
-    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = int(unused.getsockname()[1])
     started = time.perf_counter()
-    running = Service(
-        subprocess.Popen([sys.executable, *command, "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL),
-        port,
-        started,
-    )
+    process = subprocess.Popen([sys.executable, *command, "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    running = Service(process, port, started)
     try:
         running.await_ready(ready)
         yield running
@@ -101,16 +95,10 @@ def service(command: Sequence[str], ready: str) -> Iterator[Service]:
 
 
 def status(port: int, path: str) -> int:
-    """The status of a GET, 0 where nobody answers."""
+    """Return the status of a GET; 0 where there is no response."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
         try:
             connection.request("GET", path)
             return connection.getresponse().status
         except (OSError, HTTPException):
             return 0
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])

@@ -1,21 +1,15 @@
-"""The service under load, beside what people would use instead.
+"""The service under load, beside a plain FastAPI handler, LitServe, and the predictor without a service.
 
-For: `python -m benchmarks.service --json FILE`. Requests arrive at a constant rate; a rate is sustained while every one
-is answered and the 99th percentile stays within 500 ms, counted from when each was due. Peers in the same run, with the
-same weights: a plain FastAPI handler (`benchmarks.naive_service`), our predictor behind LitServe
-(`benchmarks.litserve_service`), and our predictor in a loop with perfect batches and no service at all
-(`benchmarks.in_process`). Every request is a different one.
-Does not know: how any of them answers. Services run one at a time; the load comes from this process, on the same
-processors.
+A rate is sustained where every request gets a 200 and the 99th percentile of latency is within `LIMIT_MS`.
 """
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -24,16 +18,19 @@ import uvloop
 
 from benchmarks.bodies import Bodies
 from benchmarks.harness import Report, arguments, finish, machine_line
-from benchmarks.load import LIMIT_MS, Client, Trial, offer, parsed, saturate
 from benchmarks.processes import OURS, ROOT, service
 from model.modality import COMPLETE, SUBSETS, Modality, ModalitySet
+from tools.load.client import Client, Request
+from tools.load.generator import capacity, constant, open_loop, percentile
 
 TEXT: Final = ModalitySet.of(Modality.TEXT)
 COMPARED: Final = (COMPLETE, TEXT)
-CONCURRENCY: Final = 8  # of the clients whose throughput says where to look for the limit
+PATIENCE: Final = 5.0  # seconds to wait, after the last request was due, for responses
+LIMIT_MS: Final = 500.0  # of the 99th percentile, for a rate to count as sustained
+CONCURRENCY: Final = 8  # requests in flight when the throughput is measured that bounds the rates
 LOWEST: Final = 0.25  # of that throughput: the first rate offered
 HIGHEST: Final = 1.15
-TOGETHER: Final = 16  # requests asked at once, to be batched
+TOGETHER: Final = 16  # requests sent at once, to be batched
 TOLERANCE: Final = 1e-4
 GOALS: Final = {
     "trimodal_goodput_vs_naive": 4.0,
@@ -45,7 +42,7 @@ GOALS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A service to measure: how to start it, and the path that says it is ready."""
+    """A service to measure: its command, the path that is 200 once it is ready, and the subsets to measure."""
 
     command: tuple[str, ...]
     ready: str
@@ -59,15 +56,39 @@ PEERS: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The responses at one rate.
+
+    Args:
+        rate: offered, requests a second.
+        answered: 200s a second.
+        p50, p95, p99: milliseconds from when a request was due to its last byte; infinite for one without a 200.
+        failed: requests without a 200.
+    """
+
+    rate: float
+    answered: float
+    p50: float
+    p95: float
+    p99: float
+    failed: int
+
+    @property
+    def sustained(self) -> bool:
+        """Whether the service keeps up with this rate."""
+        return not self.failed and self.p99 <= LIMIT_MS
+
+
 @dataclass(slots=True)
 class Measured:
-    """What was seen of one service.
+    """The figures of one service.
 
     Args:
         trials: of each subset, by rate.
-        most: answers a second of each subset when clients do not hold back.
+        most: responses a second of each subset in a closed loop.
         answers: to the same requests, for comparison.
-        apart: how far batched answers are from unbatched ones.
+        apart: the largest difference between batched and unbatched answers.
     """
 
     trials: dict[ModalitySet, list[Trial]] = field(default_factory=dict)
@@ -76,24 +97,24 @@ class Measured:
     apart: float = 0.0
 
     def goodput(self, subset: ModalitySet) -> float:
-        """The highest sustained rate; 0 where none was."""
+        """Return the highest sustained rate; 0 where none was."""
         return max((t.rate for t in self.trials[subset] if t.sustained), default=0.0)
 
 
 async def measure(port: int, subsets: Sequence[ModalitySet], seconds: float, steps: int) -> Measured:
-    """Load one service."""
+    """Measure one service."""
     client, bodies, measured = Client(port), Bodies(), Measured()
     try:
         measured.answers, measured.apart = await _compare(client)
         for subset in subsets:
             thorough = subset in COMPARED
-            make = partial(bodies.request, subset)
-            await saturate(client, seconds / 4, CONCURRENCY, make)  # warm
-            most = measured.most[subset] = await saturate(client, seconds / 2, CONCURRENCY, make)
+            requests = bodies.requests(subset)
+            most = await capacity(client, requests, seconds / 2, warm_up=seconds / 4, workers=CONCURRENCY)
+            measured.most[subset] = most
             trials = measured.trials[subset] = []
             low, high, at = 0.0, HIGHEST, LOWEST if thorough else 0.5
             for _ in range(steps if thorough else 2):
-                trial = await offer(client, at * most, seconds, make)
+                trial = await offer(client, requests, at * most, seconds)
                 trials.append(trial)
                 low, high = (at, high) if trial.sustained else (low, at)
                 at = (low + high) / 2
@@ -103,31 +124,41 @@ async def measure(port: int, subsets: Sequence[ModalitySet], seconds: float, ste
     return measured
 
 
+async def offer(client: Client, requests: Iterator[Request], rate: float, seconds: float) -> Trial:
+    """Send requests at a constant rate."""
+    found = await open_loop(client, requests, constant(rate, seconds), patience=PATIENCE)
+    latencies = [one.latency if one.correct else math.inf for one in found]
+    good = sum(map(math.isfinite, latencies))
+    duration = max(seconds, *(one.at + one.response.seconds for one in found))
+    p50, p95, p99 = (1e3 * percentile(latencies, share) for share in (0.5, 0.95, 0.99))
+    return Trial(rate, good / duration, p50, p95, p99, len(found) - good)
+
+
 async def _compare(client: Client) -> tuple[list[dict[str, float]], float]:
-    """Answers to the same requests alone, and how far from them those asked all at once are."""
+    """Return the answers to requests sent one by one, and their largest difference to those sent all at once."""
     bodies = Bodies()
     requests = [bodies.request(SUBSETS[i % len(SUBSETS)]) for i in range(TOGETHER)]
-    alone = [parsed(await client.ask(request))["probabilities"] for request in requests]
-    together = await asyncio.gather(*(client.ask(request) for request in requests))
-    batched = [parsed(answer)["probabilities"] for answer in together]
+    alone = [(await client.send(request)).json()["probabilities"] for request in requests]
+    together = await asyncio.gather(*map(client.send, requests))
+    batched = [response.json()["probabilities"] for response in together]
     return alone, max(map(difference, alone, batched))
 
 
 def difference(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    """The largest difference of any class's probability."""
+    """Return the largest difference of a class's probability."""
     return max(abs(one[name] - other[name]) for name in one)
 
 
 def in_process(subsets: Sequence[ModalitySet], seconds: float) -> dict[str, float]:
-    """Answers a second of our predictor without a service."""
+    """Return subset → decisions a second of our predictor without a service."""
     command = [sys.executable, "-m", "benchmarks.in_process", "--seconds", str(seconds), *(s.name for s in subsets)]
-    said = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
-    found: dict[str, float] = json.loads(said.stdout)
+    completed = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    found: dict[str, float] = json.loads(completed.stdout)
     return found
 
 
 def run(seconds: float, steps: int, peers: Mapping[str, Peer]) -> tuple[Report, dict[str, Any]]:
-    """Measure every peer, and what the figures say; the curves of latency against rate come beside the report."""
+    """Measure every peer; returns the report, and the curves of latency against rate."""
     report, measured = Report("service", machine_line()), dict[str, Measured]()
     for name, peer in peers.items():
         with service(peer.command, peer.ready) as running:
@@ -161,20 +192,14 @@ def run(seconds: float, steps: int, peers: Mapping[str, Peer]) -> tuple[Report, 
         if name in report.ratios:
             report.facts[f"{name}_goal_{goal:g}_met"] = report.ratios[name] >= goal
     curves = {
-        name: {
-            subset.name: [
-                {"rate": t.rate, "answered": t.answered, "p50": t.p50, "p95": t.p95, "p99": t.p99, "failed": t.failed}
-                for t in trials
-            ]
-            for subset, trials in m.trials.items()
-        }
+        name: {subset.name: [asdict(trial) for trial in trials] for subset, trials in m.trials.items()}
         for name, m in measured.items()
     }
     return report, curves
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Run the command."""
     parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="a second or two a rate, few rates")
     parser.add_argument("--peers", default=",".join(PEERS), help="which to measure (default: all); ours is always")

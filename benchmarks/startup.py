@@ -1,9 +1,6 @@
-"""From start to ready, and what the service weighs: idle, and after a thousand requests.
+"""The time from start to ready, and the memory of the service: idle, and after a thousand requests.
 
-For: `python -m benchmarks.startup --json FILE`. Time runs from the start of the process until `/health/ready` answers
-200, warm-up and all; memory is that of the service and its decoding processes together.
-Does not know: what takes the time; the cost of importing the heaviest packages, each in a process of its own, stands
-beside it.
+Time runs until `/health/ready` is 200; memory is that of the service and its decoder processes.
 """
 
 import asyncio
@@ -19,16 +16,16 @@ import uvloop
 
 from benchmarks.bodies import Bodies
 from benchmarks.harness import Report, arguments, finish, machine_line
-from benchmarks.load import Client, parsed
 from benchmarks.processes import OURS, ROOT, service
 from model.modality import SUBSETS
+from tools.load.client import Client
 
 READY_GOAL: Final = 8.0  # seconds
 IDLE_GOAL: Final = 900.0  # MiB
 GROWTH_GOAL: Final = 1.10
 REQUESTS: Final = 1000
 CONCURRENCY: Final = 8
-SETTLE: Final = 2.0  # seconds before weighing
+SETTLE: Final = 2.0  # seconds before memory is read
 IMPORTS: Final = (
     "numpy",
     "torch",
@@ -38,7 +35,7 @@ IMPORTS: Final = (
     "model.pipeline",
     "app.server",
 )
-_WEIGH: Final = """
+_IMPORT: Final = """
 import json, sys, time
 from importlib import import_module
 def resident():
@@ -50,32 +47,32 @@ print(json.dumps([time.perf_counter() - began, resident() - before]))
 """
 
 
-async def ask_many(port: int, amount: int) -> None:
-    """So many requests of every subset in turn, a few at a time.
+async def send_many(port: int, amount: int) -> None:
+    """Send `amount` requests of every subset in turn, `CONCURRENCY` at a time.
 
     Raises:
-        RuntimeError: one is not answered with a 200.
+        RuntimeError: a response is not a 200.
     """
     client, bodies = Client(port), Bodies()
     numbers = iter(range(amount))
 
-    async def ask_on() -> None:
+    async def worker() -> None:
         for number in numbers:
-            parsed(await client.ask(bodies.request(SUBSETS[number % len(SUBSETS)])))
+            (await client.send(bodies.request(SUBSETS[number % len(SUBSETS)]))).json()
 
-    await asyncio.gather(*(ask_on() for _ in range(CONCURRENCY)))
+    await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
     client.close()
 
 
 def import_cost(module: str) -> tuple[float, float]:
-    """Seconds and MiB that importing a module takes in a fresh process."""
-    said = subprocess.run([sys.executable, "-c", _WEIGH, module], cwd=ROOT, check=True, stdout=subprocess.PIPE)
-    seconds, mib = json.loads(said.stdout)
+    """Return the seconds and MiB that importing a module takes in a new process."""
+    completed = subprocess.run([sys.executable, "-c", _IMPORT, module], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    seconds, mib = json.loads(completed.stdout)
     return float(seconds), float(mib)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Run the command."""
     parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="one start, 70 requests")
     options = parser.parse_args(argv)
@@ -89,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             time.sleep(SETTLE)
             idle, idle_own = running.resident_mib(), running.memory_mib()
-            uvloop.run(ask_many(running.port, requests))
+            uvloop.run(send_many(running.port, requests))
             time.sleep(SETTLE)
             after, after_own = running.resident_mib(), running.memory_mib()
             report.medians.update(

@@ -1,10 +1,6 @@
-"""Steps of training: the default recipe's, the paper's size, and what caching and sorting by length save.
+"""Training steps of the default recipe and of the paper's size, and the gain of caching and of sorting by length.
 
-For: `python -m benchmarks.training --json FILE [--device cuda]`. The minutes for the shipped weights are steps counted
-times steps timed; `python -m model.training.weights` says how long it really took.
-Does not know: corpora. Features are random numbers of real shapes: a step takes as long on them.
-
-Shapes: B utterances of a batch.
+Features are random, of real shapes; the minutes for the shipped weights are counted steps times timed steps.
 """
 
 import time
@@ -20,29 +16,30 @@ import torch.nn.functional as F
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, ratio_of, time_rounds
 from model.checkpoint import load_checkpoint
 from model.config import ModelConfig
-from model.features.audio.acoustic import SAMPLE_RATE, acoustic_features
+from model.features.audio import SAMPLE_RATE
+from model.features.audio.acoustic import acoustic_features
 from model.modality import MODALITIES, Modality
 from model.network.emmr import EMMR
 from model.network.guidance import GuidanceNetwork
 from model.network.losses import SoftTargets, total_loss
-from model.training.batches import BatchSource, TrainingBatch, to_device
-from model.training.datasets.base import ActionUnitMeansSource, Example, SoundSource, Source, TextSource
-from model.training.optimisation import build_optimiser
+from model.training.batches import BatchSource, TrainingBatch
+from model.training.datasets.base import ActionUnitMeansSource, Example, FixedCorpus, SoundSource, Source, TextSource
 from model.training.pretraining import PretrainingTask, single_modality_examples
 from model.training.settings import Recipe, TrainingSettings
 from model.training.teacher import fit_teacher
+from model.training.trainer import build_optimiser
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SENTENCE_TOKENS: Final = (4, 30)  # from a short to a long sentence of the composite corpus
 UTTERANCES: Final = 12_104  # training rows of the composite corpus
 CLIPS: Final = 1_664  # its voices and faces, each a row of pretraining
 SEEDS: Final = 5
-TAUGHT: Final = 48  # rows the teacher is fitted to
+TEACHER_ROWS: Final = 48  # rows that the teacher is fitted to
 GOAL_MINUTES: Final = 25.0
 
 
 class Training:
-    """Steps of one config on random utterances, from labels or from a teacher."""
+    """Steps of one config on random utterances, with labels or a teacher's soft targets."""
 
     def __init__(
         self, config: ModelConfig, settings: TrainingSettings, rows: int, device: torch.device, *, taught: bool = False
@@ -66,9 +63,9 @@ class Training:
             own = dict.fromkeys(MODALITIES, label)
             self.examples.append(Example(str(number), label, sources, modality_labels=own))
         self.teacher = None
-        if taught:  # by experts of random numbers, which answer in the same time
-            known = self.examples[:TAUGHT]
-            self.teacher = fit_teacher(known, known, features, config, variants=0)
+        if taught:  # fitted to random features; its time does not depend on them
+            known = self.examples[:TEACHER_ROWS]
+            self.teacher = fit_teacher(FixedCorpus({"train": known, "val": known}), features, config, variants=0)
             assert self.teacher is not None
             self.teacher.to(device)
         self.source = BatchSource(config, settings, features, 0, taught=taught)
@@ -80,35 +77,35 @@ class Training:
         self.guidance_optimiser = build_optimiser(self.guidance, settings, encoder_rate=settings.encoder_rate)
 
     def batches(self, count: int, *, clips: bool = False) -> list[TrainingBatch]:
-        """The first batches of an epoch, of utterances or of single clips, on the device."""
+        """Return the first batches of an epoch, of utterances or of single clips, on the device."""
         epoch = self.source.epoch(self.clips if clips else self.examples, 0)
-        return [to_device(item, self.device) for item in islice(epoch, count)]
+        return [item.to(self.device) for item in islice(epoch, count)]
 
     def step(self, item: TrainingBatch) -> None:
-        """One step of the network, as the trainer takes it."""
-        lesson = self._lesson(item)
+        """Run one step of the network, as the trainer does."""
+        soft_targets = self._soft_targets(item)
         with self._precision():
             guided, output = self.guidance.guide(item.batch), self.network(item.batch)
-            loss, _ = total_loss(output, item.targets, item.batch.held, guided, self.settings.losses, lesson)
+            loss, _ = total_loss(output, item.targets, item.batch.held, guided, self.settings.losses, soft_targets)
         self._update(self.optimiser, loss)
 
     def guidance_step(self, item: TrainingBatch) -> None:
-        """One of the guidance network."""
+        """Run one step of the guidance network."""
         with self._precision():
             logits = self.guidance(item.batch)
-        lesson = self._lesson(item)
-        wanted = item.targets.labels if lesson is None else lesson.answer
-        loss = F.cross_entropy(logits.float(), wanted, item.targets.class_weights)
+        soft_targets = self._soft_targets(item)
+        labels = item.targets.labels if soft_targets is None else soft_targets.answer
+        loss = F.cross_entropy(logits.float(), labels, item.targets.class_weights)
         self._update(self.guidance_optimiser, loss)
 
     def pretraining_step(self, item: TrainingBatch) -> None:
-        """One of the encoders."""
-        lesson = self._lesson(item)
+        """Run one pretraining step of the encoders."""
+        soft_targets = self._soft_targets(item)
         with self._precision():
-            loss = self.pretraining(item, lesson)
+            loss = self.pretraining(item, soft_targets)
         self._update(self.optimiser, loss)
 
-    def _lesson(self, item: TrainingBatch) -> SoftTargets | None:
+    def _soft_targets(self, item: TrainingBatch) -> SoftTargets | None:
         return None if self.teacher is None else self.teacher(item.batch)
 
     def _precision(self) -> torch.autocast:
@@ -121,7 +118,7 @@ class Training:
         optimiser.step()
 
     def run(self, items: Sequence[TrainingBatch], step: Callable[[TrainingBatch], None]) -> Callable[[], None]:
-        """Steps over batches, and the wait for the last of them."""
+        """Return a function that runs the steps and waits for the device."""
 
         def steps() -> None:
             for item in items:
@@ -133,7 +130,7 @@ class Training:
 
 
 def default_recipe(report: Report, rounds: int, count: int, device: torch.device) -> None:
-    """Steps of the default recipe, random order beside sorted by length, and the minutes for the shipped weights."""
+    """Time steps of the default recipe, in random order and sorted by length, and compute the minutes of a training."""
     recipe = Recipe.default()
     plain = Training(recipe.model, recipe.training, recipe.training.batch_size * count, device, taught=True)
     bucketed = Training(
@@ -174,7 +171,7 @@ def default_recipe(report: Report, rounds: int, count: int, device: torch.device
 
 
 def paper_size(report: Report, rounds: int, device: torch.device) -> None:
-    """A step of the paper's size and batch; on CUDA samples a second in large batches as well."""
+    """Time a step of the paper's size and batch; on CUDA in large batches as well."""
     config = ModelConfig.paper()
     for size in (32, 256) if device.type == "cuda" else (32,):
         settings = TrainingSettings(batch_size=size)
@@ -186,7 +183,7 @@ def paper_size(report: Report, rounds: int, device: torch.device) -> None:
 
 
 def cached_features(report: Report, rounds: int) -> None:
-    """One utterance's features computed, beside read from memory as every epoch but the first does."""
+    """Time the features of one utterance computed, and read from memory as in every epoch but the first."""
     checkpoint = load_checkpoint(ROOT / "weights" / "default", torch.device("cpu"))
     rng = np.random.default_rng(0)
     waveform = (0.1 * rng.standard_normal(4 * SAMPLE_RATE)).astype(np.float32)  # as long as a clip of the corpus
@@ -204,14 +201,14 @@ def cached_features(report: Report, rounds: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Run the command."""
     parser = arguments(__doc__)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
     parser.add_argument("--quick", action="store_true", help="fewer steps, one round")
     options = parser.parse_args(argv)
     rounds, count = (1, 2) if options.quick else (options.rounds, 12)
     device = torch.device(options.device)
-    torch.set_num_threads(1)  # as seeds are trained: side by side, a thread each
+    torch.set_num_threads(1)  # seeds are trained in parallel, one thread each
     torch.manual_seed(0)
     began = time.perf_counter()
     report = Report("training", machine_line())

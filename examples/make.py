@@ -1,12 +1,9 @@
-"""Make the sample inputs beside this file: a sentence, a voice saying it and a simulated OpenFace CSV of a smile.
+"""Generate the example inputs (`make examples`): a sentence, its synthetic voice, and a simulated OpenFace CSV.
 
-For: trying the service without a recording of anybody; `make examples` runs it. The same files come out every time.
-Does not know: any corpus. The voice is eSpeak NG's; the face is a few curves and ellipses, seen by a pinhole camera.
-Source: OpenFace 2.2's output format (Baltrusaitis et al., FG 2018): columns, units and number of decimals. The action
-units of a smile are 6 and 12, and 25 as it opens (Ekman & Friesen, FACS).
-
-Shapes: T frames, N landmarks.
+OpenFace 2.2's output format: Baltrusaitis et al., FG 2018. Action units of a smile: Ekman & Friesen, FACS.
 """
+
+# The face consists of curves and ellipses, seen by a pinhole camera. Shapes: T frames, N landmarks.
 
 from pathlib import Path
 from typing import Final
@@ -24,7 +21,7 @@ FOLDER: Final = Path(__file__).parent
 SENTENCE: Final = "I did not expect to like this film, and yet I did!"
 FRAMES: Final = 60
 FRAMES_PER_SECOND: Final = 30
-FOCAL_LENGTH: Final = 500.0  # pixels, OpenFace's guess for a 640 x 480 picture
+FOCAL_LENGTH: Final = 500.0  # pixels, OpenFace's default for a 640 x 480 picture
 CENTRE: Final = (320.0, 240.0)  # pixels
 DISTANCE: Final = 600.0  # mm from camera to head
 EYES: Final = ((-32.0, -30.0), (32.0, -30.0))  # mm from the middle of the head, y down
@@ -42,7 +39,7 @@ def main() -> None:
 
 
 def openface_csv() -> str:
-    """Write the whole clip as OpenFace would: 714 columns, a space after each comma, a line a frame."""
+    """Return the clip in OpenFace's format: 714 columns, a space after each comma, a line for each frame."""
     header = ("frame", "face_id", "timestamp", "confidence", "success", *ALL_COLUMNS)
     columns = simulate_face()
     lines = [", ".join(header)]
@@ -54,7 +51,7 @@ def openface_csv() -> str:
 
 
 def decimals(column: str) -> int:
-    """How many decimals OpenFace prints of a column."""
+    """Return the number of decimals that OpenFace prints of a column."""
     if column.startswith("AU"):
         return 2
     if column.startswith(("gaze_0", "gaze_1")):
@@ -99,9 +96,9 @@ def face_landmarks(smile: Array) -> Array:
     mouth = np.concatenate([outer, inner])  # (20, 2)
     wider = np.stack([1 + 0.3 * smile, 1 + 0.2 * smile], axis=1)  # (T, 2)
     moving = (mouth - (0.0, 40.0)) * wider[:, None, :] + (0.0, 40.0)  # (T, 20, 2)
-    moving[..., 1] -= 6 * smile[:, None] * np.abs(mouth[:, 0]) / 24  # its corners rise
+    moving[..., 1] -= 6 * smile[:, None] * np.abs(mouth[:, 0]) / 24  # the corners rise
     flat = np.concatenate([np.broadcast_to(still, (smile.size, *still.shape)), moving], axis=1)  # (T, 68, 2)
-    return on_head(flat)
+    return add_depth(flat)
 
 
 def eye_landmarks() -> Array:
@@ -111,7 +108,7 @@ def eye_landmarks() -> Array:
         for eye in EYES
         for count, width, height in ((8, 6.0, 6.0), (12, 14.0, 6.0), (8, 2.5, 2.5))
     ]
-    return on_head(np.concatenate(rings)[None])
+    return add_depth(np.concatenate(rings)[None])
 
 
 def arc(
@@ -122,14 +119,14 @@ def arc(
     return np.stack([width * np.cos(angles), height * np.sin(angles)], axis=1) + middle
 
 
-def on_head(flat: Array) -> Array:
-    """Give `(T, N, 2)` points their depth on a rounded head, `(T, N, 3)`; towards the camera is negative."""
+def add_depth(flat: Array) -> Array:
+    """Add the depth on a rounded head to `(T, N, 2)` points, `(T, N, 3)`; negative is towards the camera."""
     depth = -60 * np.sqrt(np.clip(1 - (flat[..., 0] / 90) ** 2 - (flat[..., 1] / 130) ** 2, 0, 1))
     return np.concatenate([flat, depth[..., None]], axis=-1)
 
 
 def place(points: Array, rotation: Array, translation: Array) -> Array:
-    """Turn and move `(T or 1, N, 3)` points by `(T, 3)` radians and mm; `(T, N, 3)`, in front of the camera."""
+    """Turn and move `(T or 1, N, 3)` points by `(T, 3)` radians and mm; `(T, N, 3)` in camera coordinates."""
     turned = points @ rotation_matrices(rotation).transpose(0, 2, 1)  # (T, N, 3)
     return turned + translation[:, None, :]
 
@@ -146,7 +143,7 @@ def rotation_matrices(rotation: Array) -> Array:
 
 
 def gaze(rotation: Array) -> dict[str, Array]:
-    """Both eyes look where the head points, a little inwards; unit vectors, and their mean angle in radians."""
+    """Return the gaze of both eyes, slightly inwards: unit vectors, and their mean angle in radians."""
     columns: dict[str, Array] = {}
     vectors = []
     for eye, inwards in enumerate((0.05, -0.05)):
@@ -159,7 +156,7 @@ def gaze(rotation: Array) -> dict[str, Array]:
 
 
 def shape_parameters(rotation: Array, face: Array, rng: np.random.Generator) -> dict[str, Array]:
-    """Return the face model's 6 rigid parameters (scale, turn, place) and its 34 of shape, which wander a little."""
+    """Return the 6 rigid parameters of the face model (scale, rotation, translation) and 34 of shape, a random walk."""
     middle = FOCAL_LENGTH * face[..., :2].mean(axis=1) / DISTANCE + CENTRE  # (T, 2) pixels
     columns = {"p_scale": FOCAL_LENGTH / face[..., 2].mean(axis=1)}
     columns |= dict(zip(("p_rx", "p_ry", "p_rz"), rotation.T, strict=True))

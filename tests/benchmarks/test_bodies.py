@@ -1,5 +1,3 @@
-"""Requests that are real, and never twice the same."""
-
 import io
 import wave
 
@@ -12,7 +10,7 @@ from model.features.visual.openface import read_openface
 from model.modality import COMPLETE, Modality
 
 
-def test_the_voice_and_the_face_last_as_long_as_they_say() -> None:
+def test_voice_and_face_have_the_stated_length() -> None:
     bodies = Bodies()
     with wave.open(io.BytesIO(bodies.audio()), "rb") as reader:
         assert reader.getnframes() / reader.getframerate() == SECONDS
@@ -21,14 +19,14 @@ def test_the_voice_and_the_face_last_as_long_as_they_say() -> None:
 
 
 @pytest.mark.parametrize("part", ["text", "audio", "openface"])
-def test_no_part_comes_twice(part: str) -> None:
+def test_every_part_is_unique(part: str) -> None:
     bodies = Bodies()
     assert len({getattr(bodies, part)() for _ in range(20)}) == 20
 
 
-def test_the_service_understands_a_whole_request(client: TestClient) -> None:
-    head, _, body = Bodies().request(COMPLETE).partition(b"\r\n\r\n")
-    lines = [line.partition(": ")[::2] for line in head.decode().split("\r\n")[1:]]
-    answer = client.post("/predict", content=body, headers=dict(lines))
-    assert answer.status_code == 200
-    assert {answer.json()["modalities"][m]["status"] for m in Modality} == {"present"}
+def test_the_service_accepts_a_request(client: TestClient) -> None:
+    request = Bodies().request(COMPLETE)
+    headers = [line.partition(": ")[::2] for line in request.head.decode().split("\r\n")[1:-2]]
+    response = client.post("/predict", content=request.body, headers=dict(headers))
+    assert response.status_code == 200
+    assert {response.json()["modalities"][m]["status"] for m in Modality} == {"present"}

@@ -1,4 +1,4 @@
-"""The device report runs where there is no device, at tiny sizes."""
+"""The device report, on a CPU at tiny sizes."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks.device import BEGIN, END, main, table
 COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results" / "device.json"
 
 
-def test_a_report_is_written_and_its_table_put_between_the_markers(tmp_path: Path) -> None:
+def test_report_and_table_are_written(tmp_path: Path) -> None:
     document, results = tmp_path / "page.md", tmp_path / "device.json"
     document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
     main(["--device", "cpu", "--quick", "--sections", "network", "--json", str(results), "--document", str(document)])
@@ -25,20 +25,20 @@ def test_a_report_is_written_and_its_table_put_between_the_markers(tmp_path: Pat
     assert "| one utterance, step by step |" in text
 
 
-def test_a_section_that_failed_leaves_its_cells_empty() -> None:
+def test_failed_section_leaves_its_cells_empty() -> None:
     failed = {"status": 1}
     found = {"device": "a", "machine": "b", "network": failed, "served": failed, "memory": failed}
     assert "| one utterance, replayed |  |  |  |  |" in table(found)
 
 
-def test_the_committed_report_is_of_a_cuda_device() -> None:
+def test_committed_report_is_of_a_cuda_device() -> None:
     found = json.loads(COMMITTED.read_text(encoding="utf-8"))
     assert "NVIDIA" in found["device"]
     assert found["tests"]["passed"] > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_device_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([])
     assert "there is no CUDA device" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, ratio_of, time_rounds
 
 
-def test_every_contestant_runs_once_a_round_and_the_order_turns_around() -> None:
+def test_contestants_run_once_a_round_in_alternating_order() -> None:
     ran: list[str] = []
     contestants = {name: (lambda name=name: ran.append(name)) for name in "abc"}
     seconds = time_rounds(contestants, rounds=3, warmups=1)
@@ -15,14 +15,14 @@ def test_every_contestant_runs_once_a_round_and_the_order_turns_around() -> None
     assert min(min(times) for times in seconds.values()) >= 0.0
 
 
-def test_a_ratio_is_taken_within_each_round() -> None:
-    # A round on a slowed machine slows both: the ratio of medians would be 5 here.
+def test_ratios_are_taken_within_each_round() -> None:
+    # A slow round slows both: the ratio of medians would be 5 here.
     seconds = {"theirs": [2.0, 20.0, 10.0], "ours": [1.0, 10.0, 2.0]}
     assert ratio_of(seconds, "theirs", "ours") == 2.0
     assert medians_of(seconds) == {"theirs": 10.0, "ours": 2.0}
 
 
-def test_a_report_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = Report("audio", machine_line(), {"clip_ms": 14.5}, {"clips": 12.0}, {"equal": True})
     path = tmp_path / "results" / "audio.json"
     finish(report, path)
@@ -37,13 +37,13 @@ def test_a_report_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureF
     assert "14.500" in capsys.readouterr().out
 
 
-def test_without_a_file_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     finish(Report("audio", "a machine"), None)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_machine_s_line_names_processor_cores_and_libraries() -> None:
+def test_the_machine_line_has_processor_cores_and_libraries() -> None:
     line = machine_line()
     assert " cores" in line
     assert "Python 3." in line
@@ -51,6 +51,6 @@ def test_the_machine_s_line_names_processor_cores_and_libraries() -> None:
     assert "\n" not in line
 
 
-def test_every_bench_takes_a_file_and_rounds() -> None:
-    chosen = arguments("A bench.").parse_args(["--json", "out.json", "--rounds", "2"])
-    assert (chosen.json, chosen.rounds) == (Path("out.json"), 2)
+def test_benchmarks_have_options_for_file_and_rounds() -> None:
+    options = arguments("A bench.").parse_args(["--json", "out.json", "--rounds", "2"])
+    assert (options.json, options.rounds) == (Path("out.json"), 2)

@@ -1,12 +1,11 @@
-"""The peer is a fair one: the whole graph, with our weights, gives our answers."""
+"""The port has the answers of the sparse path, with the same weights."""
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.naive import pad
-from benchmarks.naive_weights import naive_port
-from benchmarks.network import furthest
+from benchmarks.naive import naive_port, pad
+from benchmarks.network import largest_difference
 from model.config import ModelConfig
 from model.modality import SUBSETS, Modality, ModalitySet
 from model.network.batch import collate
@@ -19,11 +18,11 @@ PLACED = tiny_config(network={**CONFIG.network.model_dump(), "positions": True})
 
 @pytest.mark.parametrize("config", [CONFIG, PLACED], ids=["as published", "with positions"])
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
-def test_the_naive_port_answers_as_we_do(subset: ModalitySet, config: ModelConfig) -> None:
+def test_the_port_equals_the_sparse_path(subset: ModalitySet, config: ModelConfig) -> None:
     network = random_network(config)
     utterances = random_utterances(config, [subset] * 12)
     answer = naive_port(network)(pad(utterances, config))
-    assert furthest(decide(network, collate(utterances, config)), answer) < 1e-5
+    assert largest_difference(decide(network, collate(utterances, config)), answer) < 1e-5
 
 
 def test_both_paths_of_the_gate_are_compared() -> None:
@@ -33,15 +32,15 @@ def test_both_paths_of_the_gate_are_compared() -> None:
     assert 0 < sum(used) < len(used)
 
 
-def test_answers_by_another_path_are_infinitely_apart() -> None:
+def test_answers_of_different_paths_differ_infinitely() -> None:
     network = random_network(CONFIG)
     utterances = random_utterances(CONFIG, SUBSETS)
     answer = naive_port(network)(pad(utterances, CONFIG))
     answer.ensemble_used.logical_not_()
-    assert furthest(decide(network, collate(utterances, CONFIG)), answer) == float("inf")
+    assert largest_difference(decide(network, collate(utterances, CONFIG)), answer) == float("inf")
 
 
-def test_padding_reaches_the_most_slots_and_marks_what_is_real() -> None:
+def test_padding_reaches_the_most_slots_and_is_masked() -> None:
     (utterance,) = random_utterances(CONFIG, [ModalitySet.of(Modality.TEXT)])
     batch = pad([utterance], CONFIG)
     length = len(utterance.features[Modality.TEXT])

@@ -1,19 +1,17 @@
-"""What `benchmarks.network` reports."""
-
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.network import Contestants, inconsistent_share, measure, opinionated, utterances
+from benchmarks.network import Contestants, inconsistent_share, measure, utterances, with_votes
 from model.modality import SUBSETS
 from tests.support.network import random_network, tiny_config
 
 CONFIG = tiny_config()
 
 
-def test_every_case_of_every_size_has_its_ratio() -> None:
+def test_every_case_and_size_has_a_ratio() -> None:
     medians, ratios, apart = measure(CONFIG, (1, 2), rounds=1, share=0.05)
     for case in ("complete", "one_missing", "two_missing"):
         for size in (1, 2):
@@ -24,14 +22,14 @@ def test_every_case_of_every_size_has_its_ratio() -> None:
 
 
 @pytest.mark.parametrize("agreeing", [True, False])
-def test_opinionated_weights_always_or_never_agree(agreeing: bool) -> None:
-    contestants = Contestants.build(opinionated(random_network(CONFIG), agreeing=agreeing))
+def test_votes_always_or_never_agree(agreeing: bool) -> None:
+    contestants = Contestants.build(with_votes(random_network(CONFIG), agreeing=agreeing))
     items = utterances(CONFIG, SUBSETS * 4, np.random.default_rng(0), shortest=0.2)
     for item, decision in zip(items, contestants.decide(items), strict=True):
         assert decision.ensemble_used == (not agreeing and not item.presence.complete)
 
 
-def test_lengths_are_full_unless_they_are_to_be_drawn() -> None:
+def test_lengths_are_full_unless_drawn() -> None:
     rng = np.random.default_rng(0)
     (full,) = utterances(CONFIG, SUBSETS[:1], rng)
     assert {m: len(x) for m, x in full.features.items()} == {m: CONFIG.slots.of(m) for m in full.features}
@@ -39,7 +37,7 @@ def test_lengths_are_full_unless_they_are_to_be_drawn() -> None:
     assert len({tuple(map(len, item.features.values())) for item in drawn}) > 10
 
 
-def test_the_share_is_that_of_the_results(tmp_path: Path) -> None:
+def test_the_inconsistent_share_is_read_from_the_results(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     file.write_text(
         json.dumps({"test": {"composite2 test": {"gate": {"gates": {"rule": {"share": 0.25}}}}}}), encoding="utf-8"

@@ -1,29 +1,61 @@
-"""How trials become figures; the services themselves are measured by the bench."""
-
+import asyncio
 import math
 
+import pytest
+
 from benchmarks.__main__ import BENCHES, table
-from benchmarks.load import Trial
-from benchmarks.service import PEERS, Measured, difference
+from benchmarks.service import PEERS, Measured, Trial, difference, offer
 from model.modality import COMPLETE, SUBSETS
+from tools.load.client import Client, Request, Response
+from tools.load.generator import drawn
+from tools.load.payloads import text
 
 
-def test_goodput_is_the_highest_rate_that_was_sustained() -> None:
+def test_goodput_is_the_highest_sustained_rate() -> None:
     trials = [Trial(5, 5, 10, 20, 30, 0), Trial(9, 9, 10, 20, 480, 0), Trial(12, 11, 10, 20, 900, 0)]
     assert Measured(trials={COMPLETE: trials}).goodput(COMPLETE) == 9
     assert Measured(trials={COMPLETE: [Trial(5, 4, 10, math.inf, math.inf, 3)]}).goodput(COMPLETE) == 0
 
 
-def test_answers_differ_by_their_furthest_class() -> None:
+def test_answers_differ_by_their_largest_class_difference() -> None:
     assert difference({"negative": 0.5, "positive": 0.5}, {"negative": 0.25, "positive": 0.75}) == 0.25
 
 
-def test_every_subset_of_ours_is_measured_and_the_compared_ones_of_all() -> None:
+def test_compared_subsets_are_measured_of_every_peer() -> None:
     assert set(PEERS["ours"].subsets) == set(SUBSETS)
     assert all(COMPLETE in peer.subsets for peer in PEERS.values())
 
 
-def test_every_bench_has_its_ratios_in_the_table() -> None:
+def test_the_table_has_the_ratios_of_every_benchmark() -> None:
     shown = table({bench: {"ratios": {f"{bench}_ratio": 2.5}} for bench in BENCHES})
     assert all(f"{bench}_ratio" in shown for bench in BENCHES)
     assert shown.count("2.50") == len(BENCHES)
+
+
+def test_rates_are_sustained_up_to_the_latency_limit_without_failures() -> None:
+    assert Trial(10, 10, 5, 9, 500, 0).sustained
+    assert not Trial(10, 10, 5, 9, 501, 0).sustained
+    assert not Trial(10, 10, 5, 9, 400, 1).sustained
+
+
+class Fast(Client):
+    """A client of a service that responds at once."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(0)
+        self.status = status
+
+    async def send(self, request: Request) -> Response:
+        return Response(self.status, 0.001)
+
+
+def test_trials_count_200s_at_the_offered_rate() -> None:
+    trial = asyncio.run(offer(Fast(200), drawn([text("Hello.")], 0), 50, 0.4))
+    assert (trial.rate, trial.failed, trial.sustained) == (50, 0, True)
+    assert trial.answered == pytest.approx(50, rel=0.5)
+
+
+def test_responses_other_than_200_are_failures() -> None:
+    trial = asyncio.run(offer(Fast(503), drawn([text("Hello.")], 0), 20, 0.2))
+    assert (trial.failed, trial.sustained) == (4, False)
+    assert math.isinf(trial.p50)

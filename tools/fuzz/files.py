@@ -1,9 +1,6 @@
-"""Sounds and tables for the parts of a form, good ones and damaged ones.
+"""Valid and damaged uploads for the requests that Schemathesis generates.
 
-For: `tools.fuzz.hooks`, which puts them into the requests that Schemathesis makes.
-Does not know: Schemathesis, or what the service should answer.
-
-Which file, and how it is damaged, follows from the bytes it stands in for, so a seed brings everything back.
+The file and its damage follow from the bytes that it repositions, so that a seed reproduces everything.
 """
 
 import random
@@ -13,23 +10,23 @@ from typing import Final, Literal
 
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import CONTAINERS, encode, voice_like
-from tools.load.bodies import face, sound
+from tools.load.payloads import face, sound
 
 Content = Literal["good", "damaged"]
-CONTENT: Final = "EMMR_FUZZ_CONTENT"  # the environment variable that says which
+CONTENT: Final = "EMMR_FUZZ_CONTENT"  # the environment variable with the `Content`
 SECONDS: Final = 0.6
-MOST_CHANGES: Final = 8
+MAX_CHANGES: Final = 8
 FILES: Final = ("audio", "openface")
 
 
 @cache
 def good(part: str) -> tuple[bytes, ...]:
-    """Files that the service must accept: every container, several shapes of table."""
+    """Return files that the service must accept: every container, several kinds of table."""
     if part == "audio":
-        shapes = [
+        encodings = [
             encode(voice_like(SECONDS, 8_000), "wav", 8_000, subtype) for subtype in ("PCM_U8", "PCM_24", "FLOAT")
         ]
-        return (*(sound(container, SECONDS) for container in CONTAINERS), *shapes)
+        return (*(sound(container, SECONDS) for container in CONTAINERS), *encodings)
     return (
         face(0, 5),
         simulate_openface_csv(3, "all"),
@@ -40,30 +37,30 @@ def good(part: str) -> tuple[bytes, ...]:
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """`content` with a few bytes changed, put in, taken out or repeated; the beginning more often than the rest."""
+    """Return `content` with a few bytes changed, inserted, removed or repeated, more often at its beginning."""
     changed = bytearray(content)
-    for _ in range(rng.randint(1, MOST_CHANGES)):
+    for _ in range(rng.randint(1, MAX_CHANGES)):
         if not changed:
             break
-        place = rng.randrange(min(len(changed), 200) if rng.random() < 0.5 else len(changed))
+        position = rng.randrange(min(len(changed), 200) if rng.random() < 0.5 else len(changed))
         length = rng.randint(1, 16)
         match rng.randrange(5):
             case 0:
-                changed[place] = rng.randrange(256)
+                changed[position] = rng.randrange(256)
             case 1:
-                changed[place:place] = rng.randbytes(length)
+                changed[position:position] = rng.randbytes(length)
             case 2:
-                del changed[place : place + length]
+                del changed[position : position + length]
             case 3:
-                changed += changed[place : place + 16 * length]
+                changed += changed[position : position + 16 * length]
             case _:
-                del changed[place:]
+                del changed[position:]
     return bytes(changed)
 
 
-def file_for(part: str, stand_in: bytes, content: Content) -> bytes:
-    """The file that is sent where `stand_in` would have been."""
-    rng = random.Random(zlib.crc32(part.encode() + stand_in))
+def file_for(part: str, placeholder: bytes, content: Content) -> bytes:
+    """Return the file that replaces `placeholder`."""
+    rng = random.Random(zlib.crc32(part.encode() + placeholder))
     chosen = rng.choice(good(part))
-    # Damaged ones are mixed with whole ones, so that one bad part meets good neighbours.
+    # Some files stay undamaged, so that a damaged part is also sent together with a valid one.
     return damaged(chosen, rng) if content == "damaged" and rng.random() < 0.8 else chosen

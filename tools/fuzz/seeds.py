@@ -1,9 +1,4 @@
-"""Inputs to begin with, made on the spot: what a fuzzer changes until something gives.
-
-For: `tools.fuzz.guided`, and the test suite, which runs every target on them. Inputs that once were findings lie in
-`corpus/<target>/`, small and generated, and are among the seeds.
-Does not know: targets, beyond the kind of bytes they take.
-"""
+"""Seed inputs of the fuzzing targets, generated, and inputs in `corpus/<target>/` that were findings."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +9,17 @@ from tests.support.openface import simulate_openface_csv
 from tests.support.sound import CONTAINERS, encode, voice_like, wav_header
 
 CORPUS: Final = Path(__file__).with_name("corpus")
-SECONDS: Final = 0.2  # of a seed's sound: small inputs are changed and read more often
+SECONDS: Final = 0.2  # of sound in a seed: small inputs are mutated and read faster
 
 
 def seeds(target: str) -> dict[str, bytes]:
-    """The inputs of a target, by name."""
-    made = {"audio": _sounds, "openface": _tables, "form": _forms}[target]
-    return dict(made()) | {path.name: path.read_bytes() for path in sorted((CORPUS / target).glob("*"))}
+    """Return name → input of a target."""
+    generate = {"audio": _sounds, "openface": _tables, "form": _forms}[target]
+    return dict(generate()) | {path.name: path.read_bytes() for path in sorted((CORPUS / target).glob("*"))}
 
 
 def dictionary(target: str) -> list[bytes]:
-    """Words that a fuzzer would be long in finding by itself."""
+    """Return tokens for the fuzzer's mutations, which it would take long to find by itself."""
     return {
         "audio": [
             b"RIFF", b"WAVE", b"fmt ", b"data", b"fLaC", b"OggS", b"OpusHead", b"OpusTags", b"\x01vorbis", b"ID3",
@@ -50,13 +45,13 @@ def _sounds() -> Iterator[tuple[str, bytes]]:
         yield f"wav {subtype}", encode(voice_like(SECONDS, 8_000), "wav", 8_000, subtype)
     yield "wav of 1 Hz", wav_header(1, 1, 64) + bytes(64)
     yield "wav of 1024 channels", wav_header(16_000, 1024, 4096) + bytes(4096)
-    # A header that promises 2³⁶ − 1 samples of 24 bits in 8 channels.
+    # A header with 2³⁶ − 1 samples of 24 bits in 8 channels.
     forged = b"fLaC\0\0\0\x22" + b"\x10\0" * 2 + bytes(6) + bytes.fromhex("0bb80f7fffffffff") + bytes(16) + bytes(90)
     yield "flac forged", forged
 
 
 def _tables() -> Iterator[tuple[str, bytes]]:
-    """A byte that chooses whether a header is put before the rest, then the file or its rows."""
+    """Yield a byte that selects whether a header is prepended, followed by the file or its rows."""
     rows = simulate_openface_csv(2, "action_units").partition(b"\n")[2]
     yield "rows", b"\x00" + rows
     yield "rows of two faces", b"\x00" + simulate_openface_csv(1, "action_units", faces=(0, 1)).partition(b"\n")[2]
@@ -74,7 +69,7 @@ def _tables() -> Iterator[tuple[str, bytes]]:
 
 
 def _forms() -> Iterator[tuple[str, bytes]]:
-    """A byte that chooses type and chunks, then the body."""
+    """Yield a byte that selects content type and chunk size, followed by the body."""
     for first in (0, 1, 2, 7 * 2, 254):
         yield f"whole {first}", bytes([first]) + GOOD
     yield "urlencoded", b"\x07text=What+a+day%21"

@@ -1,9 +1,4 @@
-"""The service as a process of its own, and what can be seen of it from outside.
-
-For: benches that load it, break it and measure it. It listens on a free port of 127.0.0.1, keeps its temporary files in
-a folder of its own, and is gone when the block that started it ends.
-Does not know: requests.
-"""
+"""The service as a child process on a free port of 127.0.0.1, and the resources that it holds."""
 
 import json
 import os
@@ -21,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import psutil
 
 ROOT: Final = Path(__file__).parents[2]
@@ -31,7 +27,7 @@ READY_SECONDS: Final = 240.0
 STOP_SECONDS: Final = 90.0
 SECOND_SIGNAL: Final = 0.1
 MIB: Final = 2**20
-DECODER: Final = "decode_worker"  # in the command line of a decoding process
+DECODER: Final = "app.decoding.worker"  # in the command line of a decoder process
 Event = dict[str, Any]
 
 
@@ -40,10 +36,10 @@ class Resources:
     """What the process and its children hold.
 
     Args:
-        rss: bytes, what they share counted once each.
-        decoders: bytes of that in decoding processes.
+        rss: resident bytes, summed over the processes.
+        decoders: the part of it in decoder processes.
         descriptors: open files and sockets of the serving process.
-        temporary: files in its temporary folder, those unlinked but open included.
+        temporary: files in its temporary folder, including those that are unlinked and open.
     """
 
     rss: int
@@ -52,8 +48,16 @@ class Resources:
     temporary: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`resources` at `at`, in seconds from the start of the monitoring."""
+
+    at: float
+    resources: Resources
+
+
 class Service:
-    """A running service; made by `serving`."""
+    """A running service; created by `serving`."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], temporary: Path) -> None:
         self.temporary = temporary
@@ -64,11 +68,12 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.port = 0
         self.events: list[Event] = []
         self._tail: list[str] = []
+        self._ready = threading.Event()  # or ended
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.port = 0
 
     def _read(self) -> None:
         stream = self._process.stderr
@@ -78,8 +83,13 @@ class Service:
             self._tail = [*self._tail[-40:], line]
             if line.startswith("{"):
                 event: Event = json.loads(line)
-                if event.get("event") != "request":  # one for each request would be this process's own leak
+                if "Uvicorn running on" in str(event["event"]):
+                    self.port = int(str(event["event"]).split()[3].rpartition(":")[2])
+                if event.get("event") != "request":  # keeping one for each request would be a leak of this process
                     self.events.append(event)
+                if event["event"] == "ready":
+                    self._ready.set()
+        self._ready.set()
 
     @property
     def pid(self) -> int:
@@ -92,23 +102,17 @@ class Service:
         return self._process.poll() is None
 
     def await_ready(self, seconds: float = READY_SECONDS) -> None:
-        """Wait until it serves.
+        """Wait until the service is ready.
 
         Raises:
             RuntimeError: it ends, or is not ready in time; holds the last lines of its log.
         """
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and self.running:
-            for event in self.events:
-                if "Uvicorn running on" in str(event["event"]):
-                    self.port = int(str(event["event"]).split()[3].rpartition(":")[2])
-                if event["event"] == "ready":
-                    return
-            time.sleep(0.02)
-        raise RuntimeError("the service did not become ready:\n" + "".join(self._tail))
+        self._ready.wait(seconds)
+        if not any(event["event"] == "ready" for event in self.events):
+            raise RuntimeError("the service did not become ready:\n" + "".join(self._tail))
 
     def health(self, path: str = "/health") -> tuple[int, Event]:
-        """Status and body; 0 when it does not listen."""
+        """Return status and body; status 0 where it does not listen."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
                 return answer.status, json.load(answer)
@@ -119,14 +123,14 @@ class Service:
             return 0, {}
 
     def metric(self, name: str, label: str = "") -> float:
-        """The sum of a metric over those of its lines that hold `label`; 0 where nothing has been counted yet."""
+        """Return the sum of a metric over its lines that contain `label`; 0 where nothing has been counted yet."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
             lines: list[str] = answer.read().decode().splitlines()
-        its = [line for line in lines if line.startswith((f"{name} ", f"{name}{{")) and label in line]
-        return sum(float(line.rpartition(" ")[2]) for line in its)
+        samples = [line for line in lines if line.startswith((f"{name} ", f"{name}{{")) and label in line]
+        return sum(float(line.rpartition(" ")[2]) for line in samples)
 
     def decoders(self) -> list[psutil.Process]:
-        """The decoding processes that live."""
+        """Return the running decoder processes."""
         found = []
         for child in self._children():
             with suppress(psutil.Error):
@@ -140,7 +144,7 @@ class Service:
         return []
 
     def resources(self) -> Resources:
-        """What it holds at this moment."""
+        """Return what it holds now."""
         serving, decoders = psutil.Process(self.pid), 0
         for child in self._children():
             with suppress(psutil.Error):
@@ -162,7 +166,7 @@ class Service:
         self._process.send_signal(number)
 
     def exit_status(self, seconds: float = STOP_SECONDS) -> int:
-        """Wait for the end.
+        """Wait for the process to end.
 
         Raises:
             subprocess.TimeoutExpired: it does not end.
@@ -172,10 +176,10 @@ class Service:
         return status
 
     def close(self) -> None:
-        """End it, gently if it takes that, and let go of its log."""
+        """End the process, by SIGKILL where SIGTERM does not, and close its log."""
         if self.running:
             self.signal(signal.SIGTERM)
-            time.sleep(SECOND_SIGNAL)  # two at once would arrive as one
+            time.sleep(SECOND_SIGNAL)  # two at once are delivered as one
             self.signal(signal.SIGTERM)  # skips the grace period
             try:
                 self._process.wait(STOP_SECONDS)
@@ -200,9 +204,9 @@ def serving(
 
     Args:
         weights: the folder.
-        program: what Python runs: the service itself, or the one with faults on request.
-        prefix: a command that starts the whole.
-        temporary: for its temporary files; a new folder, removed afterwards, when not given.
+        program: what Python runs: `SERVE`, or `WITH_FAULTS` for faults on request.
+        prefix: a command that runs it.
+        temporary: the folder of its temporary files; by default a new one, removed afterwards.
         environment: further settings, as `EMMR_…`.
     """
     with tempfile.TemporaryDirectory(prefix="emmr-bench-") as own:
@@ -214,3 +218,44 @@ def serving(
             yield service
         finally:
             service.close()
+
+
+@contextmanager
+def monitoring(service: Service, interval: float) -> Iterator[list[Sample]]:
+    """Sample the resources every `interval` seconds while the block runs."""
+    samples: list[Sample] = []
+    ended = threading.Event()
+    began = time.monotonic()
+
+    def sample() -> None:
+        while not ended.wait(interval):
+            with suppress(psutil.Error, OSError):
+                samples.append(Sample(time.monotonic() - began, service.resources()))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
+
+
+def peak(samples: Sequence[Sample]) -> float:
+    """Return the largest memory, in MiB."""
+    return max((sample.resources.rss for sample in samples), default=0) / MIB
+
+
+def levels(samples: Sequence[Sample], count: int) -> list[float]:
+    """Return the median memory, in MiB, of each of `count` equal parts of the samples; empty parts are left out."""
+    parts = np.array_split(np.array([sample.resources.rss / MIB for sample in samples]), count)
+    return [float(np.median(part)) for part in parts if part.size]
+
+
+def slope(samples: Sequence[Sample]) -> float:
+    """Return the growth of memory, in MiB a minute: the least-squares slope; 0 of fewer than two samples."""
+    if len(samples) < 2:
+        return 0.0
+    minutes = np.array([sample.at / 60 for sample in samples])
+    memory = np.array([sample.resources.rss / MIB for sample in samples])
+    return float(np.polyfit(minutes, memory, 1)[0])

@@ -21,19 +21,19 @@ def readable(part: str, content: bytes) -> bool:
 
 
 @pytest.mark.parametrize("part", FILES)
-def test_good_files_are_readable_and_most_damaged_ones_are_not(part: str) -> None:
+def test_good_files_are_readable_and_most_damaged_are_not(part: str) -> None:
     assert all(readable(part, content) for content in good(part))
-    stand_ins = [bytes([number]) for number in range(60)]
-    assert all(readable(part, file_for(part, one, "good")) for one in stand_ins)
-    read = sum(readable(part, file_for(part, one, "damaged")) for one in stand_ins)
+    placeholders = [bytes([number]) for number in range(60)]
+    assert all(readable(part, file_for(part, one, "good")) for one in placeholders)
+    read = sum(readable(part, file_for(part, one, "damaged")) for one in placeholders)
     assert 5 <= read <= 40
 
 
 @pytest.mark.parametrize("part", FILES)
-def test_the_same_stand_in_is_always_the_same_file(part: str) -> None:
+def test_a_placeholder_is_always_replaced_by_the_same_file(part: str) -> None:
     assert file_for(part, b"a", "damaged") == file_for(part, b"a", "damaged")
     assert len({file_for(part, bytes([number]), "damaged") for number in range(20)}) > 10
 
 
-def test_damage_to_nothing_is_nothing() -> None:
+def test_empty_files_stay_empty() -> None:
     assert damaged(b"", random.Random(0)) == b""

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.fuzz.guide import Tally, _cause, _escaped, _keep
+from tools.fuzz.run_atheris import Tally, _cause, _escaped, _save
 from tools.fuzz.targets import LENGTH
 
 ENDED = """#64\tINITED cov: 10 ft: 20 corp: 5/1Kb exec/s: 0 rss: 90Mb
@@ -27,14 +27,14 @@ Test unit written to kept/oom-0123abc
 """
 
 
-def test_a_run_that_ends_well_is_counted_by_its_own_figures() -> None:
+def test_complete_runs_are_counted_by_their_statistics() -> None:
     tally = Tally()
     tally.add(ENDED)
     assert (tally.executed, tally.coverage, tally.features, tally.corpus) == (9000, 30, 60, 9)
     assert (tally.slowest, tally.peak) == (2, 96)
 
 
-def test_a_run_that_crashes_is_counted_as_far_as_it_came_and_runs_add_up() -> None:
+def test_counts_of_crashed_and_complete_runs_add_up() -> None:
     tally = Tally()
     tally.add(CRASHED)
     assert (tally.executed, tally.coverage) == (64, 12)
@@ -43,24 +43,24 @@ def test_a_run_that_crashes_is_counted_as_far_as_it_came_and_runs_add_up() -> No
 
 
 @pytest.mark.parametrize(
-    ("log", "said"),
+    ("log", "cause"),
     [
         (CRASHED, "status 77: Finding: a sample is not finite (crash-0123abc)"),
         (TOO_LARGE, "status 77: libFuzzer: out-of-memory (used: 2100Mb; limit: 2048Mb) (oom-0123abc)"),
         ("Segmentation fault", "status 77: Segmentation fault"),
     ],
 )
-def test_a_finding_says_what_it_was_and_where_its_input_is(log: str, said: str) -> None:
-    assert _cause(log, 77) == said
+def test_causes_contain_the_error_and_the_input(log: str, cause: str) -> None:
+    assert _cause(log, 77) == cause
 
 
-def test_an_input_that_ends_the_process_from_outside_is_kept(tmp_path: Path) -> None:
+def test_inputs_of_killed_processes_are_saved(tmp_path: Path) -> None:
     current = LENGTH.pack(3) + b"abc" + bytes(10)
-    kept = _keep(current, tmp_path)
+    kept = _save(current, tmp_path)
     assert kept.read_bytes() == b"abc"
-    said = _cause(f"Test unit written to {kept}", -signal.SIGPROF)
-    assert said == f"status -27: one input takes more than 10 processor seconds ({kept.name})"
+    cause = _cause(f"Test unit written to {kept}", -signal.SIGPROF)
+    assert cause == f"status -27: one input takes more than 10 processor seconds ({kept.name})"
 
 
-def test_a_word_is_written_as_libfuzzer_reads_it() -> None:
+def test_dictionary_words_are_escaped_for_libfuzzer() -> None:
     assert _escaped(b'a"\xb5\n') == r"a\x22\xb5\x0a"

@@ -1,8 +1,6 @@
-"""Coverage-guided fuzzing of every reader of uploads, for a while each.
+"""Coverage-guided fuzzing of every reader of uploads (half of `make fuzz`), with Atheris.
 
-For: half of `make fuzz`, that is `python -m tools.fuzz.guide`. Starts `tools.fuzz.guided` for a target, again after
-each finding until the time is up, counts, and keeps the inputs that were findings.
-Does not know: what the targets do. Needs the `fuzz` extra (Atheris).
+Runs `tools.fuzz.atheris_process` for each target, again after each finding, and keeps the inputs of findings.
 """
 
 import argparse
@@ -20,16 +18,16 @@ from typing import Final
 
 from tools.fuzz.seeds import dictionary, seeds
 from tools.fuzz.targets import LENGTH, LONGEST, TARGETS, TIMEOUT
-from tools.load.findings import Finding, conclude, options
+from tools.load.report import Result, add_options, report
 
 ROOT: Final = Path(__file__).parents[2]
-MEMORY: Final = 2048  # MiB: the service's own limit for a decoding process
+MEMORY: Final = 2048  # MiB, the limit of a decoder process of the service
 KEPT: Final = ROOT / ".cache" / "fuzz"
-START_SECONDS: Final = 120.0  # past its time before a process counts as hanging
-# For one process: Atheris keeps for ever what instrumented code compares arrays to, about a kibibyte an input.
-MOST_INPUTS: Final = 400_000
-NEVER: Final = 10**6  # seconds; `guided` has a limit of its own
-MOST_FINDINGS: Final = 20  # of one target; past these it is not worth starting again
+START_SECONDS: Final = 120.0  # past its time before a process counts as hung
+# For one process: Atheris never frees the operands of instrumented array comparisons, about 1 KiB an input.
+MAX_INPUTS: Final = 400_000
+NO_TIMEOUT: Final = 10**6  # seconds; `atheris_process` has a limit of its own
+MAX_FINDINGS: Final = 20  # of one target; after these it is not started again
 
 _EXECUTED: Final = re.compile(r"^#(\d+)\s", re.MULTILINE)
 _COVERAGE: Final = re.compile(r"cov: (\d+) ft: (\d+) corp: (\d+)")
@@ -41,7 +39,7 @@ _CAUSE: Final = re.compile(
 
 @dataclass(slots=True)
 class Tally:
-    """What a target has been through."""
+    """Counts over the processes of one target."""
 
     processes: int = 0
     executed: int = 0
@@ -53,7 +51,7 @@ class Tally:
     findings: list[str] = field(default_factory=list)
 
     def add(self, log: str) -> None:
-        """Count one run's output in."""
+        """Add the output of one process."""
         self.processes += 1
         stats = {name: int(value) for name, value in _STAT.findall(log)}
         counted = [int(number) for number in _EXECUTED.findall(log)]
@@ -64,8 +62,8 @@ class Tally:
             self.coverage, self.features, self.corpus = map(int, reached[-1])
 
 
-def fuzz(target: str, seconds: float, seed: int, kept: Path) -> Finding:
-    """Fuzz one target for so long; inputs that are findings go to `kept`."""
+def fuzz(target: str, seconds: float, seed: int, kept: Path) -> Result:
+    """Fuzz one target for `seconds`; inputs that are findings are written to `kept`."""
     tally, began = Tally(), time.monotonic()
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="emmr-fuzz-") as folder:
@@ -73,14 +71,14 @@ def fuzz(target: str, seconds: float, seed: int, kept: Path) -> Finding:
         corpus.mkdir()
         for number, content in enumerate(seeds(target).values()):
             (corpus / f"seed-{number}").write_bytes(content)
-        words = Path(folder) / "words"
-        words.write_text("".join(f'"{_escaped(word)}"\n' for word in dictionary(target)), encoding="ascii")
-        while (left := seconds - (time.monotonic() - began)) > 1 and len(tally.findings) < MOST_FINDINGS:
-            log, status = _run(target, corpus, words, kept, left, seed + tally.processes)
+        dictionary_file = Path(folder) / "words"
+        dictionary_file.write_text("".join(f'"{_escaped(word)}"\n' for word in dictionary(target)), encoding="ascii")
+        while (left := seconds - (time.monotonic() - began)) > 1 and len(tally.findings) < MAX_FINDINGS:
+            log, status = _run(target, corpus, dictionary_file, kept, left, seed + tally.processes)
             tally.add(log)
             if status:
                 tally.findings.append(_cause(log, status))
-    finding = Finding(
+    result = Result(
         f"atheris: {target}",
         {
             "seconds": round(time.monotonic() - began),
@@ -97,19 +95,19 @@ def fuzz(target: str, seconds: float, seed: int, kept: Path) -> Finding:
         },
         tally.findings,
     )
-    finding.expect(tally.executed > len(seeds(target)), "nothing was tried but the seeds")
-    return finding
+    result.expect(tally.executed > len(seeds(target)), "no input but the seeds was run")
+    return result
 
 
-def _run(target: str, corpus: Path, words: Path, kept: Path, seconds: float, seed: int) -> tuple[str, int]:
-    """One process until its time is up or it finds something; its output and status."""
+def _run(target: str, corpus: Path, dictionary_file: Path, kept: Path, seconds: float, seed: int) -> tuple[str, int]:
+    """Run one process until its time is up or it has a finding; returns its output and status."""
     current = corpus.with_name("current")
     current.write_bytes(bytes(LENGTH.size + LONGEST[target]))
     command = [
-        sys.executable, "-m", "tools.fuzz.guided", target, str(current), str(corpus),
-        f"-max_total_time={max(1, int(seconds))}", f"-runs={MOST_INPUTS}",
-        f"-timeout={NEVER}", f"-rss_limit_mb={MEMORY}", f"-max_len={LONGEST[target]}", f"-seed={seed}",
-        f"-dict={words}", f"-artifact_prefix={kept}/", "-print_final_stats=1", "-reload=0",
+        sys.executable, "-m", "tools.fuzz.atheris_process", target, str(current), str(corpus),
+        f"-max_total_time={max(1, int(seconds))}", f"-runs={MAX_INPUTS}",
+        f"-timeout={NO_TIMEOUT}", f"-rss_limit_mb={MEMORY}", f"-max_len={LONGEST[target]}", f"-seed={seed}",
+        f"-dict={dictionary_file}", f"-artifact_prefix={kept}/", "-print_final_stats=1", "-reload=0",
     ]  # fmt: skip
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
@@ -119,14 +117,14 @@ def _run(target: str, corpus: Path, words: Path, kept: Path, seconds: float, see
             process.kill()
             status = process.wait()
         log.seek(0)
-        said = log.read()
-    if status < 0:  # by a signal: libFuzzer had no time to keep the input
-        said += f"Test unit written to {_keep(current.read_bytes(), kept)}\n"
-    return said, status
+        output = log.read()
+    if status < 0:  # by a signal: libFuzzer could not write the input
+        output += f"Test unit written to {_save(current.read_bytes(), kept)}\n"
+    return output, status
 
 
-def _keep(current: bytes, kept: Path) -> Path:
-    """Write the input that was at hand to `kept`."""
+def _save(current: bytes, kept: Path) -> Path:
+    """Write the input that was being read to `kept`."""
     content = current[LENGTH.size :][: LENGTH.unpack_from(current)[0]]
     path = kept / f"ended-{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"
     path.write_bytes(content)
@@ -135,23 +133,23 @@ def _keep(current: bytes, kept: Path) -> Path:
 
 def _cause(log: str, status: int) -> str:
     found = _CAUSE.search(log)
-    said = next(filter(None, found.groups()), "") if found else log.strip()[-300:]
+    output = next(filter(None, found.groups()), "") if found else log.strip()[-300:]
     match -status:
         case signal.SIGPROF:
-            said = f"one input takes more than {TIMEOUT:g} processor seconds"
+            output = f"one input takes more than {TIMEOUT:g} processor seconds"
         case signal.SIGKILL:
-            said = "it did not end, and did nothing"
+            output = "the process hung"
     artifact = re.search(r"Test unit written to (\S+)", log)
-    return f"status {status}: {said.strip()[:300]}" + (f" ({Path(artifact[1]).name})" if artifact else "")
+    return f"status {status}: {output.strip()[:300]}" + (f" ({Path(artifact[1]).name})" if artifact else "")
 
 
 def _escaped(word: bytes) -> str:
     return "".join(chr(byte) if bytes([byte]).isalnum() else f"\\x{byte:02x}" for byte in word)
 
 
-def _fuzzed(chosen: argparse.Namespace) -> Iterator[Finding]:
-    for target in chosen.targets or TARGETS:
-        yield fuzz(target, 60 * chosen.minutes, chosen.seed, chosen.kept / target)
+def _results(options: argparse.Namespace) -> Iterator[Result]:
+    for target in options.targets or TARGETS:
+        yield fuzz(target, 60 * options.minutes, options.seed, options.kept / target)
 
 
 def main() -> int:
@@ -161,9 +159,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="for each target")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kept", type=Path, default=KEPT, help="a folder for inputs that are findings")
-    options(parser)
-    chosen = parser.parse_args()
-    return conclude("atheris", _fuzzed(chosen), chosen)
+    add_options(parser)
+    options = parser.parse_args()
+    return report("atheris", _results(options), options)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
-"""One target under coverage-guided fuzzing: the process that finds, and ends at the first finding.
+"""One target under coverage-guided fuzzing; the process ends at its first finding.
 
-For: `tools.fuzz.guide`, which starts it again. Its arguments: the target, a file that holds the input at hand, and
-libFuzzer's options and folders.
-Does not know: seeds and time; libFuzzer's options say both.
-
-The decoders themselves are not instrumented: what guides is this project's Python and the multipart parser's. So that a
-changed Ogg page gets as far as a decoder, its checksum is made right again.
+Arguments: the target, a file for the current input, and libFuzzer's options and folders.
 """
+
+# The decoders are not instrumented: coverage is that of this project's Python and of the multipart parser. Checksums of
+# changed Ogg pages are corrected, so that they reach a decoder.
 
 import importlib
 import mmap
@@ -22,14 +20,14 @@ with atheris.instrument_imports(include=["app.uploads", "model.features", "pytho
     from model.features.audio.containers import _ogg_crc
     from tools.fuzz.targets import LENGTH, TARGETS, TIMEOUT
 
-# `read_sound` loads FFmpeg when it first needs it; how long a disk takes for that says nothing of an input.
+# `read_sound` loads FFmpeg on first use; that time must not count for an input.
 importlib.import_module("av")
 
 PAGE: Final = b"OggS"
 
 
 def with_checksums(data: bytes) -> bytes:
-    """An Ogg file whose pages match their checksums; anything else as it is."""
+    """Return an Ogg file with the correct checksum on every page; other data unchanged."""
     if not data.startswith(PAGE):
         return data
     pages, position = bytearray(data), 0
@@ -45,32 +43,32 @@ def with_checksums(data: bytes) -> bytes:
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """LibFuzzer's own mutation; three times in four with the checksums made right."""
+    """Return libFuzzer's own mutation; three times in four with correct checksums."""
     changed: bytes = atheris.Mutate(data, max_size)
     return with_checksums(changed) if seed % 4 else changed
 
 
-def watched(read: Callable[[bytes], None], current: mmap.mmap) -> Callable[[bytes], None]:
-    """`read`, with the input at hand in `current` and the process ended (SIGPROF) by one that takes too long.
+def with_time_limit(read: Callable[[bytes], None], current: mmap.mmap) -> Callable[[bytes], None]:
+    """Return `read`, with the current input in `current` and SIGPROF for an input that takes too long.
 
-    Processor time counts: a machine with much else to do is no finding. libFuzzer's own limit is of the clock, and the
-    handler of it can wait for itself for ever, since it allocates memory.
+    The limit is processor time, so that a busy machine is no finding. libFuzzer's own limit is wall-clock time, and its
+    handler can deadlock, since it allocates memory.
     """
 
-    def once(data: bytes) -> None:
+    def read_with_limit(data: bytes) -> None:
         current[: LENGTH.size + len(data)] = LENGTH.pack(len(data)) + data
         signal.setitimer(signal.ITIMER_PROF, TIMEOUT)
         read(data)
 
-    return once
+    return read_with_limit
 
 
 def main() -> None:
-    """Fuzz until libFuzzer ends the process. Arguments: target, file for the input at hand, libFuzzer's."""
+    """Fuzz until libFuzzer ends the process."""
     name, current = sys.argv[1], Path(sys.argv[2])
     arguments = [sys.argv[0], *sys.argv[3:]]
     with current.open("r+b") as file:
-        read = watched(TARGETS[name], mmap.mmap(file.fileno(), 0))
+        read = with_time_limit(TARGETS[name], mmap.mmap(file.fileno(), 0))
     if name == "audio":
         atheris.Setup(arguments, read, custom_mutator=mutate)
     else:
