@@ -1,7 +1,6 @@
-"""What tests of every part share: a small, real weights folder, and a service running on it.
+"""Fixtures of all tests: a tiny weights folder with a random network, and an application that serves it.
 
-The network is random but complete, the text encoder is the packaged one. Imports are inside the fixtures, so that tests
-which ask for none of them start without PyTorch.
+Imports are inside the fixtures, so that tests without them start without PyTorch.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from model.config import ModelConfig, NetworkConfig, Slots
 from model.modality import Modality
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.testclient import TestClient
 
+    from model.config import ModelConfig
     from tests.support.service import Part
 
 
@@ -41,17 +40,9 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> ModelConfig:
-    return ModelConfig(
-        name="tiny",
-        slots=Slots(text=16, audio=16, visual=1),
-        network=NetworkConfig(
-            hidden=32,
-            heads=4,
-            feedforward=64,
-            autoencoder=(32, 24, 16, 8, 16, 24, 32),
-            imputed_slots=Slots(text=4, audio=4, visual=1),
-        ),
-    )
+    from tests.support.network import tiny_config
+
+    return tiny_config(name="tiny")
 
 
 @pytest.fixture(scope="session")
@@ -81,13 +72,13 @@ def tiny_weights(tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def canary() -> str:
-    """A word that is in the sentence and the file names of `parts`, and that no log may ever show."""
+    """A word in the sentence and the file names of `parts` that must not occur in any log."""
     return "xylophone"
 
 
 @pytest.fixture(scope="session")
 def parts(canary: str) -> dict[str, Part]:
-    """One good part of each kind."""
+    """One valid part of each kind."""
     from app.engine.warmup import still_face, tone
     from model.features.visual.openface import ACTION_UNIT_COLUMNS
 

@@ -1,7 +1,4 @@
-"""Weights folders like another one, and not quite.
-
-For: tests that replace weights, or refuse them.
-"""
+"""Weights folders derived from another one: changed, damaged or inconsistent."""
 
 import hashlib
 import json
@@ -13,7 +10,7 @@ from model.network.emmr import EMMR
 
 
 def like(weights: Path, folder: Path, change: Callable[[EMMR], None] = lambda _: None) -> str:
-    """Write weights like those in `weights` into `folder`, their network changed; returns their version."""
+    """Write a copy of `weights` with a changed network into `folder`; returns its version."""
     import torch
 
     from model.checkpoint import load_checkpoint, save_checkpoint
@@ -24,7 +21,7 @@ def like(weights: Path, folder: Path, change: Callable[[EMMR], None] = lambda _:
 
 
 def scaled(factor: float) -> Callable[[EMMR], None]:
-    """Multiply every weight; by NaN, too."""
+    """Return a change that multiplies every weight; the factor may be NaN."""
 
     def change(network: EMMR) -> None:
         for parameter in network.parameters():
@@ -34,14 +31,14 @@ def scaled(factor: float) -> Callable[[EMMR], None]:
 
 
 def altered(weights: Path, folder: Path, name: str = "config.json") -> None:
-    """A copy of which one file is no longer the one that was hashed."""
+    """Write a copy with one file that does not match its hash."""
     shutil.copytree(weights, folder)
     with (folder / name).open("ab") as file:
         file.write(b"\n")
 
 
 def mismatched(weights: Path, folder: Path) -> None:
-    """A copy whose config, hashed as it should be, asks for a larger network than the weights are of."""
+    """Write a copy whose config, with a valid hash, describes a larger network than that of the weights."""
     from model.checkpoint import HASHES
 
     shutil.copytree(weights, folder)

@@ -1,7 +1,4 @@
-"""Small corpora made on the spot: the same folders and files as the real ones, with sounds, faces and words to learn.
-
-For: tests of everything that reads a corpus.
-"""
+"""Small generated corpora with the folders and files of the real ones, and with content that a network can learn."""
 
 import csv
 import os
@@ -14,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from model.training.datasets.ravdess import ACTION_UNITS, POLARITIES
+from model.features.visual.openface import ACTION_UNIT_COLUMNS
+from model.training.datasets.ravdess import POLARITIES
 from model.types import FloatArray
 
 COMPOSITE2_COLUMNS: Final = ("id", "text", "voice", "face", "label", "decided_by", "text_id")
@@ -27,7 +25,7 @@ _WORDS: Final = {"negative": "awful", "neutral": "tuesday", "positive": "wonderf
 _MELD_EMOTIONS: Final = {"negative": "anger", "neutral": "neutral", "positive": "joy"}
 TEXT_EMOTIONS: Final = {"negative": "angry", "neutral": "neutral", "positive": "happy"}
 _MOSI_NAMES: Final = {"negative": "neg", "neutral": "neu", "positive": "pos"}
-# (text's polarity, decided_by, label): one of each the rule knows, the congruent ones more often.
+# (polarity of the text, decided_by, label): one of each that the rule has, congruent ones more often.
 PAIRINGS: Final = (
     ("negative", "congruent", "negative"),
     ("negative", "congruent", "negative"),
@@ -45,7 +43,7 @@ PAIRINGS: Final = (
     ("neutral", "face", "positive"),
 )
 
-# Emotions as corpus files name them; surprise has no polarity.
+# Emotions as named in corpus files; surprise has no polarity.
 EMOTION_POLARITIES: Final = {
     "angry": "negative",
     "sad": "negative",
@@ -80,11 +78,11 @@ PITCHES: Final = {"negative": 140.0, "neutral": 220.0, "positive": 400.0}
 
 
 def real_data() -> Path:
-    """The folder of real corpora; skips the test where there is none."""
+    """Return the folder of real corpora; skip the test where there is none."""
     named = os.environ.get("EMMR_DATA")
     folder = Path(named) if named else Path(__file__).parents[2].parent / "shared" / "data"
     if not (folder / "composite" / "train.csv").is_file():
-        pytest.skip("no real corpora here: set EMMR_DATA to the folder that holds composite/, ravdess/, meld/, mosi/")
+        pytest.skip("no real corpora: set EMMR_DATA to the folder that holds composite/, ravdess/, meld/, mosi/")
     return folder
 
 
@@ -186,13 +184,13 @@ def write_faces(folder: Path, seed: int = 0) -> Path:
                     "confidence": 0.975,
                 }
                 rows.append(still | _action_units(polarity or "neutral", rng))
-    columns = ("id", "source", "emotion", "polarity", "split", "confidence", *ACTION_UNITS)
+    columns = ("id", "source", "emotion", "polarity", "split", "confidence", *ACTION_UNIT_COLUMNS)
     write_csv(folder / "faces" / "stills.csv", columns, rows)
     return folder
 
 
 def write_composite2(folder: Path, rounds: int = 2, seed: int = 0) -> Path:
-    """Write a composite corpus, voices and faces, and pair the sentences of the first with the others anew.
+    """Write a composite corpus, voices and faces, and pair the sentences of the first with the others.
 
     Each of the four parts of `composite2/` has `14 * rounds` rows; returns `folder`.
     """
@@ -234,7 +232,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
 
 
 def spoil(data: Path, folder: Path, file: str, old: str, new: str) -> Path:
-    """A copy of the tree in `folder`, sounds linked, with one replacement in one file; returns `folder`."""
+    """Copy the tree into `folder`, with links to sounds and one replacement in one file; returns `folder`."""
     for source in data.rglob("*"):
         target = folder / source.relative_to(data)
         if source.is_file():
@@ -250,7 +248,7 @@ def spoil(data: Path, folder: Path, file: str, old: str, new: str) -> Path:
 
 
 def write_tone(path: Path, frequency: float = 220.0, seconds: float = 0.4, seed: int = 0) -> Path:
-    """A tone with a little noise, mono, 16 kHz; the format follows the suffix."""
+    """Write a tone with a little noise, mono, 16 kHz; the format follows the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, tone(frequency, seconds, seed), SAMPLE_RATE)
     return path
@@ -263,9 +261,9 @@ def tone(frequency: float = 220.0, seconds: float = 0.4, seed: int = 0) -> Float
 
 
 def write_openface(path: Path, polarity: str = "neutral", frames: int = 5, seed: int = 0) -> Path:
-    """An OpenFace CSV with only action units, all frames good."""
+    """Write an OpenFace CSV with only action units, all frames successful."""
     rng = np.random.default_rng(seed)
-    columns = ("frame", "face_id", "timestamp", "confidence", "success", *ACTION_UNITS)
+    columns = ("frame", "face_id", "timestamp", "confidence", "success", *ACTION_UNIT_COLUMNS)
     rows = [
         {"frame": frame + 1, "face_id": 0, "timestamp": f"{frame / 30:.3f}", "confidence": 0.98, "success": 1}
         | _action_units(polarity, rng)
@@ -285,11 +283,11 @@ def _write_clips(folder: Path, rng: np.random.Generator) -> None:
                 pitch = PITCHES[polarity] * float(rng.uniform(0.95, 1.05))
                 write_tone(folder / f"Actor_{actor:02d}" / f"{clip}.flac", pitch, seed=int(rng.integers(2**31)))
                 rows.append({"clip": clip} | _action_units(polarity, rng))
-    write_csv(folder / "au_mean.csv", ("clip", *ACTION_UNITS), rows)
+    write_csv(folder / "au_mean.csv", ("clip", *ACTION_UNIT_COLUMNS), rows)
 
 
 def _contents(folder: Path, table: str, column: str) -> Mapping[tuple[str, str], list[str]]:
-    """(split, polarity) → how composite 2 names the clips of RAVDESS and the records of a table."""
+    """Return (split, polarity) → names in `composite2` of the clips of RAVDESS and of the records of a table."""
     contents: dict[tuple[str, str], list[str]] = defaultdict(list)
     for split, actor in ((split, actor) for split, actors in ACTORS.items() for actor in actors):
         for emotion, polarity in POLARITIES.items():
@@ -307,11 +305,13 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 def _action_units(polarity: str, rng: np.random.Generator) -> dict[str, object]:
     shown = {"negative": "AU04_r", "neutral": "AU45_r", "positive": "AU12_r"}[polarity]
-    return {unit: round(float(rng.uniform(0, 0.2)) + (2.0 if unit == shown else 0.0), 6) for unit in ACTION_UNITS}
+    return {
+        unit: round(float(rng.uniform(0, 0.2)) + (2.0 if unit == shown else 0.0), 6) for unit in ACTION_UNIT_COLUMNS
+    }
 
 
 def _draw_clip(polarity: str, actor: int, rng: np.random.Generator) -> str:
-    emotions = [emotion for emotion, its in POLARITIES.items() if its == polarity]
+    emotions = [emotion for emotion, of in POLARITIES.items() if of == polarity]
     return clip_name(int(rng.choice(emotions)), actor, int(rng.integers(1, 3)))
 
 

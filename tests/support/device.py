@@ -1,7 +1,4 @@
-"""A device that doubles numbers, and a batcher that works on it.
-
-For: tests of batching without a model.
-"""
+"""A device that doubles numbers, and a batcher that runs on it, for tests of batching without a model."""
 
 import asyncio
 import threading
@@ -14,7 +11,7 @@ from app.engine.batcher import Batcher
 
 
 class Doubler:
-    """Doubles numbers, fails on negative ones, has room for so many at a time, and can be held or broken."""
+    """Doubles numbers; fails on negative ones and on more than `room` at a time; can be held or broken."""
 
     def __init__(self, room: int = 1000) -> None:
         self.batches: list[list[int]] = []
@@ -44,7 +41,7 @@ class Doubler:
 
 @contextmanager
 def working(device: Doubler, *, capacity: int = 8, max_batch: int = 4, **given: Any) -> Iterator[Batcher[int, int]]:
-    """A batcher at work; what `given` does not say is the default."""
+    """Run a batcher with the given options."""
     batcher: Batcher[int, int] = Batcher(
         device.run,
         check=device.check,
@@ -61,9 +58,10 @@ def working(device: Doubler, *, capacity: int = 8, max_batch: int = 4, **given: 
         assert batcher.stop(10)
 
 
-async def ask(batcher: Batcher[int, int], job: int, seconds: float = 30) -> int:
-    with batcher.place() as place:
-        return (await place.submit(job, time.monotonic() + seconds)).result
+async def run_job(batcher: Batcher[int, int], job: int, seconds: float = 30) -> int:
+    with batcher.reserve() as ticket:
+        result, _ = await batcher.submit(ticket, job, time.monotonic() + seconds)
+        return result
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -71,21 +69,21 @@ async def until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         await asyncio.sleep(0.005)
-    raise AssertionError("waited ten seconds in vain")
+    raise AssertionError("the condition did not hold within ten seconds")
 
 
 async def hold(batcher: Batcher[int, int], device: Doubler, job: int = 0) -> "asyncio.Task[int]":
-    """Keep the worker busy with `job` until the device is freed."""
+    """Block the worker with `job` until the device is released."""
     device.free.clear()
-    task = asyncio.create_task(ask(batcher, job))
+    task = asyncio.create_task(run_job(batcher, job))
     await until(device.began.is_set)
     return task
 
 
 async def wait_together(batcher: Batcher[int, int], device: Doubler, jobs: Sequence[int]) -> "list[asyncio.Task[int]]":
-    """Have jobs wait in that order behind one that is held, then free the device."""
+    """Queue jobs in that order behind one that blocks, then release the device."""
     held = await hold(batcher, device)
-    tasks = [held, *(asyncio.create_task(ask(batcher, job)) for job in jobs)]
+    tasks = [held, *(asyncio.create_task(run_job(batcher, job)) for job in jobs)]
     await until(lambda: batcher.depth == len(jobs))
     device.free.set()
     return tasks

@@ -1,8 +1,6 @@
-"""Speak one sentence with eSpeak NG and write its 16-bit samples to standard output: the child of `speech.speak`.
+"""Synthesise a sentence with eSpeak NG: 16-bit samples to standard output, the sampling rate to standard error.
 
-For: a process of its own. The library keeps state that no call resets, so that a second sentence in one process depends
-on the first; a fresh process always says the same.
-Usage: `espeak_child.py VOICE WORDS_PER_MINUTE TEXT`; the sampling rate in Hz goes to standard error.
+The library keeps state between sentences, hence a new process. Usage: `espeak_child.py VOICE WORDS_PER_MINUTE TEXT`.
 """
 
 import ctypes
@@ -48,7 +46,7 @@ def main(voice: str, words_per_minute: str, text: str) -> None:
     library.espeak_SetParameter(ESPEAK_RATE, int(words_per_minute), 0)
     sentence = text.encode()
     if library.espeak_Synth(sentence, len(sentence) + 1, 0, POS_CHARACTER, 0, ESPEAK_CHARS_UTF8, None, None):
-        raise SystemExit("eSpeak NG did not speak")
+        raise SystemExit("eSpeak NG failed")
     library.espeak_Synchronize()
     sys.stdout.buffer.write(bytes(samples))
     sys.stderr.write(str(rate))

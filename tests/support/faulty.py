@@ -1,7 +1,6 @@
-"""`emmr`, with faults on request: a sentence in a request has the forward pass fail.
+"""`emmr` with faults on request: `python -m tests.support.faulty serve …`; certain sentences fail the forward pass.
 
-For tests of a whole process, as `python -m tests.support.faulty serve …`: the call that runs a batch on the device is
-wrapped. On a CUDA device memory really runs out and the context is really lost; on a CPU the exceptions are raised.
+On a CUDA device memory really runs out and the context is really lost; on a CPU the exceptions are raised.
 """
 
 import time
@@ -10,7 +9,7 @@ from typing import Final
 from unittest.mock import patch
 
 from app.cli import main
-from app.engine.predictor import Outcome, Predictor, PreparedRequest
+from app.engine.predictor import Predictor, PreparedRequest, Result
 
 HANGS: Final = "This sentence has the forward pass never return."
 FAILS: Final = "This sentence has the forward pass fail."
@@ -19,11 +18,11 @@ NO_ROOM: Final = "This sentence needs more memory than there is."
 BREAKS: Final = "This sentence breaks the device for good."
 
 
-def faulty(decide: Callable[..., list[Outcome]]) -> Callable[..., list[Outcome]]:
-    """`decide`, with the faults that the batch asks for."""
+def faulty(decide: Callable[..., list[Result]]) -> Callable[..., list[Result]]:
+    """Return `decide`, with the faults that the sentences of a batch request."""
     broken = False
 
-    def wrapped(predictor: Predictor, batch: Sequence[PreparedRequest]) -> list[Outcome]:
+    def wrapped(predictor: Predictor, batch: Sequence[PreparedRequest]) -> list[Result]:
         nonlocal broken
         sentences = {prepared.text for prepared in batch}
         broken = broken or BREAKS in sentences
@@ -41,7 +40,7 @@ def faulty(decide: Callable[..., list[Outcome]]) -> Callable[..., list[Outcome]]
 
 
 def lose_device(device: str) -> None:
-    """Fail a device-side assertion, after which a process's CUDA context is of no more use."""
+    """Fail a device-side assertion, after which the CUDA context of the process is unusable."""
     import torch
 
     if device == "cpu":
@@ -50,7 +49,7 @@ def lose_device(device: str) -> None:
 
 
 def exhaust_memory(device: str) -> None:
-    """Ask a device for more memory than any has."""
+    """Allocate more memory than any device has."""
     import torch
 
     if device == "cpu":

@@ -1,4 +1,4 @@
-"""Form bodies, and the request that brings them in chunks."""
+"""Form bodies, and requests that deliver them in chunks."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 import pytest
 from starlette.requests import Request
 
-from app.uploads.form import RawForm, UploadLimits, read_form
+from app.settings import Settings
+from app.uploads.form import RawForm, read_form
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +18,7 @@ Headers = Sequence[tuple[str, str]]
 
 
 def part(name: str, content: bytes, *headers: str, filename: str | None = None) -> bytes:
-    """One part with its boundary before it."""
+    """Return a part, preceded by its boundary."""
     disposition = f'Content-Disposition: form-data; name="{name}"'
     if filename is not None:
         disposition += f'; filename="{filename}"'
@@ -26,12 +27,12 @@ def part(name: str, content: bytes, *headers: str, filename: str | None = None) 
 
 
 def body(*parts: bytes) -> bytes:
-    """A whole form."""
+    """Return a whole form."""
     return b"".join(parts) + b"--frontier--\r\n"
 
 
 def request(chunks: Iterable[bytes], headers: Headers, *, pause: float = 0.0, gone: bool = False) -> Request:
-    """A request whose body arrives in these chunks, a pause before each; `gone` hangs up instead of ending."""
+    """Return a request whose body arrives in these chunks, after a pause each; `gone`: disconnects at the end."""
     messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     messages.append({"type": "http.disconnect"} if gone else {"type": "http.request", "body": b""})
 
@@ -50,14 +51,14 @@ def in_chunks(data: bytes, size: int) -> list[bytes]:
 async def read(
     data: bytes,
     content_type: str = MULTIPART,
-    limits: UploadLimits | None = None,
+    settings: Settings | None = None,
     *,
     chunk: int = 65_536,
     headers: Headers = (),
 ) -> dict[str, bytes]:
-    """The parts' contents."""
+    """Return the contents of the parts."""
     sent = request(in_chunks(data, chunk), [("Content-Type", content_type), *headers])
-    async with read_form(sent, limits or UploadLimits()) as form:
+    async with read_form(sent, settings or Settings()) as form:
         return contents(form)
 
 

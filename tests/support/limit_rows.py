@@ -1,9 +1,4 @@
-"""For each limit of the service a request one below it, one at it and one above it.
-
-For: `docs.limits`, which sends them to a running service and writes down what it answers, and the test that sends those
-of a service with small limits.
-Does not know: what the answer should be. Every request is right in all but the one respect.
-"""
+"""Requests one below, at and one above each limit of the service; valid in every other respect."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +18,8 @@ SENTENCE: Final = part("text", b"It was good.")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request and the value that it has of what is limited."""
+class LimitRequest:
+    """A request, and its value of the limited quantity."""
 
     value: str
     content: bytes
@@ -33,38 +28,38 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class LimitRow:
-    """One limit: the setting, and requests one below, at and one above it."""
+    """A limit: its setting, and requests one below, at and one above it."""
 
     what: str
     setting: str
-    asked: Sequence[Asked]
+    requests: Sequence[LimitRequest]
 
 
 def rows(settings: Settings) -> Iterator[LimitRow]:
-    """Every limit that is counted, made for the values of `settings`."""
-    for what, setting, make in _COUNTED:
+    """Yield every limit of a size, for the values of `settings`."""
+    for what, setting, make in _SIZES:
         limit = getattr(settings, setting)
         step = 1 / SLOWEST if isinstance(limit, float) else 1
         values = [limit - step, limit, limit + step]
         yield LimitRow(what, setting, [make(value, settings) for value in values])
 
 
-def _form(value: str, *parts: bytes) -> Asked:
-    return Asked(value, body(*parts))
+def _form(value: str, *parts: bytes) -> LimitRequest:
+    return LimitRequest(value, body(*parts))
 
 
-def _sound(value: str, samples: int, rate: int = RATE, channels: int = 1, subtype: str = "PCM_16") -> Asked:
+def _sound(value: str, samples: int, rate: int = RATE, channels: int = 1, subtype: str = "PCM_16") -> LimitRequest:
     return _form(value, part("audio", _wav(samples, rate, channels, subtype), filename="a"))
 
 
 def _wav(samples: int, rate: int, channels: int, subtype: str) -> bytes:
-    """A voice again and again, the same on every channel."""
+    """Return a repeated voice, the same on every channel."""
     voice = np.resize(voice_like(1.0, rate), samples)
     return encode(np.repeat(voice[:, None], channels, axis=1), "wav", rate, subtype)
 
 
-def _body(value: float, settings: Settings) -> Asked:
-    """A sound as large as it takes, of the subtype with the most bytes a sample; its name fills what is left."""
+def _body(value: float, settings: Settings) -> LimitRequest:
+    """Return a sound of the subtype with the most bytes a sample; its file name fills the rest."""
     del settings
     size = int(value)
     room = size - len(body(part("audio", _wav(0, RATE, 1, "DOUBLE"), filename="")))
@@ -72,23 +67,23 @@ def _body(value: float, settings: Settings) -> Asked:
     left = size - len(body(part("audio", wav, filename="")))
     sent = body(part("audio", wav, filename="a" * left))
     assert len(sent) == size
-    return Asked(f"{size:,} bytes", sent)
+    return LimitRequest(f"{size:,} bytes", sent)
 
 
-def _text(value: float, settings: Settings) -> Asked:
+def _text(value: float, settings: Settings) -> LimitRequest:
     del settings
     words = (b"It was good. " * (int(value) // 13 + 1))[: int(value)]
     return _form(f"{int(value):,} bytes", part("text", words))
 
 
-def _seconds(value: float, settings: Settings) -> Asked:
+def _seconds(value: float, settings: Settings) -> LimitRequest:
     del settings
     samples = round(value * SLOWEST)
     return _sound(f"{samples:,} samples at {SLOWEST:,} Hz", samples, SLOWEST, subtype="PCM_U8")
 
 
-def _decoded(value: float, settings: Settings) -> Asked:
-    """As many channels as may be, since their sum counts; one sample more is that many floats more."""
+def _decoded(value: float, settings: Settings) -> LimitRequest:
+    """Return a sound with the most channels, whose sum counts; one sample more is one float more for each."""
     channels = settings.max_audio_channels
     samples = settings.max_audio_decoded_bytes // (4 * channels)
     samples += int(np.sign(value - settings.max_audio_decoded_bytes))
@@ -96,34 +91,34 @@ def _decoded(value: float, settings: Settings) -> Asked:
     return _sound(size, samples, SLOWEST, channels, "PCM_U8")
 
 
-def _rate(value: float, settings: Settings) -> Asked:
+def _rate(value: float, settings: Settings) -> LimitRequest:
     del settings
     return _sound(f"{int(value):,} Hz", int(value) // 10, int(value))
 
 
-def _channels(value: float, settings: Settings) -> Asked:
+def _channels(value: float, settings: Settings) -> LimitRequest:
     del settings
     return _sound(f"{int(value)}", 1_000, SLOWEST, int(value))
 
 
-def _face(value: str, content: bytes) -> Asked:
+def _face(value: str, content: bytes) -> LimitRequest:
     return _form(value, part("openface", content, filename="f"))
 
 
 def _csv(rows: int) -> bytes:
-    """Rows that repeat; enough of them and no two the same would take long to make."""
+    """Return repeated rows, since generating distinct ones takes long."""
     head, *lines = simulate_openface_csv(min(rows, 50), "action_units", face_id=False, spaces=False).splitlines(True)
     return head + b"".join(lines[row % len(lines)] for row in range(rows))
 
 
 def _padded(line: bytes, size: int) -> bytes:
-    """A line of `size` bytes without its end, grown by zeros before its last number."""
+    """Return a line of `size` bytes without its end, padded with zeros before its last number."""
     cells, _, last = line.rstrip(b"\n").rpartition(b",")
     return cells + b"," + last.rjust(size - len(cells) - 1, b"0") + b"\n"
 
 
-def _csv_bytes(value: float, settings: Settings) -> Asked:
-    """Every row grows as far as it must, none past the limit of a line."""
+def _csv_bytes(value: float, settings: Settings) -> LimitRequest:
+    """Return a file whose rows are padded evenly, none past the limit of a line."""
     size, rows = int(value), settings.max_openface_rows
     head, *lines = _csv(rows).splitlines(True)
     width = (size - len(head)) // rows
@@ -134,24 +129,24 @@ def _csv_bytes(value: float, settings: Settings) -> Asked:
     return _face(f"{size:,} bytes", sent)
 
 
-def _csv_line(value: float, settings: Settings) -> Asked:
+def _csv_line(value: float, settings: Settings) -> LimitRequest:
     del settings
     head, line = _csv(1).splitlines(True)
     return _face(f"{int(value):,} bytes", head + _padded(line, int(value)))
 
 
-def _csv_columns(value: float, settings: Settings) -> Asked:
+def _csv_columns(value: float, settings: Settings) -> LimitRequest:
     del settings
     columns = [*ACTION_UNIT_COLUMNS, *(f"c{place}" for place in range(int(value) - 4 - len(ACTION_UNIT_COLUMNS)))]
     return _face(f"{int(value):,}", simulate_openface_csv(2, columns, face_id=False, spaces=False))
 
 
-def _csv_rows(value: float, settings: Settings) -> Asked:
+def _csv_rows(value: float, settings: Settings) -> LimitRequest:
     del settings
     return _face(f"{int(value):,}", _csv(int(value)))
 
 
-_COUNTED: Final[Sequence[tuple[str, str, Callable[[float, Settings], Asked]]]] = (
+_SIZES: Final[Sequence[tuple[str, str, Callable[[float, Settings], LimitRequest]]]] = (
     ("Body", "max_body_bytes", _body),
     ("Text", "max_text_bytes", _text),
     ("Sound, length", "max_audio_seconds", _seconds),
@@ -175,9 +170,9 @@ SMALL: Final[Mapping[str, int | float]] = {
     "max_openface_columns": 64,
     "max_openface_rows": 40,
 }
-"""Limits so small that all of them are tried within seconds, and none stands in another's way."""
+"""Limits that are reached within seconds, without exceeding another one."""
 
-NOT_COUNTED: Final[Sequence[tuple[str, str, Asked]]] = (
+CONTENTS: Final[Sequence[tuple[str, str, LimitRequest]]] = (
     (
         "Parts",
         "each of the three names once",
@@ -190,14 +185,14 @@ NOT_COUNTED: Final[Sequence[tuple[str, str, Asked]]] = (
     ),
     ("Parts", "`text` twice", _form("", SENTENCE, SENTENCE)),
     ("Parts", "another name", _form("", SENTENCE, part("video", b"x", filename="v"))),
-    ("Parts", "none", Asked("", b"--frontier--\r\n")),
+    ("Parts", "none", LimitRequest("", b"--frontier--\r\n")),
     ("Content type", "`multipart/form-data`", _form("", SENTENCE)),
     (
         "Content type",
         "`application/x-www-form-urlencoded`",
-        Asked("", b"text=It+was+good.", "application/x-www-form-urlencoded"),
+        LimitRequest("", b"text=It+was+good.", "application/x-www-form-urlencoded"),
     ),
-    ("Content type", "`application/json`", Asked("", b'{"text": "It was good."}', "application/json")),
+    ("Content type", "`application/json`", LimitRequest("", b'{"text": "It was good."}', "application/json")),
     ("Sound, container", "WAV", _sound("", 4_800)),
     ("Sound, container", "AIFF", _form("", part("audio", b"FORM\0\0\0\x2eAIFF" + b"\0" * 100, filename="a"))),
     ("Sound, container", "no sound at all", _form("", part("audio", b"%PDF-1.7" + b"\0" * 100, filename="a"))),
@@ -205,4 +200,4 @@ NOT_COUNTED: Final[Sequence[tuple[str, str, Asked]]] = (
     ("OpenFace, cell", "`1e999`", _face("", _csv(2).replace(b"\n1,", b"\n1e999,"))),
     ("OpenFace, cell", "`1_000`", _face("", _csv(2).replace(b"\n1,", b"\n1_000,"))),
 )
-"""What is accepted and what is not, where there is nothing to count."""
+"""Content that is accepted or rejected by its kind: what, description, request."""

@@ -1,4 +1,4 @@
-"""A tiny random network and random utterances for it: real code at sizes that take milliseconds."""
+"""A tiny random network and random utterances, at sizes that take milliseconds."""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,4 @@
-"""Simulated OpenFace 2 output: the right columns, in the right order, holding numbers a face could give.
-
-For: tests and benchmarks that need a face file without a recording of anybody.
-Does not know: faces.
-"""
+"""Simulated OpenFace 2 output: the right columns in the right order, with plausible values."""
 
 from collections.abc import Sequence
 from typing import Literal

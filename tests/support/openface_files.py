@@ -1,4 +1,4 @@
-"""Reading an OpenFace file from memory, whole or with one cell changed."""
+"""Reading an OpenFace file from memory, as is or with one cell changed."""
 
 import io
 

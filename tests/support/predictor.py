@@ -1,7 +1,4 @@
-"""A predictor simple enough to compute its every figure by hand, and items for it.
-
-For: tests of evaluations and reports.
-"""
+"""A predictor whose metrics can be computed by hand, and items for it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +7,7 @@ import numpy as np
 
 from model.modality import MODALITIES, Modality, Utterance
 from model.network.decision import Decision
-from model.training.evaluation import Item
+from model.training.decision_table import Item
 
 T, A, V = MODALITIES
 CLASSES = ("negative", "neutral", "positive")
@@ -21,13 +18,13 @@ def one_hot(label: int) -> tuple[float, ...]:
 
 
 def item(name: str, label: int, signs: Mapping[Modality, int], decided_by: str | None = None) -> Item:
-    """An item whose modalities each vote for a class."""
+    """Return an item whose modalities each vote for a class."""
     return Item(name, label, Utterance({m: np.full((1, 1), v, dtype=np.float32) for m, v in signs.items()}), decided_by)
 
 
 @dataclass
 class Strongest:
-    """Decides for the largest vote it sees; the ensemble path adds one, and is used where only text is missing."""
+    """Decides for the largest vote; the ensemble path adds one, and is used where only text is missing."""
 
     with_paths: bool = True
     calls: int = 0
@@ -58,7 +55,7 @@ class Strongest:
 
 @dataclass
 class Judged(Strongest):
-    """The same decisions as `model.network.reliability.judge` gives them, the missing text the likeliest key modality."""
+    """Decisions as `model.network.reliability.finalize` returns them; missing text is the most likely key modality."""
 
     def _decide(self, utterance: Utterance, both_paths: bool) -> Decision:
         decision = super()._decide(utterance, both_paths)

@@ -1,14 +1,10 @@
-"""The service as a process of its own: a port, log lines, signals, exit statuses.
-
-For: tests that must see it end, or that speak to it byte by byte.
-"""
+"""The service as a child process: its log events, address and exit status."""
 
 import json
 import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """`emmr serve` on a free port, and what it logs."""
+    """`emmr serve` on a free port, and its log."""
 
     def __init__(
         self, weights: Path, environment: Mapping[str, str], program: Sequence[str] = EMMR, device: str = "cpu"
@@ -36,27 +32,33 @@ class Process:
         )
         self.events: list[dict[str, Any]] = []
         self.raw: list[str] = []
+        self._ended = False
+        self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.popen.stderr is not None
         for line in self.popen.stderr:
-            self.raw.append(line)
-            if line.startswith("{"):
-                self.events.append(json.loads(line))
+            with self._changed:
+                self.raw.append(line)
+                if line.startswith("{"):
+                    self.events.append(json.loads(line))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
     def until(self, what: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
-        end, known = time.monotonic() + seconds, -1
-        while time.monotonic() < end:
-            for event in list(self.events):
-                if what(event):
-                    return event
-            if not self._reader.is_alive() and len(self.events) == known:
-                break
-            known = len(self.events)
-            time.sleep(0.02)
-        raise AssertionError("".join(self.raw))
+        """Wait for a log event; an AssertionError with the log where it does not come."""
+
+        def matching() -> list[dict[str, Any]]:
+            return [event for event in self.events if what(event)]
+
+        with self._changed:
+            self._changed.wait_for(lambda: matching() or self._ended, seconds)
+            assert matching(), "".join(self.raw)
+            return matching()[0]
 
     def base(self) -> str:
         message = self.until(lambda e: "Uvicorn running on" in e["event"])["event"]
@@ -70,7 +72,7 @@ class Process:
         return status
 
     def ready(self) -> str:
-        """Wait until it is ready; its address."""
+        """Wait until it is ready; returns its address."""
         self.until(lambda e: e["event"] == "ready")
         return self.base()
 
@@ -79,7 +81,7 @@ class Process:
 
 
 Launch = Callable[..., Process]
-"""Weights and environment → a process that is gone after the test."""
+"""Weights and environment → a process that ends with the test."""
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""Applications to test, and how to wait for them.
-
-For: tests that ask the service over HTTP, in this process.
-"""
+"""Applications in the test process, and waiting for their readiness."""
 
 import asyncio
 import time
@@ -20,11 +17,11 @@ from app.main import create_app
 from app.settings import Settings
 
 Part = tuple[str | None, bytes, str]
-"""File name, content and content type of one part, as the client takes it."""
+"""File name, content and content type of one part, as the client expects them."""
 
 
 def make_app(weights: Path, **settings: Any) -> FastAPI:
-    """An application over `weights` on the CPU; what `settings` does not say is the default."""
+    """Return an application with `weights` on the CPU and the given settings."""
     return create_app(Settings(weights=weights, device="cpu", **settings))
 
 
@@ -38,7 +35,7 @@ def ready(client: TestClient, seconds: float = 120.0) -> None:
 
 
 async def reach(engine: Engine, phase: Phase) -> None:
-    """Wait until the service is in that phase of its life."""
+    """Wait until the service is in a phase."""
     for _ in range(6000):
         if engine.lifecycle.phase is phase:
             return
@@ -48,7 +45,7 @@ async def reach(engine: Engine, phase: Phase) -> None:
 
 @asynccontextmanager
 async def serving(weights: Path, **settings: Any) -> AsyncIterator[tuple[AsyncClient, Engine, FastAPI]]:
-    """A ready service, and a client that speaks to it on the same event loop, so that requests overlap."""
+    """Run a service, and a client on the same event loop, so that requests overlap."""
     application = make_app(weights, **settings)
     engine: Engine = application.state.engine
     async with application.router.lifespan_context(application):

@@ -1,7 +1,4 @@
-"""Sounds made on the spot and the files they come in, with no program but the Python packages.
-
-For: tests that need some sound, not a voice; `tests.support.speech` speaks.
-"""
+"""Synthetic sounds and their encoding in every accepted container."""
 
 import io
 import struct
@@ -29,7 +26,7 @@ _FFMPEG: Final = {"webm": ("webm", "libopus", 48_000), "m4a": ("ipod", "aac", 16
 
 
 def voice_like(seconds: float, rate: int = SAMPLE_RATE, seed: int = 0) -> FloatArray:
-    """Harmonics of a gliding pitch, in syllables, over a little noise: `(S,)` float32, peak about 0.5."""
+    """Return harmonics of a gliding pitch, in syllables, with a little noise: `(S,)` float32, peak about 0.5."""
     rng = np.random.default_rng(seed)
     t = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * t)) / rate
@@ -42,7 +39,7 @@ _LAYOUTS: Final = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
 
 def encode(waveform: FloatArray, container: Container, rate: int = SAMPLE_RATE, subtype: str | None = None) -> bytes:
-    """Write `(S,)` or `(S, C)` samples as a whole file."""
+    """Encode `(S,)` or `(S, C)` samples as a file."""
     file = io.BytesIO()
     if container in _SOUNDFILE:
         major, usual = _SOUNDFILE[container]
@@ -65,7 +62,7 @@ def encode(waveform: FloatArray, container: Container, rate: int = SAMPLE_RATE, 
 
 
 def wav_header(rate: int, channels: int, data_bytes: int, bits: int = 16) -> bytes:
-    """A WAV header that says what it is told to say."""
+    """Return a WAV header with these values, whether or not they fit the data."""
     width = channels * bits // 8
     return b"".join(
         (

@@ -2,7 +2,8 @@
 
 import io
 
-from model.features.audio.loading import SAMPLE_RATE, Sound, SoundLimits, read_sound
+from model.features.audio import SAMPLE_RATE
+from model.features.audio.loading import Sound, SoundLimits, read_sound
 from tests.support.sound import CONTAINERS, Container, encode, voice_like
 
 MAGIC = {"wav": "wav", "flac": "flac", "vorbis": "ogg", "opus": "ogg", "mp3": "mp3", "webm": "webm", "m4a": "m4a"}

@@ -1,9 +1,4 @@
-"""Generated speech, the same on every machine: `speak("Good morning.")`, `speech_of(3.7)`.
-
-For: tests and examples that need a voice without a recording of anybody.
-Does not know: files; write what comes back with `soundfile` where a file is wanted.
-Source: eSpeak NG, from the `espeakng-loader` package: nothing needs to be installed beside the Python packages.
-"""
+"""Synthetic speech, the same on every machine: `speak("Good morning.")`, `speech_of(3.7)`; from eSpeak NG."""
 
 import subprocess
 import sys
@@ -27,24 +22,24 @@ SENTENCES: Final = (
 
 
 def speak(text: str, rate: int = 175, voice: str = "en-us") -> FloatArray:
-    """Say a sentence.
+    """Synthesise a sentence.
 
     Args:
-        text: what to say.
+        text: the sentence.
         rate: words per minute.
         voice: an eSpeak NG voice, with a variant after a plus sign (`en+f3`).
 
     Returns:
-        `(S,)` float32 in [-1, 1], mono, 16 kHz; the caller's own to change.
+        `(S,)` float32 in [-1, 1], mono, 16 kHz; a copy.
 
     Raises:
-        RuntimeError: the voice is unknown or eSpeak NG does not work here.
+        RuntimeError: the voice is unknown or eSpeak NG does not work on this machine.
     """
     return _spoken(text, rate, voice).copy()
 
 
 def speech_of(seconds: float, voice: str = "en-us") -> FloatArray:
-    """Say the stock sentences, over and over, for exactly so long; `(round(seconds * 16000),)` float32."""
+    """Synthesise `SENTENCES`, repeated to this length; `(round(seconds * 16000),)` float32."""
     samples = round(seconds * SAMPLE_RATE)
     round_of_sentences = np.concatenate([_spoken(sentence, 175, voice) for sentence in SENTENCES])
     return np.resize(round_of_sentences, samples)

@@ -1,51 +1,49 @@
-"""A toy corpus a network can learn in seconds, and recipes as small as it.
-
-For: tests of training that need no files.
-"""
+"""A toy corpus in memory that a network learns in seconds, with recipes of that size."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from rich.console import Console
 
+from model.config import ModelConfig
+from model.features.normalization import Preprocessing
 from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, ModalitySet
+from model.network.decision import Decision, Distribution
+from model.network.emmr import EMMR
+from model.training.crossfit import CrossFitPart
 from model.training.datasets.base import (
+    CLASSES,
     ActionUnitMeansSource,
+    Corpus,
     Example,
+    FixedCorpus,
     SoundSource,
     Source,
     Split,
     TextSource,
-    Unclassed,
 )
+from model.training.distributed import SINGLE_PROCESS, DistributedContext
+from model.training.prepare import PreparedCorpus
 from model.training.settings import Recipe, TrainingSettings
+from model.training.teacher import Teacher
+from model.training.trainer import RunPaths, Trainer
 from model.types import FloatArray
-from tests.support.network import tiny_config
+from tests.support.network import random_network, tiny_config
 
-CLASSES = ("negative", "neutral", "positive")
 CONFIG = tiny_config()
 
 
-class Toy:
-    """A corpus in memory; `redraws` counts how often it was drawn from, and `fail_at` stops a run there."""
+class Toy(FixedCorpus):
+    """A corpus in memory; `redraws` counts calls of `redraw`, of which number `fail_at` raises `KeyboardInterrupt`."""
 
-    name: str = "toy"
-    classes: tuple[str, ...] = CLASSES
+    name = "toy"
 
     def __init__(self, parts: Mapping[Split, Sequence[Example]], fail_at: int | None = None) -> None:
+        super().__init__(parts)
         self.parts, self.fail_at, self.redraws = parts, fail_at, 0
-
-    def examples(self, split: Split) -> Sequence[Example]:
-        return self.parts.get(split, ())
-
-    def unclassed(self) -> Sequence[Unclassed]:
-        """Nothing."""
-        return ()
-
-    def unimodal(self, split: Split) -> Sequence[Example]:
-        """Nothing."""
-        return ()
 
     def redraw(self, rng: np.random.Generator) -> Sequence[Example]:
         if self.redraws == self.fail_at:
@@ -55,7 +53,7 @@ class Toy:
 
 
 def toy(train: int = 48, val: int = 21, *, mixed: bool = False) -> tuple[Toy, dict[Source, FloatArray]]:
-    """A corpus whose classes lie far apart in every modality, and its features.
+    """A corpus with well separated classes in every modality, and its features.
 
     Args:
         train: training examples.
@@ -83,7 +81,7 @@ def toy(train: int = 48, val: int = 21, *, mixed: bool = False) -> tuple[Toy, di
 
 
 def source_of(modality: Modality, name: str) -> Source:
-    """A source of a modality; nothing lies behind it."""
+    """A source of a modality, without content."""
     if modality == Modality.TEXT:
         return TextSource(name)
     if modality == Modality.AUDIO:
@@ -91,8 +89,27 @@ def source_of(modality: Modality, name: str) -> Source:
     return ActionUnitMeansSource(name, (0.0,))
 
 
+def confident_network(factor: float = 30.0, seed: int = 0) -> EMMR:
+    """A random network with extreme probabilities, for inference."""
+    network = random_network(CONFIG, seed)
+    with torch.no_grad():
+        network.classifier.weight.mul_(factor)
+    return network.requires_grad_(requires_grad=False)
+
+
+def part_of(network: EMMR, corpus: Corpus, features: Mapping[Source, FloatArray]) -> CrossFitPart:
+    """A network with the training and validation examples of a corpus."""
+    return CrossFitPart(network, corpus.examples("train"), corpus.examples("val"), corpus.examples("val"), features)
+
+
+def transformer_path(decision: Decision) -> Distribution:
+    """The answer of the transformer path, from the present modalities."""
+    assert decision.transformer is not None
+    return decision.transformer
+
+
 def tiny_training(**changes: Any) -> TrainingSettings:
-    """A schedule of seconds: two epochs, one of pretraining and guidance, mild augmentation, adapters on request."""
+    """A schedule of seconds: two epochs, one of pretraining and of guidance, and mild augmentation."""
     quick: dict[str, Any] = {
         "epochs": 2,
         "pretraining_epochs": 1,
@@ -119,3 +136,27 @@ def tiny_training(**changes: Any) -> TrainingSettings:
 def tiny_recipe(**changes: Any) -> Recipe:
     """A recipe over `tiny_config`."""
     return Recipe(model=CONFIG, training=tiny_training(**changes))
+
+
+def make_trainer(
+    folder: Path,
+    corpus: Corpus,
+    features: dict[Source, FloatArray],
+    *,
+    config: ModelConfig = CONFIG,
+    seed: int = 0,
+    device: str = "cpu",
+    console: Console | None = None,
+    distributed: DistributedContext = SINGLE_PROCESS,
+    teacher: Teacher | None = None,
+    **settings: Any,
+) -> Trainer:
+    """A trainer of a run in a folder, quiet by default; `settings` are those of `tiny_training`."""
+    return Trainer(
+        corpus,
+        PreparedCorpus(features, Preprocessing({}), {}, teacher),
+        Recipe(model=config, training=tiny_training(**settings)),
+        seed,
+        RunPaths(folder, folder / "cache", 1, torch.device(device), distributed),
+        console or Console(quiet=True),
+    )
