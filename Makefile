@@ -11,7 +11,7 @@ DEVICE ?= $(or $(EMMR_DEVICE),auto)
 WEIGHTS ?= $(or $(EMMR_WEIGHTS),weights/default)
 DATA ?= ../shared/data
 OUT ?= weights/default
-# Of the benches: how long, which seed, and whether their figures go into docs/resilience.md (RECORD=1).
+# Of the load and fuzz tests: duration, seed, and whether figures are written to docs/resilience.md (RECORD=1).
 SEED ?= 1
 CASES ?= 1500
 SECONDS ?= 60
@@ -29,7 +29,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 SERVE_STAMP := $(VENV)/.installed-serve
 DEV_STAMP := $(VENV)/.installed-dev
 FUZZ_STAMP := $(VENV)/.installed-fuzz
-FINDINGS = $(if $(RECORD),--record) --json .cache/benches
+RESULTS = $(if $(RECORD),--record) --json .cache/benches
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .PHONY: help
@@ -75,8 +75,16 @@ examples: $(DEV_STAMP)  ## Make the sample inputs in examples/ again
 readme: $(DEV_STAMP)  ## Fill the README's answers and results again, from a running service and the weights' results
 	$(BIN)/python -m docs.refresh_readme
 
+.PHONY: configuration
+configuration: $(DEV_STAMP)  ## Write docs/configuration.md again, from the service's settings
+	$(BIN)/python -m docs.configuration
+
+.PHONY: docs-check
+docs-check: $(DEV_STAMP)  ## Run the commands of the README and the documentation against a running service
+	$(BIN)/python -m docs.check
+
 .PHONY: limits
-limits: $(DEV_STAMP)  ## Write docs/limits.md again, from what a running service answers at each limit
+limits: $(DEV_STAMP)  ## Write docs/limits.md again, from the responses of a service at each limit
 	$(BIN)/python -m docs.limits
 
 .PHONY: bench
@@ -89,23 +97,23 @@ device-report: $(BENCH_STAMP)  ## Test and measure a CUDA device (DEVICE=cuda:1 
 		--json benchmarks/results/device.json --document docs/performance.md
 
 .PHONY: fuzz
-fuzz: $(FUZZ_STAMP)  ## Fuzz the service by its OpenAPI document (CASES each), then its readers (MINUTES=10 each)
+fuzz: $(FUZZ_STAMP)  ## Fuzz the service from its OpenAPI document (CASES each), then its readers (MINUTES=10 each)
 	@status=0; \
-	$(BIN)/python -m tools.fuzz.schema --cases $(CASES) --seed $(SEED) $(FINDINGS)/schemathesis.json || status=1; \
-	$(BIN)/python -m tools.fuzz.guide --minutes $(or $(MINUTES),10) --seed $(SEED) $(FINDINGS)/atheris.json || status=1; \
+	$(BIN)/python -m tools.fuzz.run_schemathesis --cases $(CASES) --seed $(SEED) $(RESULTS)/schemathesis.json || status=1; \
+	$(BIN)/python -m tools.fuzz.run_atheris --minutes $(or $(MINUTES),10) --seed $(SEED) $(RESULTS)/atheris.json || status=1; \
 	exit $$status
 
 .PHONY: chaos
-chaos: $(DEV_STAMP)  ## Break one part of a running service after the other, and see who is affected
-	$(BIN)/python -m tools.load.chaos $(CASE) $(FINDINGS)/chaos.json
+chaos: $(DEV_STAMP)  ## Inject faults into a running service under background traffic (CASE="…")
+	$(BIN)/python -m tools.load.chaos $(CASE) $(RESULTS)/chaos.json
 
 .PHONY: soak
-soak: $(DEV_STAMP)  ## Load the service at 70 % of its capacity for MINUTES=20 and see what grows
-	$(BIN)/python -m tools.load.soak --minutes $(or $(MINUTES),20) $(FINDINGS)/soak.json
+soak: $(DEV_STAMP)  ## Load the service at 70 % of its capacity for MINUTES=20 and measure what grows
+	$(BIN)/python -m tools.load.soak --minutes $(or $(MINUTES),20) $(RESULTS)/soak.json
 
 .PHONY: overload
-overload: $(DEV_STAMP)  ## Ask for four times what the service can do for SECONDS, and see what it says
-	$(BIN)/python -m tools.load.overload --seconds $(SECONDS) $(FINDINGS)/overload.json
+overload: $(DEV_STAMP)  ## Load the service at four times its capacity for SECONDS
+	$(BIN)/python -m tools.load.overload --seconds $(SECONDS) $(RESULTS)/overload.json
 
 .PHONY: constraints
 constraints:  ## Write constraints.txt again, from the newest allowed versions

@@ -1,4 +1,4 @@
-"""The committed page of limits says what the settings say and what a running service answers."""
+"""The committed page of limits has the values of the settings and the responses of a running service."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
-from docs.limits import HEAD, OTHERS, PAGE, TAIL, TIMED, ask, not_counted, timed, written
+from docs.limits import HEAD, OTHERS, PAGE, TAIL, TIMED, contents, formatted, send, timed
 from tests.support.limit_rows import SMALL, LimitRow, rows
 from tools.load.service import Service, serving
 
@@ -19,12 +19,12 @@ def cells(line: str) -> list[str]:
 
 
 def answers(line: str) -> list[str]:
-    """What a row's requests were answered."""
+    """The responses in a row."""
     return [cell.rpartition("→ ")[2] for cell in cells(line) if "→" in cell]
 
 
 def committed() -> dict[str, str]:
-    """The page's rows by setting."""
+    """The rows of the page by setting."""
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     found = {cells(line)[1].strip("`"): line for line in lines if re.search(r"\| `\w+` \|.*\|.*\|.*\|", line)}
     assert len(found) == len(ROWS) + 4
@@ -39,35 +39,35 @@ def service(tiny_weights: Path) -> Iterator[Service]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row.setting))
-def test_below_at_and_above_each_limit_a_service_answers_what_the_page_says(service: Service, row: LimitRow) -> None:
-    given = [ask(service.port, asked) for asked in row.asked]
-    assert given == answers(committed()[row.setting])
-    refused = 0 if row.setting.startswith("min_") else 2
-    assert [position for position, answer in enumerate(given) if answer != "200"] == [refused]
-    assert given[refused][:3] in {"413", "422"}
+def test_responses_at_each_limit_are_those_of_the_page(service: Service, row: LimitRow) -> None:
+    responses = [send(service.port, request) for request in row.requests]
+    assert responses == answers(committed()[row.setting])
+    rejected = 0 if row.setting.startswith("min_") else 2
+    assert [position for position, answer in enumerate(responses) if answer != "200"] == [rejected]
+    assert responses[rejected][:3] in {"413", "422"}
 
 
-def test_the_page_was_made_at_the_defaults() -> None:
+def test_the_page_has_the_default_settings() -> None:
     page, usual = committed(), Settings()
     for setting, line in page.items():
-        assert cells(line)[2] == written(setting, getattr(usual, setting)), setting
+        assert cells(line)[2] == formatted(setting, getattr(usual, setting)), setting
     for row in rows(usual):
-        assert [cell.partition(" →")[0] for cell in cells(page[row.setting])[3:]] == [a.value for a in row.asked]
+        assert [cell.partition(" →")[0] for cell in cells(page[row.setting])[3:]] == [a.value for a in row.requests]
 
 
-def test_what_is_neither_counted_nor_timed_is_answered_as_the_page_says(service: Service) -> None:
+def test_responses_to_each_content_are_those_of_the_page(service: Service) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    for line in not_counted(service.port):
+    for line in contents(service.port):
         assert f"{line}\n" in page
 
 
-def test_time_and_room_run_out_as_the_page_says(tiny_weights: Path) -> None:
+def test_responses_past_time_and_queue_limits_are_those_of_the_page(tiny_weights: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
     for line in timed(tiny_weights):
         assert f"{line}\n" in page
 
 
-def test_what_the_page_says_beside_its_tables_is_what_the_command_writes() -> None:
+def test_the_text_of_the_page_is_that_of_the_command() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page.startswith(HEAD)
     assert page.endswith(TAIL)
