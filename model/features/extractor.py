@@ -72,6 +72,7 @@ class VisualFeatures:
     truncated: bool
 
 
+@dataclass(eq=False)
 class FeatureExtractor:
     """Computes the features that one checkpoint expects.
 
@@ -82,17 +83,10 @@ class FeatureExtractor:
         reliability: estimates the probability of speech; if None, every sound counts as speech.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        preprocessing: Preprocessing,
-        text_encoder: TextEncoder,
-        reliability: SpeechCheck | None = None,
-    ) -> None:
-        self.config = config
-        self.preprocessing = preprocessing
-        self.text_encoder = text_encoder
-        self.reliability = reliability
+    config: ModelConfig
+    preprocessing: Preprocessing
+    text_encoder: TextEncoder
+    reliability: SpeechCheck | None = None
 
     def text(self, sentences: Sequence[str]) -> list[TextFeatures]:
         """Encode sentences."""

@@ -33,8 +33,7 @@ def condition(waveform: FloatArray) -> FloatArray:
     begin, end = _span(active, waveform.size)
     power = 10.0 ** (levels[active] / 10)
     gain_db = min(LEVEL_DBFS - 10 * float(np.log10(power.mean())), MAX_GAIN_DB)
-    levelled: FloatArray = waveform[begin:end] * np.float32(10 ** (gain_db / 20))
-    return levelled
+    return waveform[begin:end] * np.float32(10 ** (gain_db / 20))
 
 
 def speech_span(waveform: FloatArray) -> tuple[int, int]:

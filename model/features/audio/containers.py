@@ -11,7 +11,6 @@ from typing import Final
 from model.errors import CorruptModality
 from model.modality import Modality
 
-EBML_MAGIC: Final = b"\x1a\x45\xdf\xa3"
 SNIFF_BYTES: Final = 64
 
 
@@ -23,8 +22,7 @@ def sniff(head: bytes) -> str | None:
         return "flac"
     if head[:4] == b"OggS":
         return "ogg"
-    if head[:4] == EBML_MAGIC:
-        # A Matroska file has the document type `matroska` here.
+    if head[:4] == b"\x1a\x45\xdf\xa3":  # EBML; a Matroska file has the document type `matroska`
         return "webm" if b"\x42\x82\x84webm" in head else None
     if head[4:8] == b"ftyp":
         return "m4a"
@@ -63,9 +61,7 @@ def _walk_wav(data: bytes) -> None:
         raise _corrupt("the WAV file holds no samples", min(position, len(data)))
 
 
-# Ogg (RFC 3533).
-_OGG_LAST_PAGE: Final = 0x04
-# zlib's CRC-32 has Ogg's polynomial, but reads the bits of each byte in the opposite order.
+# Ogg (RFC 3533). zlib's CRC-32 has Ogg's polynomial, but reads the bits of each byte in the opposite order.
 _REVERSED_BITS: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -88,13 +84,12 @@ def _walk_ogg(data: bytes) -> None:
         page = header[:22] + bytes(4) + header[26:] + data[position + 27 : end]
         if _ogg_crc(page) != int.from_bytes(header[22:26], "little"):
             raise _corrupt("an Ogg page does not match its checksum", position)
-        if position == 0:
-            serial = header[14:18]
+        serial = serial or header[14:18]
         if last or header[14:18] != serial:
             raise _corrupt("the Ogg file holds more than one stream", position)
         if int.from_bytes(header[18:22], "little") != sequence:
             raise _corrupt("a page of the Ogg file is missing", position)
-        last = bool(header[5] & _OGG_LAST_PAGE)
+        last = bool(header[5] & 0x04)  # the flag of a last page
         position, sequence = end, sequence + 1
     if not last:
         raise _cut(position)
@@ -105,11 +100,7 @@ _MP3_KBITS: Final = (  # by bitrate index 1 … 14: MPEG-1, then MPEG-2 and 2.5
     (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
-_MP3_HZ: Final[Mapping[int, tuple[int, int, int]]] = {  # by version and rate index
-    3: (44_100, 48_000, 32_000),
-    2: (22_050, 24_000, 16_000),
-    0: (11_025, 12_000, 8_000),
-}
+_MP3_HZ: Final = (44_100, 48_000, 32_000)  # by rate index: MPEG-1; half of it in MPEG-2, a quarter in MPEG-2.5
 _TRAILING_TAGS: Final = (b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
@@ -119,11 +110,11 @@ def _mp3_frame_size(data: bytes, position: int) -> int | None:
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None
     version, bitrate, rate = (header[1] >> 3) & 3, header[2] >> 4, (header[2] >> 2) & 3
-    if version not in _MP3_HZ or bitrate in (0, 15) or rate == 3:
+    if version == 1 or bitrate in (0, 15) or rate == 3:
         return None
-    first = version == 3
-    bytes_per_kbit = 144_000 if first else 72_000
-    return bytes_per_kbit * _MP3_KBITS[not first][bitrate - 1] // _MP3_HZ[version][rate] + (header[2] >> 1 & 1)
+    bytes_per_kbit, fraction = {3: (144_000, 1), 2: (72_000, 2), 0: (72_000, 4)}[version]
+    hertz = _MP3_HZ[rate] // fraction
+    return bytes_per_kbit * _MP3_KBITS[version != 3][bitrate - 1] // hertz + (header[2] >> 1 & 1)
 
 
 def _walk_mp3(data: bytes) -> None:
@@ -131,8 +122,7 @@ def _walk_mp3(data: bytes) -> None:
     while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
         seven_bit = data[start + 6 : start + 10]
         size = sum(byte << shift for byte, shift in zip(seven_bit, (21, 14, 7, 0), strict=True))
-        footer = 10 if data[start + 5] & 0x10 else 0
-        start += 10 + size + footer
+        start += size + (20 if data[start + 5] & 0x10 else 10)  # a header, and a footer if flagged
     position, frames = start, 0
     while (size_here := _mp3_frame_size(data, position)) is not None:
         if position + size_here > len(data):
@@ -143,24 +133,17 @@ def _walk_mp3(data: bytes) -> None:
         raise _corrupt("there is no MPEG layer III frame", min(start, len(data)))
     if rest.strip(b"\0") and not rest.lstrip(b"\0").startswith(_TRAILING_TAGS):
         raise _corrupt("this is no MPEG layer III frame", position)
-    claimed = _mp3_claimed_frames(data, start)
-    if claimed is None:
-        return
-    if frames < claimed:
-        raise _cut(position)
-    # Some encoders count the frame that carries the count, some do not. The decoder stops at the count.
-    if frames > claimed + 1:
-        raise _corrupt("the MP3 file holds more frames than its first one counts", position)
-
-
-def _mp3_claimed_frames(data: bytes, start: int) -> int | None:
-    """Frame count of the Xing or Info header, which is stored in place of the first frame's side information."""
-    version, mono = (data[start + 1] >> 3) & 3, data[start + 3] >> 6 == 3
-    side = {(True, True): 17, (True, False): 32, (False, True): 9, (False, False): 17}[version == 3, mono]
+    # Frame count of the Xing or Info header, which is stored in place of the first frame's side information.
+    first_version, mono = (data[start + 1] >> 3) & 3 == 3, data[start + 3] >> 6 == 3
+    side = {(True, True): 17, (True, False): 32, (False, True): 9, (False, False): 17}[first_version, mono]
     header = data[start + 4 + side : start + 4 + side + 12]
-    if header[:4] not in (b"Xing", b"Info") or len(header) < 12 or not header[7] & 1:
-        return None
-    return int.from_bytes(header[8:12], "big")
+    if header[:4] in (b"Xing", b"Info") and len(header) == 12 and header[7] & 1:
+        claimed = int.from_bytes(header[8:12], "big")
+        if frames < claimed:
+            raise _cut(position)
+        # Some encoders count the frame that carries the count, some do not. The decoder stops at the count.
+        if frames > claimed + 1:
+            raise _corrupt("the MP3 file holds more frames than its first one counts", position)
 
 
 # Matroska and WebM (RFC 9559).
@@ -176,11 +159,9 @@ def _ebml_number(data: bytes, position: int, keep_marker: bool) -> tuple[int | N
     raw = data[position : position + length]
     if len(raw) < length:
         raise _cut(position)
-    value = int.from_bytes(raw, "big")
-    if keep_marker:
-        return value, position + length
-    value -= 1 << (7 * length)
-    return (None if value == (1 << (7 * length)) - 1 else value), position + length
+    marker = 0 if keep_marker else 1 << (7 * length)
+    value = int.from_bytes(raw, "big") - marker
+    return (None if value == marker - 1 else value), position + length
 
 
 def _walk_webm(data: bytes) -> None:

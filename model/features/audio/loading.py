@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
@@ -50,6 +51,7 @@ FFMPEG: Final[Mapping[str, tuple[str, str, str]]] = {
     "m4a": ("mov", "aac", "aac"),
 }
 """Container → FFmpeg's demuxer, the accepted codec, and the only decoders that FFmpeg may open."""
+_corrupt: Final = partial(CorruptModality, Modality.AUDIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,13 @@ def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> So
         OSError: the path cannot be read.
     """
     limits = limits or SoundLimits()
-    data = _contents(source, limits)
+    most = limits.max_decoded_bytes // SAMPLE_BYTES * MAX_SAMPLE_BYTES + HEADER_BYTES
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ModalityTooLarge(Modality.AUDIO, f"a sound file may hold at most {most} bytes")
+    if not data:
+        raise _corrupt("the file is empty")
     container = sniff(data[:SNIFF_BYTES])
     if container is None:
         raise UnsupportedFormat(Modality.AUDIO, "accepted are WAV, FLAC, Ogg, MP3, WebM (Opus) and M4A (AAC)")
@@ -128,40 +136,23 @@ def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> So
     )
 
 
-def _contents(source: Path | BinaryIO, limits: SoundLimits) -> bytes:
-    most = limits.max_decoded_bytes // SAMPLE_BYTES * MAX_SAMPLE_BYTES + HEADER_BYTES
-    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ModalityTooLarge(Modality.AUDIO, f"a sound file may hold at most {most} bytes")
-    if not data:
-        raise CorruptModality(Modality.AUDIO, "the file is empty")
-    return data
-
-
 def _collect(data: bytes, container: str, limits: SoundLimits) -> tuple[int, FloatArray]:
     """Decode within the limits; returns the sampling rate and all samples `(S, C)` at that rate."""
     blocks: list[FloatArray] = []
     file_rate, channels, samples = 0, 0, 0
     for rate, block in _decode_with_ffmpeg(data, container) if container in FFMPEG else _decode_with_libsndfile(data):
         if not limits.min_rate <= rate <= limits.max_rate:
-            raise CorruptModality(
-                Modality.AUDIO, f"a sampling rate of {rate} Hz is not within {limits.min_rate} and {limits.max_rate} Hz"
-            )
+            raise _corrupt(f"a sampling rate of {rate} Hz is not within {limits.min_rate} and {limits.max_rate} Hz")
         if not 1 <= block.shape[1] <= limits.max_channels:
-            raise CorruptModality(
-                Modality.AUDIO, f"{block.shape[1]} channels are not within 1 and {limits.max_channels}"
-            )
+            raise _corrupt(f"{block.shape[1]} channels are not within 1 and {limits.max_channels}")
         if blocks and (rate, block.shape[1]) != (file_rate, channels):
-            raise CorruptModality(
-                Modality.AUDIO, "rate or channels change along the way", f"{samples / file_rate:.3f} s"
-            )
+            raise _corrupt("rate or channels change along the way", f"{samples / file_rate:.3f} s")
         file_rate, channels = rate, block.shape[1]
         # One comparison for large samples and NaN, which compares false.
         valid = np.abs(block) <= MAX_AMPLITUDE
         if not valid.all():
             first = samples + int(np.argmin(valid.all(axis=1)))
-            raise CorruptModality(Modality.AUDIO, "a sample is not a number near [-1, 1]", f"{first / rate:.3f} s")
+            raise _corrupt("a sample is not a number near [-1, 1]", f"{first / rate:.3f} s")
         samples += len(block)
         if samples > limits.max_seconds * rate:
             raise ModalityTooLarge(Modality.AUDIO, f"a sound may last at most {limits.max_seconds:g} seconds")
@@ -198,11 +189,10 @@ def _decode_with_libsndfile(data: bytes) -> Iterator[tuple[int, FloatArray]]:
             while len(block := file.read(BLOCK_SAMPLES // file.channels, dtype="float32", always_2d=True)):
                 samples += len(block)
                 yield file.samplerate, block
-            claimed = file.frames
+            if samples < file.frames:
+                raise _corrupt("the file ends before its content does")
     except soundfile.LibsndfileError:
-        raise CorruptModality(Modality.AUDIO, "the file cannot be decoded to its end") from None
-    if samples < claimed:
-        raise CorruptModality(Modality.AUDIO, "the file ends before its content does")
+        raise _corrupt("the file cannot be decoded to its end") from None
 
 
 def _decode_with_ffmpeg(data: bytes, container: str) -> Iterator[tuple[int, FloatArray]]:
@@ -226,15 +216,14 @@ def _decode_with_ffmpeg(data: bytes, container: str) -> Iterator[tuple[int, Floa
             packets = 0
             for packet in file.demux(stream):
                 if packet.is_corrupt:
-                    raise CorruptModality(Modality.AUDIO, "the file cannot be decoded to its end")
+                    raise _corrupt("the file cannot be decoded to its end")
                 packets += packet.size > 0
                 for frame in packet.decode():
                     yield frame.sample_rate, _as_floats(frame)
-            claimed = stream.frames
+            if packets < stream.frames:
+                raise _corrupt("the file ends before its content does")
     except av.FFmpegError:
-        raise CorruptModality(Modality.AUDIO, "the file cannot be decoded to its end") from None
-    if packets < claimed:
-        raise CorruptModality(Modality.AUDIO, "the file ends before its content does")
+        raise _corrupt("the file cannot be decoded to its end") from None
 
 
 def _as_floats(frame: "AudioFrame") -> FloatArray:

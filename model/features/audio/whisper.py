@@ -5,10 +5,11 @@ Shapes: S samples, M mel frames = S // HOP, T positions = ceil(M / 2), D model s
 """
 
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 import numpy as np
 import scipy.fft
@@ -16,7 +17,6 @@ import scipy.fft
 from model.errors import CheckpointError, ConfigError
 from model.features.audio import SAMPLE_RATE
 from model.features.audio.acoustic import checked_waveform
-from model.features.audio.ctranslate2 import read_tensors
 from model.features.audio.dsp.mel import mel_filters
 from model.features.audio.dsp.stft import periodic_hann
 from model.features.packaged import packaged_file, verify_file
@@ -52,6 +52,11 @@ _GELU_B: Final = np.float32(0.03700683)
 _GELU_C: Final = np.float32(-3.517086e-4)
 _GELU_LIMIT: Final = np.float32(50)  # tanh has reached 1 here; the polynomial decreases beyond x^2 = 69
 _GELU_CHUNK: Final = 2**15  # elements processed at once: three float32 buffers fit in 512 kB of L2 cache
+
+# CTranslate2 model file (python/ctranslate2/specs/model_spec.py). The library `ctranslate2` does not expose weights.
+_BINARY_VERSION: Final = 6
+_FLOAT16: Final = 4  # data type id
+_MAX_RANK: Final = 8  # more dimensions than any tensor of the model has
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +190,11 @@ class WhisperEncoder:
 
     def _embed(self, mel: FloatArray) -> FloatArray:
         """Convolutions and positions, `(N_MELS, M)` → `(D, T)`."""
-        frames = mel.shape[1]
-        columns = _unfold(mel, stride=1)  # (3 * N_MELS, M)
-        first = np.matmul(self._conv1, columns)  # (D, M)
+        first = np.matmul(self._conv1, _unfold(mel, stride=1))  # (D, M)
         _gelu(first, self._conv1_bias)
-        columns = _unfold(first, stride=2)  # (3 D, T)
-        x: FloatArray = np.matmul(self._conv2, columns)  # (D, T)
+        x: FloatArray = np.matmul(self._conv2, _unfold(first, stride=2))  # (D, T)
         _gelu(x, self._conv2_bias)
-        x += self._positions[:, : (frames + 1) // 2]
+        x += self._positions[:, : x.shape[1]]
         return x
 
 
@@ -304,6 +306,59 @@ def _shapes(layers: int) -> dict[str, tuple[int, ...]]:
 
 def _packaged_weights() -> Path:
     return packaged_file(PACKAGE, "model.bin", "voice encoder")
+
+
+def read_tensors(path: Path, specification: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, FloatArray]:
+    """Read the named tensors of a CTranslate2 model file as float32; the others are skipped.
+
+    Args:
+        path: of the file.
+        specification: name of the model's specification, `WhisperSpec` for example.
+        shapes: tensor name → expected shape.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: another kind of file, a truncated one, or a tensor is missing or not float16 of its shape.
+    """
+    with path.open("rb") as file:
+        if _numbers(file, "I") != (_BINARY_VERSION,):
+            raise ValueError("it is not a CTranslate2 model of the version expected")
+        if _string(file) != specification:
+            raise ValueError(f"its specification is not {specification}")
+        _, count = _numbers(file, "II")  # revision, number of variables
+        found: dict[str, FloatArray] = {}
+        for _ in range(count):
+            name = _string(file)
+            (rank,) = _numbers(file, "B")
+            if rank > _MAX_RANK:
+                raise ValueError(f"a tensor has {rank} dimensions")
+            shape = _numbers(file, "I" * rank)
+            kind, size = _numbers(file, "BI")
+            if name not in shapes:
+                if file.seek(size, 1) > path.stat().st_size:
+                    raise ValueError("it is cut short")
+                continue
+            if (shape, kind, size) != (shapes[name], _FLOAT16, 2 * math.prod(shapes[name])):
+                raise ValueError(f"{name} is not float16 of shape {shapes[name]}")
+            found[name] = np.frombuffer(_bytes(file, size), dtype="<f2").astype(np.float32).reshape(shape)
+            if len(found) == len(shapes):
+                return found
+    raise ValueError(f"it lacks {min(shapes.keys() - found.keys())}")
+
+
+def _bytes(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) != size:
+        raise ValueError("it is cut short")
+    return data
+
+
+def _numbers(file: BinaryIO, code: str) -> tuple[int, ...]:
+    return struct.unpack("<" + code, _bytes(file, struct.calcsize("<" + code)))
+
+
+def _string(file: BinaryIO) -> str:
+    return _bytes(file, *_numbers(file, "H")).rstrip(b"\0").decode("utf-8", errors="replace")
 
 
 _HANN: Final[FloatArray] = periodic_hann(N_FFT).astype(np.float32)  # (N_FFT,)

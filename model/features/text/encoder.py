@@ -73,9 +73,7 @@ class TextEncoder:
         try:
             if self._local and (Path(self._source) / TOKENIZER).is_file():
                 self._packed = PackedBert.read(Path(self._source), device)
-            size = (
-                self._packed.size if self._packed else getattr(getattr(self.model, "config", None), "hidden_size", None)
-            )
+            size = self._packed.size if self._packed else getattr(self.model.config, "hidden_size", None)
             self._tokenise: Callable[[list[str]], list[list[int]]] = self._load_tokenizer()
         except (OSError, ValueError) as error:
             raise ConfigError(f"text encoder {config.encoder!r} cannot be loaded: {error}") from error
@@ -88,12 +86,8 @@ class TextEncoder:
         from transformers import AutoModel
 
         import_module("transformers.utils.logging").disable_progress_bar()  # standard error is for the log
-        model = cast(
-            nn.Module,
-            # Pickles and code of the weights folder are never executed.
-            AutoModel.from_pretrained(
-                self._source, local_files_only=self._local, use_safetensors=True, trust_remote_code=False
-            ),
+        model: nn.Module = AutoModel.from_pretrained(  # pickles and code of the weights folder are never executed
+            self._source, local_files_only=self._local, use_safetensors=True, trust_remote_code=False
         )
         model.to(self.device).eval().requires_grad_(False)
         for adapters in self._merged:

@@ -3,10 +3,11 @@
 py3langid estimates the language of Latin, Cyrillic and Arabic text; each other script has one language.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from threading import Lock
 from typing import Any, Final
@@ -28,6 +29,7 @@ LATIN: Final = (
     *("af", "ca", "cs", "cy", "da", "de", ENGLISH, "es", "et", "eu", "fi", "fr", "ga", "hr", "hu", "id", "is", "it"),
     *("lt", "lv", "nl", "no", "pl", "pt", "ro", "sk", "sl", "sq", "sv", "sw", "tl", "tr", "vi"),
 )
+KANA: Final = frozenset({"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"})
 OTHER_SCRIPTS: Final[dict[str, tuple[str, ...]]] = {  # by the first word of a letter's Unicode name
     "ARABIC": ("ar", "fa", "ur"),
     "ARMENIAN": ("hy",),
@@ -41,10 +43,7 @@ OTHER_SCRIPTS: Final[dict[str, tuple[str, ...]]] = {  # by the first word of a l
     "GURMUKHI": ("pa",),
     "HANGUL": ("ko",),
     "HEBREW": ("he",),
-    "HIRAGANA": ("ja",),
     "KANNADA": ("kn",),
-    "KATAKANA": ("ja",),
-    "KATAKANA-HIRAGANA": ("ja",),
     "KHMER": ("km",),
     "LAO": ("lo",),
     "MALAYALAM": ("ml",),
@@ -53,9 +52,10 @@ OTHER_SCRIPTS: Final[dict[str, tuple[str, ...]]] = {  # by the first word of a l
     "TAMIL": ("ta",),
     "TELUGU": ("te",),
     "THAI": ("th",),
+    **dict.fromkeys(KANA, ("ja",)),
 }
-KANA: Final = frozenset({"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"})
 ONE_LETTER_WORDS: Final = frozenset({"CJK", "HANGUL"})  # scripts in which one character is a syllable or a word
+_lock = Lock()  # two threads that load the model would take 100 MB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def check_text(text: str) -> TextCheck:
     """
     # NFKC replaces styled letters (full width, mathematical script) by plain ones. It may lengthen the text.
     text = unicodedata.normalize("NFKC", text.lstrip()[:MAX_CHARACTERS])[:MAX_CHARACTERS]
-    text = " ".join(token for token in text.split() if not _is_address(token))
+    text = " ".join(word for word in text.split() if not re.search("@|://|^www[.]", word))  # without addresses
     words = _words(text)
     scripts = Counter(_script(letter) for word in words for letter in word if letter.isalpha())
     if not scripts:
@@ -100,15 +100,10 @@ def check_text(text: str) -> TextCheck:
     share = english / total if total > 0.0 else 0.5
     if len({word.casefold() for word in words}) < MIN_WORDS:
         share = max(share, 0.5)
-    foreign = TextCheck(rival, share, low_information=False)
-    if foreign.foreign:
-        return foreign
-    language = ENGLISH if english >= probabilities[rival] else UNDETERMINED
-    return TextCheck(language, share, low_information=False)
-
-
-def _is_address(token: str) -> bool:
-    return "@" in token or "://" in token or token.startswith("www.")
+    check = TextCheck(rival, share, low_information=False)
+    if check.foreign:
+        return check
+    return replace(check, language=ENGLISH if english >= probabilities[rival] else UNDETERMINED)
 
 
 def _words(text: str) -> list[str]:
@@ -117,10 +112,8 @@ def _words(text: str) -> list[str]:
     Single letters are excluded, and with them emoticons (":D", "ಠ_ಠ").
     """
     kept = "".join(c if c.isalpha() or c in "'’-" or unicodedata.category(c) in {"Mn", "Mc"} else " " for c in text)
-    words = (word.strip("'’-") for word in kept.split())
-    return [
-        word for word in words if any(map(str.isalpha, word)) and (len(word) > 1 or _script(word) in ONE_LETTER_WORDS)
-    ]
+    words = (word.strip("'’-") for word in kept.split() if any(map(str.isalpha, word)))
+    return [word for word in words if len(word) > 1 or _script(word) in ONE_LETTER_WORDS]
 
 
 @lru_cache(maxsize=4096)
@@ -143,23 +136,17 @@ def _language_of_script(text: str, scripts: Counter[str]) -> str:
 
 def _probabilities(text: str, languages: Iterable[str]) -> dict[str, float]:
     try:
-        ranked: dict[str, float] = dict(_identifier().rank(text))
+        with _lock:
+            identifier = _load()
+        ranked: dict[str, float] = dict(identifier.rank(text))
     except OSError:  # the library unpacks its model into a temporary file; without disk space nothing is known
         return dict.fromkeys(languages, 0.0)
     return {language: ranked[language] for language in languages}
 
 
-_lock = Lock()
-
-
-def _identifier() -> Any:
-    """Return the model, which threads may share; the lock prevents that two of them load it, with 100 MB each."""
-    with _lock:
-        return _load()
-
-
 @cache
 def _load() -> Any:
+    """Return the model, which threads may share."""
     from py3langid.langid import MODEL_DIR, MODEL_FILE, LanguageIdentifier
     from py3langid.modelio import load_model
 

@@ -33,7 +33,6 @@ SPARSITY: Final = 0.01  # share of a filter's sum of magnitudes that is dropped,
 TUNINGS: Final = 100  # possible values of the tuning estimate
 _NOTES: Final = N_OCTAVES * BINS_PER_OCTAVE
 _FOLD: Final = np.tile(np.eye(N_CHROMA, dtype=np.float32), N_OCTAVES)  # (12, 84): sums the octaves of each pitch class
-_HALVING: Final = np.sqrt(0.5)  # librosa scales by it to preserve the energy
 _BLOCK_FRAMES: Final = 4096  # frames transformed at once
 
 # Peaks of the tuning estimate: the default arguments of `librosa.estimate_tuning`.
@@ -103,7 +102,10 @@ def plan(tuning: float) -> Filters:
     """Return the filters of a tuning, cached."""
     octaves, notes = 2.0 ** np.arange(N_OCTAVES), 2.0 ** (np.arange(BINS_PER_OCTAVE) / BINS_PER_OCTAVE)
     hertz = np.multiply.outer(octaves, notes).reshape(-1) * (C1 * 2.0 ** (tuning / BINS_PER_OCTAVE))
-    periods = 1.0 / _relative_bandwidth(hertz)  # of the note within its filter
+    # Bandwidth of each note relative to its frequency, from its neighbours as in `librosa.cqt`.
+    logarithms = np.pad(np.log2(hertz), 1, mode="reflect", reflect_type="odd")
+    ratios = 2.0 ** (2 / (2 / (logarithms[2:] - logarithms[:-2])))
+    periods = 1.0 / ((ratios - 1) / (ratios + 1))  # of the note within its filter
     lengths = periods * SAMPLE_RATE / hertz
     highest = slice(-BINS_PER_OCTAVE, None)
     size = int(2.0 ** np.ceil(np.log2(lengths[highest].max())))
@@ -124,14 +126,6 @@ def _wavelet(hertz: float, length: float, size: int) -> ComplexArray:
     return centred
 
 
-def _relative_bandwidth(hertz: DoubleArray) -> DoubleArray:
-    """Bandwidth of each note relative to its frequency, from its neighbours as in `librosa.cqt`; `(84,)` → `(84,)`."""
-    octaves = np.pad(np.log2(hertz), 1, mode="reflect", reflect_type="odd")
-    per_octave = 2 / (octaves[2:] - octaves[:-2])
-    ratio = 2.0 ** (2 / per_octave)
-    return cast(DoubleArray, (ratio - 1) / (ratio + 1))
-
-
 def _sparse(spectra: ComplexArray) -> Any:
     """Set each filter's smallest values, up to `SPARSITY` of its sum of magnitudes, to zero."""
     magnitude = np.abs(spectra)
@@ -147,7 +141,7 @@ def _halve(waveform: FloatArray) -> FloatArray:
     halved = np.asarray(soxr.resample(waveform, 2, 1, "soxr_hq"))[:size]
     if halved.size < size:
         halved = np.pad(halved, (0, size - halved.size))
-    halved /= _HALVING
+    halved /= np.sqrt(0.5)  # as librosa, to preserve the energy
     return cast(FloatArray, halved)
 
 

@@ -12,7 +12,7 @@ import scipy.fft
 
 from model.features.audio import SAMPLE_RATE
 from model.features.audio.dsp.stft import N_FFT
-from model.types import DoubleArray, FloatArray
+from model.types import FloatArray
 
 N_MFCC: Final = 20
 N_MELS: Final = 128  # librosa's default
@@ -42,7 +42,10 @@ def cepstrum(power: FloatArray) -> FloatArray:
 def mel_filters(n_fft: int = N_FFT, n_mels: int = N_MELS) -> FloatArray:
     """Return triangular filters of equal area, `(M, F)`, read-only."""
     bins = np.arange(1 + n_fft // 2) * (SAMPLE_RATE / n_fft)
-    corners = _hertz_of_mels(np.linspace(0.0, _mels_of_hertz(SAMPLE_RATE / 2), n_mels + 2))
+    highest = _BREAK / _STEP + np.log(SAMPLE_RATE / 2 / _BREAK) / _LOG_STEP  # mel value of half the sampling rate
+    mels = np.linspace(0.0, highest, n_mels + 2)
+    above = _BREAK * np.exp(_LOG_STEP * (mels - _BREAK / _STEP))
+    corners = np.where(mels < _BREAK / _STEP, mels * _STEP, above)  # Hz
     widths = np.diff(corners)
     ramps = np.subtract.outer(corners, bins)
     rising, falling = -ramps[:-2] / widths[:-1, None], ramps[2:] / widths[1:, None]
@@ -50,12 +53,3 @@ def mel_filters(n_fft: int = N_FFT, n_mels: int = N_MELS) -> FloatArray:
     filters *= (2.0 / (corners[2:] - corners[:-2]))[:, None]
     filters.flags.writeable = False
     return filters
-
-
-def _hertz_of_mels(mels: DoubleArray) -> DoubleArray:
-    return np.where(mels < _BREAK / _STEP, mels * _STEP, _BREAK * np.exp(_LOG_STEP * (mels - _BREAK / _STEP)))
-
-
-def _mels_of_hertz(hertz: float) -> float:
-    """Mel value of a frequency above the break frequency."""
-    return float(_BREAK / _STEP + np.log(hertz / _BREAK) / _LOG_STEP)

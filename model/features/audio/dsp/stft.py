@@ -41,7 +41,7 @@ def spectrum(frames: FloatArray) -> ComplexArray:
     """
     out = np.empty((len(frames), N_BINS), dtype=np.complex64)
     for first in range(0, len(frames), _ROWS):
-        windowed = frames[first : first + _ROWS] * _window()
+        windowed = frames[first : first + _ROWS] * _WINDOW
         out[first : first + _ROWS] = scipy.fft.rfft(windowed, axis=1, overwrite_x=True)
     return out
 
@@ -50,6 +50,9 @@ def periodic_hann(length: int) -> DoubleArray:
     """Return the periodic (DFT-even) Hann window, `(length,)`."""
     angles = np.linspace(-np.pi, np.pi, length + 1)[:-1]
     return 0.5 + 0.5 * np.cos(angles)
+
+
+_WINDOW: Final = periodic_hann(N_FFT)
 
 
 class OverlapAdd:
@@ -68,7 +71,7 @@ class OverlapAdd:
         """
         for first in range(0, len(spectra), _ROWS):
             frames = scipy.fft.irfft(spectra[first : first + _ROWS], n=N_FFT, axis=1)
-            _overlap_add(self._hops[self._next :], frames.reshape(-1, _OVERLAP, HOP_LENGTH), _window())
+            _overlap_add(self._hops[self._next :], frames.reshape(-1, _OVERLAP, HOP_LENGTH), _WINDOW)
             self._next += len(frames)
 
     def waveform(self) -> FloatArray:
@@ -88,18 +91,11 @@ def _overlap_add(hops: FloatArray, frames: FloatArray | DoubleArray, window: Dou
         np.add(covered, frames[:, part] * weights[part], out=covered, casting="same_kind")
 
 
-@lru_cache(maxsize=1)
-def _window() -> DoubleArray:
-    window = periodic_hann(N_FFT)
-    window.flags.writeable = False
-    return window
-
-
 @lru_cache(maxsize=_OVERLAP)
 def _window_sums(frames: int) -> FloatArray:
     """Sum of squared windows over `frames` overlapping frames, `(frames + _OVERLAP - 1, HOP_LENGTH)`."""
     hops = np.zeros((frames + _OVERLAP - 1, HOP_LENGTH), dtype=np.float32)
-    _overlap_add(hops, np.ones((frames, _OVERLAP, HOP_LENGTH), dtype=np.float32), _window() ** 2)
+    _overlap_add(hops, np.ones((frames, _OVERLAP, HOP_LENGTH), dtype=np.float32), _WINDOW**2)
     return hops
 
 

@@ -3,7 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.features.visual.plain_numbers import MAX_DIGITS, parse_plain
+from model.features.visual.openface import (
+    MAX_DIGITS,
+    parse_plain,
+)
 from model.types import DoubleArray
 
 
