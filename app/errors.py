@@ -1,36 +1,5 @@
 """Errors of the service. Each class carries its HTTP status and the title of its problem type (RFC 9457)."""
 
-# ServiceError
-# ├── Unavailable                    carries Retry-After; the request itself is valid
-# │   ├── NotReady               503
-# │   ├── QueueFull              429
-# │   ├── RateLimited            429
-# │   ├── ShortOfMemory          503
-# │   └── DeviceLost             503
-# ├── DeadlinePassed             504
-# ├── NothingUsable              422
-# ├── Unprocessable              422
-# ├── ReloadRefused              409
-# ├── ReloadUnderway             409
-# ├── UploadError                422  names the part of the form and the place in it
-# │   ├── MalformedBody          400
-# │   │   └── ClientGone         400
-# │   ├── SlowBody               408
-# │   ├── BodyTooLarge           413
-# │   ├── UnsupportedContentType 415
-# │   ├── EmptyForm              422
-# │   ├── UnknownPart            422
-# │   ├── DuplicatePart          422
-# │   ├── PartTooLarge           413
-# │   │   └── TextTooLong        422
-# │   ├── UnsupportedPart        415
-# │   ├── CorruptPart            422
-# │   ├── DecoderFailed          422
-# │   ├── NoRoom                 503
-# │   └── NoDecoder              503
-# ├── InvalidQuery               422
-# └── Internal                   500
-#
 # The first line of each docstring is the `summary` that `GET /problems` returns, in the order of definition.
 
 import re

@@ -24,9 +24,7 @@ async def show_model(request: Request) -> ModelCard:
     checkpoint = engine.checkpoint
     config = checkpoint.config
     return ModelCard(
-        name=config.name,
-        version=checkpoint.version,
-        classes=list(config.classes),
+        **dict(model_name(checkpoint)),
         openface_columns=config.visual.columns,
         max_tokens=config.text.max_tokens,
         limits=_limits(engine.settings),

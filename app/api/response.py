@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from math import isfinite
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from app.api import schemas
 from app.engine.predictor import PreparedRequest, Result
@@ -112,38 +112,37 @@ def _modalities(result: Result) -> schemas.Modalities:
     checkpoint, request, text = result.checkpoint, result.request, result.text
     audio, visual, track = request.audio, request.visual, request.track
 
-    def reason(modality: Modality) -> str:
-        return request.empty[modality].reason if modality in request.empty else "not_provided"
+    def missing(modality: Modality) -> dict[str, Any]:
+        reason = request.empty[modality].reason if modality in request.empty else "not_provided"
+        return {"status": "missing", "reason": reason}
 
-    def familiarity(modality: Modality) -> float | None:
+    def present(modality: Modality) -> dict[str, Any]:
         value = result.decision.familiarity.get(modality)
         # Without a fitted familiarity every value is 1 and carries no information, except 0 for doubtful input.
         fitted = isfinite(float(checkpoint.reliability.familiarity[modality].get_buffer("bounds")[0]))
-        return None if value is None or not (fitted or value < 1) else round(value, FAMILIARITY_DIGITS)
+        familiarity = None if value is None or not (fitted or value < 1) else round(value, FAMILIARITY_DIGITS)
+        return {"status": "present", "familiarity": familiarity}
 
     return schemas.Modalities(
-        text=schemas.TextUse(status="missing", reason="not_provided")
+        text=schemas.TextUse(**missing(Modality.TEXT))
         if text is None
         else schemas.TextUse(
-            status="present",
-            familiarity=familiarity(Modality.TEXT),
+            **present(Modality.TEXT),
             tokens=min(text.tokens, checkpoint.config.text.max_tokens),
             truncated=text.truncated,
         ),
-        audio=schemas.AudioUse(status="missing", reason=reason(Modality.AUDIO))
+        audio=schemas.AudioUse(**missing(Modality.AUDIO))
         if audio is None
         else schemas.AudioUse(
-            status="present",
-            familiarity=familiarity(Modality.AUDIO),
+            **present(Modality.AUDIO),
             seconds=round(audio.seconds, 3),
             frames=audio.frames,
             truncated=audio.truncated,
         ),
-        visual=schemas.VisualUse(status="missing", reason=reason(Modality.VISUAL))
+        visual=schemas.VisualUse(**missing(Modality.VISUAL))
         if visual is None or track is None
         else schemas.VisualUse(
-            status="present",
-            familiarity=familiarity(Modality.VISUAL),
+            **present(Modality.VISUAL),
             frames=visual.frames,
             skipped=track.skipped_unsuccessful + track.skipped_low_confidence,
             faces=track.faces,

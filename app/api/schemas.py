@@ -1,12 +1,13 @@
 """Schemas of the responses and of the command line's JSON. Fields are added and never renamed."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 from app.errors import Fault
 
 Probability = float
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Response(BaseModel, frozen=True):
@@ -24,10 +25,8 @@ class ModelName(_Response):
 class _ModalityUse(_Response):
     status: Literal["present", "missing"]
     reason: str | None = Field(default=None, description="not_provided, silent, too_short, no_speech or no_face.")
-    familiarity: float | None = Field(
+    familiarity: Fraction | None = Field(
         default=None,
-        ge=0,
-        le=1,
         description="Similarity to the training data of the weights; under 0.5 the modality counts only in proportion. "
         "Null where it is missing, or where the weights have no estimate.",
     )
@@ -79,16 +78,14 @@ class KeyMissing(_Response):
     modalities: list[str] = Field(description="Key missing modalities, the likeliest first; empty unless detected.")
     polarity_full: str = Field(description="The answer with what is missing recovered; always `polarity`.")
     polarity_available: str = Field(description="The answer without recovery; always `polarity` unless detected.")
-    score: Probability = Field(
-        ge=0,
-        le=1,
+    score: Fraction = Field(
         description="Calibrated probability that the missing modalities would change the answer; 0 where none is "
-        "missing. Weights without a fitted probability give 1 minus the confidence.",
+        "missing. Weights without a fitted probability give 1 minus the confidence."
     )
     by_modality: dict[str, Probability] = Field(
         description="For each missing modality, the probability that giving it alone would change the answer."
     )
-    threshold: Probability = Field(ge=0, le=1, description="Of `score`: the request's, the service's or the weights'.")
+    threshold: Fraction = Field(description="Of `score`: the request's, the service's or the weights'.")
     rule: Rule
 
 
@@ -213,12 +210,9 @@ class Limits(_Response):
     deadline_seconds: float
 
 
-class ModelCard(_Response):
+class ModelCard(ModelName):
     """The loaded weights, and what they take."""
 
-    name: str
-    version: str
-    classes: list[str]
     openface_columns: str
     max_tokens: int
     limits: Limits

@@ -64,11 +64,9 @@ class LingeringTransport(asyncio.Transport):
 
     def close(self) -> None:
         """Close once what has been written is sent; linger if the client is still sending."""
-        if self.is_closing():
-            return
         if self._is_sending():
             self.linger()
-        else:
+        elif not self.is_closing():
             self._transport.close()
 
     def is_closing(self) -> bool:

@@ -17,20 +17,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from app.errors import (
-    BodyTooLarge,
-    ClientGone,
-    DuplicatePart,
-    EmptyForm,
-    MalformedBody,
-    NoRoom,
-    PartTooLarge,
-    SlowBody,
-    TextTooLong,
-    UnknownPart,
-    UnsupportedContentType,
-    UnsupportedPart,
-)
+from app import errors
 from app.logging import get_logger
 from app.settings import Settings
 
@@ -93,9 +80,9 @@ async def read_form(request: Request, settings: Settings) -> AsyncIterator[RawFo
         except TimeoutError:
             if not timeout.expired():
                 raise
-            raise SlowBody(f"the whole body must arrive within {settings.body_timeout:g} seconds") from None
+            raise errors.SlowBody(f"the whole body must arrive within {settings.body_timeout:g} seconds") from None
         except ClientDisconnect:
-            raise ClientGone("the connection was closed before the body's end") from None
+            raise errors.ClientGone("the connection was closed before the body's end") from None
         yield form
     finally:
         form.close()
@@ -114,12 +101,12 @@ def refuse_without_room() -> Iterator[None]:
         if error.errno not in NO_ROOM:
             raise
         get_logger().error("no room for an upload", reason=errno.errorcode[error.errno], detail=error.strerror)
-        raise NoRoom("there is no room for the upload at this moment") from None
+        raise errors.NoRoom("there is no room for the upload at this moment") from None
 
 
 async def _fill(form: RawForm, request: Request, settings: Settings) -> None:
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise UnsupportedContentType("a body with a Content-Encoding is not accepted")
+        raise errors.UnsupportedContentType("a body with a Content-Encoding is not accepted")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > settings.max_body_bytes:
         raise _body_too_large(settings)
@@ -129,10 +116,10 @@ async def _fill(form: RawForm, request: Request, settings: Settings) -> None:
         await _read_multipart(form, request, settings, options.get(b"boundary", b""))
     elif kind == b"application/x-www-form-urlencoded":
         if options.get(b"charset", b"utf-8").lower() not in UTF8_CHARSETS:
-            raise UnsupportedContentType("only the UTF-8 charset is accepted")
+            raise errors.UnsupportedContentType("only the UTF-8 charset is accepted")
         form.text = await _read_urlencoded(request, settings)
     else:
-        raise UnsupportedContentType(
+        raise errors.UnsupportedContentType(
             "send multipart/form-data with any of the parts text, audio and openface,"
             " or application/x-www-form-urlencoded with text alone"
         )
@@ -149,12 +136,12 @@ async def _chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
             yield chunk
 
 
-def _body_too_large(settings: Settings) -> BodyTooLarge:
-    return BodyTooLarge(f"a body may hold at most {settings.max_body_bytes} bytes")
+def _body_too_large(settings: Settings) -> errors.BodyTooLarge:
+    return errors.BodyTooLarge(f"a body may hold at most {settings.max_body_bytes} bytes")
 
 
-def _text_too_long(settings: Settings) -> TextTooLong:
-    return TextTooLong(f"the text may hold at most {settings.max_text_bytes} bytes", part="text")
+def _text_too_long(settings: Settings) -> errors.TextTooLong:
+    return errors.TextTooLong(f"the text may hold at most {settings.max_text_bytes} bytes", part="text")
 
 
 async def _read_urlencoded(request: Request, settings: Settings) -> bytes:
@@ -168,12 +155,14 @@ async def _read_urlencoded(request: Request, settings: Settings) -> bytes:
     # Latin-1 maps every byte to one character and back.
     pairs = parse_qsl(body.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
     if not pairs:
-        raise EmptyForm("the form holds no part")
+        raise errors.EmptyForm("the form holds no part")
     for name, _ in pairs:
         if name != "text":
-            raise UnknownPart("only text can be sent as application/x-www-form-urlencoded", part=_part_name(name))
+            raise errors.UnknownPart(
+                "only text can be sent as application/x-www-form-urlencoded", part=_part_name(name)
+            )
     if len(pairs) > 1:
-        raise DuplicatePart("the part may be given only once", part="text")
+        raise errors.DuplicatePart("the part may be given only once", part="text")
     text = pairs[0][1].encode("latin-1")
     if len(text) > settings.max_text_bytes or not complete:
         raise _text_too_long(settings)
@@ -191,15 +180,15 @@ async def _read_multipart(form: RawForm, request: Request, settings: Settings, b
     first = True
     async for chunk in _chunks(request, settings):
         if first and not chunk.startswith(b"-"):
-            raise MalformedBody("the body must begin with its boundary")
+            raise errors.MalformedBody("the body must begin with its boundary")
         first = False
         if parser.write(chunk).strip(b" \t\r\n"):
-            raise MalformedBody("there is content after the closing boundary")
+            raise errors.MalformedBody("there is content after the closing boundary")
         await parts.flush()
     if not parser.ended:
-        raise MalformedBody("the body ends before its closing boundary")
+        raise errors.MalformedBody("the body ends before its closing boundary")
     if not parts.seen:
-        raise EmptyForm("the form holds no part")
+        raise errors.EmptyForm("the form holds no part")
     for file in (form.audio, form.openface):
         if file is not None:
             file.seek(0)
@@ -248,27 +237,27 @@ class _PartWriter:
     def _header_end(self) -> None:
         field = self._field.lower()
         if field in self._headers:
-            raise MalformedBody("a part's header is given twice")
+            raise errors.MalformedBody("a part's header is given twice")
         self._headers[field] = self._value
         self._field = self._value = b""
 
     def _headers_finished(self) -> None:
         disposition, options = self._header(b"content-disposition")
         if disposition != b"form-data" or b"name" not in options:
-            raise MalformedBody("a part has no Content-Disposition: form-data with a name")
+            raise errors.MalformedBody("a part has no Content-Disposition: form-data with a name")
         part = _part_name(options[b"name"].decode("latin-1"))
         if part is None:
-            raise UnknownPart(f"only the parts {', '.join(PART_NAMES)} are accepted")
+            raise errors.UnknownPart(f"only the parts {', '.join(PART_NAMES)} are accepted")
         if part in self.seen:
-            raise DuplicatePart("the part may be given only once", part=part)
+            raise errors.DuplicatePart("the part may be given only once", part=part)
         if self._header(b"content-transfer-encoding", b"binary")[0] not in IDENTITY_ENCODINGS:
-            raise UnsupportedPart("a part with a Content-Transfer-Encoding is not accepted", part=part)
+            raise errors.UnsupportedPart("a part with a Content-Transfer-Encoding is not accepted", part=part)
         self.seen.add(part)
         self._part, self._size = part, 0
         if part == "text":
             kind, options = self._header(b"content-type", b"text/plain")
             if kind != b"text/plain" or options.get(b"charset", b"utf-8").lower() not in UTF8_CHARSETS:
-                raise UnsupportedPart("the text must be a form field or a text/plain file in UTF-8", part=part)
+                raise errors.UnsupportedPart("the text must be a form field or a text/plain file in UTF-8", part=part)
         else:
             # The declared type of a file is ignored: the decoder looks at its first bytes.
             self._file = SpooledFile(self.settings.spool_bytes)
@@ -285,7 +274,7 @@ class _PartWriter:
             self._text += data[start:end]
             return
         if self._part == "openface" and self._size > self.settings.max_openface_bytes:
-            raise PartTooLarge(
+            raise errors.PartTooLarge(
                 f"an OpenFace CSV may hold at most {self.settings.max_openface_bytes} bytes", part="openface"
             )
         self._pending.append((self._file, data[start:end]))
@@ -308,7 +297,7 @@ class _BoundaryParser:
 
     def __init__(self, boundary: bytes, callbacks: "MultipartCallbacks") -> None:
         if not 0 < len(boundary) <= MAX_BOUNDARY_LENGTH or b"\r" in boundary or b"\n" in boundary:
-            raise MalformedBody(f"Content-Type must name a boundary of 1 to {MAX_BOUNDARY_LENGTH} bytes")
+            raise errors.MalformedBody(f"Content-Type must name a boundary of 1 to {MAX_BOUNDARY_LENGTH} bytes")
         self.ended = False
         self._parser = MultipartParser(boundary, {**callbacks, "on_end": self._end})
         self._parser.logger = _SILENT
@@ -333,7 +322,7 @@ class _BoundaryParser:
             try:
                 self._parser.write(window[position:search])
             except FormParserError:  # its message quotes the body
-                raise MalformedBody("the multipart body is not well-formed") from None
+                raise errors.MalformedBody("the multipart body is not well-formed") from None
             position = search
         return window[position:]
 
