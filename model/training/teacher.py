@@ -23,9 +23,7 @@ from model.types import FloatArray
 
 BALANCES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Candidates for γ: 0 keeps the prior of the training part, 1 makes the classes equally likely."""
-SMOOTHING: Final = (
-    1e-3  # share of the joint distribution that is spread evenly, so that no combination has probability 0
-)
+SMOOTHING: Final = 1e-3  # share of the joint distribution spread evenly: no combination has probability 0
 
 
 class Teacher(nn.Module):
