@@ -254,7 +254,7 @@ async def test_a_process_does_not_inherit_the_environment(
 
 async def test_isolation_costs_a_small_upload_under_five_milliseconds(pool: DecodePool, spool: Spool) -> None:
     clip = encode(voice_like(2.5), "wav")
-    here, there = [], []
+    here, there = list[float](), list[float]()
     # Minima of alternating runs, until they are near enough: others may keep the machine busy for a while.
     while len(here) < 40 or (min(there) - min(here) >= 0.005 and len(here) < 400):
         began = time.perf_counter()
