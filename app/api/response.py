@@ -40,7 +40,7 @@ def compose(request_id: str, result: Result, parsed: float) -> schemas.Predictio
     Args:
         request_id: as in `X-Request-ID`.
         result: the model's.
-        parsed: seconds spent on reading the body.
+        parsed: seconds taken to read the body.
     """
     checkpoint, decision = result.checkpoint, result.decision
     classes = checkpoint.config.classes

@@ -85,14 +85,21 @@ class Admission:
         capacity: maximum number of waiting requests.
         retry_after: minimum for a refusal's Retry-After, in seconds.
         max_wait: maximum expected waiting time in seconds, checked once the throughput is known; 0 for no maximum.
+        clock: monotonic, in seconds.
     """
 
-    def __init__(self, capacity: int, retry_after: int, max_wait: float = 0.0) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        retry_after: int,
+        max_wait: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._capacity, self._min_retry_after, self._max_wait = capacity, retry_after, max_wait
         self._busy_from = min(MIN_QUEUE, capacity)
         self._lock = threading.Lock()
         self._tickets: set[object] = set()
-        self._throughput = ThroughputMeter()
+        self._throughput = ThroughputMeter(clock)
 
     @property
     def waiting(self) -> int:

@@ -79,7 +79,7 @@ class PreparedRequest:
 
     def add_audio(self, voice: "Voice") -> None:
         """Add the audio features of a clip; it counts as missing if it is certainly not speech."""
-        with self._collect(Modality.AUDIO, voice.spent):
+        with self._collect(Modality.AUDIO, voice.compute_seconds):
             self.audio = self.predictor.pipeline.extractor.voice(voice, any_sound=self.options.any_sound)
 
     def add_visual(self, track: "FaceTrack") -> None:

@@ -79,8 +79,9 @@ class Preprocessor:
                 request.empty[error.modality] = error
             finally:
                 close_file(file)
-            spent = content.spent if isinstance(content, Voice) else 0.0  # counted as feature time
-            request.decode_seconds = max(request.decode_seconds, time.perf_counter() - began - spent)
+            # The decoder process also computes the raw features of a voice, which are not part of decoding.
+            feature_seconds = content.compute_seconds if isinstance(content, Voice) else 0.0
+            request.decode_seconds = max(request.decode_seconds, time.perf_counter() - began - feature_seconds)
             if content is not None:
                 await asyncio.get_running_loop().run_in_executor(self._threads, add_features, content)
 

@@ -91,7 +91,7 @@ class ProblemProtocol(HttpToolsProtocol):
 
     @property
     def _current(self) -> RequestResponseCycle | None:
-        return self.cycle  # None before the first request, though uvicorn's annotation does not say so
+        return self.cycle  # None before the first request, unlike uvicorn's annotation
 
     def _body_is_unread(self) -> bool:
         """Whether the response is complete and its request's body is still arriving."""

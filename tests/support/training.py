@@ -13,6 +13,7 @@ from model.features.normalization import Preprocessing
 from model.modality import COMPLETE, MODALITIES, SUBSETS, Modality, ModalitySet
 from model.network.decision import Decision, Distribution
 from model.network.emmr import EMMR
+from model.network.reliability import provided_sets
 from model.training.crossfit import CrossFitPart
 from model.training.datasets.base import (
     CLASSES,
@@ -160,3 +161,9 @@ def make_trainer(
         RunPaths(folder, folder / "cache", 1, torch.device(device), distributed),
         console or Console(quiet=True),
     )
+
+
+CROSSFIT_TOY = toy(train=48, val=24)
+"""Corpus and features of the cross-fit part that tests of reliability and verdict share."""
+CASES = sum(len(provided_sets(subset)) for subset in SUBSETS)
+"""Cases of the verdict for each complete utterance."""

@@ -29,14 +29,14 @@ class Voice:
     Args:
         features: `(T, d)`, before normalisation; one row if the encoder describes the whole clip.
         seconds: duration of the clip.
-        spent: seconds of computing time.
+        compute_seconds: time taken to compute the features.
         spoken: duration of the part that the features describe, shorter than `seconds` if the clip was trimmed.
         channel: the only channel used of the file (`model.features.audio.loading.Sound`).
     """
 
     features: FloatArray
     seconds: float
-    spent: float
+    compute_seconds: float
     spoken: float
     channel: int | None = None
 
@@ -74,7 +74,7 @@ def extract_voice(
     return Voice(
         features=_features(speech, dynamics, encoder),
         seconds=waveform.size / SAMPLE_RATE,
-        spent=time.perf_counter() - began,
+        compute_seconds=time.perf_counter() - began,
         spoken=speech.size / SAMPLE_RATE,
         channel=channel,
     )

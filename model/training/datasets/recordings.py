@@ -3,7 +3,7 @@
 Metrics of the voice alone and of the face alone are computed from them, for each corpus (`Example.origins`) apart.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
@@ -91,9 +91,8 @@ class VoicesCorpus(SingleModalityCorpus):
 
     def __init__(self, data: Path) -> None:
         acted = [
-            Recording(f"ravdess/{stem}", clip.name.split, clip.voice, f"ravdess_{clip.name.actor:02d}")
-            for stem, clip in ravdess.read_clips(data / "ravdess").items()
-            if clip.name.split is not None
+            Recording(name, split, clip.voice, f"ravdess_{clip.name.actor:02d}")
+            for name, split, clip in _ravdess_clips(data)
         ]
         super().__init__([*acted, *read_voices(data / "voices").values()])
 
@@ -111,11 +110,7 @@ class FacesCorpus(SingleModalityCorpus):
     name: str = "faces"
 
     def __init__(self, data: Path) -> None:
-        acted = [
-            Recording(f"ravdess/{stem}", clip.name.split, clip.face)
-            for stem, clip in ravdess.read_clips(data / "ravdess").items()
-            if clip.name.split is not None
-        ]
+        acted = [Recording(name, split, clip.face) for name, split, clip in _ravdess_clips(data)]
         super().__init__([*acted, *read_stills(data / "faces" / "stills.csv").values()])
 
 
@@ -177,3 +172,10 @@ def _sound_file(folder: Path, row: Row) -> Path:
     if not (folder / name).is_file():
         raise row.fault(f"file {row['file']!r} does not exist")
     return folder / name
+
+
+def _ravdess_clips(data: Path) -> Iterator[tuple[str, Split, ravdess.Clip]]:
+    """Names, parts and clips of RAVDESS; clips of actors in no part are left out."""
+    for stem, clip in ravdess.read_clips(data / "ravdess").items():
+        if clip.name.split is not None:
+            yield f"ravdess/{stem}", clip.name.split, clip

@@ -11,8 +11,8 @@ from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from app.decoding.pool import CHECK_SECONDS
 from app.engine.lifecycle import Phase
+from tests.support.pool import delay_checks
 from tests.support.service import Part, make_app
 
 COMPONENTS = ["weights", "text_encoder", "decode_pool", "worker", "queue", "device"]
@@ -53,9 +53,8 @@ def test_a_pool_that_replaces_its_processes_is_healthy(
         assert response.status_code == 200, response.text
         return str(response.json()["components"]["decode_pool"]["state"])
 
-    monkeypatch.setattr("app.decoding.pool.CHECK_SECONDS", 2.0)
-    time.sleep(2 * CHECK_SECONDS)  # the pool now waits 2 s before it checks idle processes again
     pool = application.state.engine.pool
+    delay_checks(pool, monkeypatch, 2.0)
     for pid in pool.pids():
         os.kill(pid, signal.SIGKILL)
     for expected in ("replacing", "running"):

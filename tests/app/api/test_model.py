@@ -78,17 +78,20 @@ async def test_no_request_fails_during_a_reload_under_load(root: Path, parts: Ma
     async with serving(root / "one", **ADMIN) as (client, engine, _):
         versions.add(engine.checkpoint.version)
         answers: list[Response] = []
-        stop = asyncio.Event()
+        stop, answered = asyncio.Event(), asyncio.Event()
 
         async def keep_requesting(files: Mapping[str, Part]) -> None:
             while not stop.is_set():
                 answers.append(await predict(client, files=dict(files)))
+                answered.set()
 
         subsets = [{name: parts[name] for name in names} for names in (*itertools.combinations(parts, 2), ["text"])]
         tasks = [asyncio.create_task(keep_requesting(files)) for files in (*subsets, parts)]
         for name in ("two", "one", "two"):
             assert (await reload(client, name)).status_code == 200
-            await asyncio.sleep(0.2)
+            for _ in range(10):
+                answered.clear()
+                await answered.wait()
         stop.set()
         await asyncio.gather(*tasks)
     assert len(answers) > 20

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from app.decoding.pool import CHECK_SECONDS, DecodePool
+from app.decoding.pool import DecodePool
+from tests.support.pool import delay_checks
 
 
 @pytest.fixture
@@ -35,8 +36,7 @@ def kill_all(pool: DecodePool) -> None:
 def test_a_pool_without_processes_is_ok_until_replacements_have_started(
     pool: DecodePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.decoding.pool.CHECK_SECONDS", 2.0)
-    time.sleep(2 * CHECK_SECONDS)  # the next check of idle processes is two seconds away
+    delay_checks(pool, monkeypatch, 2.0)
     kill_all(pool)
     eventually(lambda: pool.state().alive == 0, 1.0)
     ok = []

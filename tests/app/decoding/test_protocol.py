@@ -22,7 +22,9 @@ from model.features.audio.raw_features import Voice
 from model.features.visual.openface import FaceTrack
 from model.modality import Modality
 
-VOICE = Voice(np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4), seconds=0.5, spent=0.25, spoken=0.375, channel=1)
+VOICE = Voice(
+    np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4), seconds=0.5, compute_seconds=0.25, spoken=0.375, channel=1
+)
 TRACK = FaceTrack(np.arange(6, dtype=np.float32).reshape(2, 3), 5, 2, 1, 2, faces=2, face_id=4)
 
 
@@ -57,7 +59,7 @@ def test_a_voice_is_transmitted_completely_and_is_writable() -> None:
     voice = transmit(VOICE)
     assert isinstance(voice, Voice)
     assert np.array_equal(voice.features, VOICE.features)
-    assert (voice.seconds, voice.spent, voice.spoken, voice.channel) == (0.5, 0.25, 0.375, 1)
+    assert (voice.seconds, voice.compute_seconds, voice.spoken, voice.channel) == (0.5, 0.25, 0.375, 1)
     assert voice.features.dtype == np.float32
     assert voice.features.flags.writeable
 
@@ -126,10 +128,10 @@ def test_a_bug_of_the_decoder_is_not_an_error_of_the_file() -> None:
         {"kind": "Voice"},
         {"kind": "Voice", "fields": [], "shape": [1, 2]},
         {"kind": "Voice", "fields": {}, "shape": [1, 2]},
-        {"kind": "Voice", "fields": {"seconds": 1, "spent": 1}, "shape": [1, 3]},
-        {"kind": "Voice", "fields": {"seconds": 1, "spent": 1}, "shape": [2]},
-        {"kind": "Voice", "fields": {"seconds": 1, "spent": 1}, "shape": "2"},
-        {"kind": "Voice", "fields": {"seconds": 1, "spent": 1, "features": 1}, "shape": [1, 2]},
+        {"kind": "Voice", "fields": {"seconds": 1, "compute_seconds": 1}, "shape": [1, 3]},
+        {"kind": "Voice", "fields": {"seconds": 1, "compute_seconds": 1}, "shape": [2]},
+        {"kind": "Voice", "fields": {"seconds": 1, "compute_seconds": 1}, "shape": "2"},
+        {"kind": "Voice", "fields": {"seconds": 1, "compute_seconds": 1, "features": 1}, "shape": [1, 2]},
         {"kind": "FaceTrack", "fields": {"seconds": 1}, "shape": [1, 2]},
     ],
 )

@@ -1,10 +1,22 @@
 import threading
-import time
 
 import pytest
 
 from app.engine.admission import HALF_LIFE, MIN_QUEUE, Admission, ThroughputMeter
 from app.errors import QueueFull
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 def test_requests_past_the_capacity_are_refused_unless_extra() -> None:
@@ -28,16 +40,16 @@ def test_releasing_a_ticket_twice_does_nothing() -> None:
     assert admission.waiting == 1
 
 
-def test_a_refusal_names_the_expected_wait() -> None:
-    admission = Admission(40, retry_after=1)
+def test_a_refusal_names_the_expected_wait(clock: Clock) -> None:
+    admission = Admission(40, retry_after=1, clock=clock)
     tickets = [admission.acquire() for _ in range(40)]
     for ticket in tickets[:4]:
-        time.sleep(0.2)
+        clock.now += 0.2
         admission.release(ticket)
         admission.acquire()
     with pytest.raises(QueueFull) as refusal:
         admission.acquire()
-    # 40 requests, one departure every 0.2 seconds or a little more
+    # 40 requests, one departure every 0.2 seconds
     assert refusal.value.retry_after in range(8, 13)
 
 
@@ -62,20 +74,20 @@ def test_tickets_are_consistent_across_threads() -> None:
     assert max(most) <= 3
 
 
-def serve(admission: Admission, waiting: int, seconds: float, each: float) -> list[object]:
+def serve(admission: Admission, clock: Clock, waiting: int, seconds: float, each: float) -> list[object]:
     """Keep `waiting` requests waiting, replacing one of them every `each` seconds; return their tickets."""
     tickets = [admission.acquire() for _ in range(waiting)]
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        time.sleep(each)
+    end = clock() + seconds
+    while clock() < end:
+        clock.now += each
         admission.release(tickets.pop(0))
         tickets.append(admission.acquire(extra=True))
     return tickets
 
 
-def test_requests_are_refused_if_the_expected_wait_is_too_long() -> None:
-    admission = Admission(256, retry_after=1, max_wait=1.0)
-    tickets = serve(admission, 60, seconds=1.5, each=0.025)  # 40 a second at most
+def test_requests_are_refused_if_the_expected_wait_is_too_long(clock: Clock) -> None:
+    admission = Admission(256, retry_after=1, max_wait=1.0, clock=clock)
+    tickets = serve(admission, clock, 60, seconds=1.5, each=0.025)  # 40 a second
     for refused in (admission.acquire, admission.check):
         with pytest.raises(QueueFull, match="longer than 1 seconds") as refusal:
             refused()
@@ -88,28 +100,28 @@ def test_requests_are_refused_if_the_expected_wait_is_too_long() -> None:
 
 
 @pytest.mark.parametrize("max_wait", [0.0, 60.0])
-def test_no_request_is_refused_within_the_maximum_wait(max_wait: float) -> None:
-    admission = Admission(256, retry_after=1, max_wait=max_wait)
-    serve(admission, 100, seconds=1.2, each=0.05)
+def test_no_request_is_refused_within_the_maximum_wait(max_wait: float, clock: Clock) -> None:
+    admission = Admission(256, retry_after=1, max_wait=max_wait, clock=clock)
+    serve(admission, clock, 100, seconds=1.2, each=0.05)
     for _ in range(156):
         admission.acquire()
     with pytest.raises(QueueFull, match="256 requests"):
         admission.acquire()
 
 
-def test_a_burst_is_admitted_while_no_throughput_is_known() -> None:
-    admission = Admission(256, retry_after=1, max_wait=0.001)
+def test_a_burst_is_admitted_while_no_throughput_is_known(clock: Clock) -> None:
+    admission = Admission(256, retry_after=1, max_wait=0.001, clock=clock)
     for _ in range(20):  # one after the other, which does not measure the throughput
         ticket = admission.acquire()
-        time.sleep(0.06)
+        clock.now += 0.06
         admission.release(ticket)
     assert all(admission.acquire() for _ in range(256))
     assert admission.waiting == 256
 
 
-def test_a_short_queue_is_never_refused() -> None:
-    admission = Admission(256, retry_after=1, max_wait=0.001)
-    tickets = serve(admission, MIN_QUEUE, seconds=1.2, each=0.1)
+def test_a_short_queue_is_never_refused(clock: Clock) -> None:
+    admission = Admission(256, retry_after=1, max_wait=0.001, clock=clock)
+    tickets = serve(admission, clock, MIN_QUEUE, seconds=1.2, each=0.1)
     with pytest.raises(QueueFull, match=r"longer than 0\.001 seconds"):
         admission.acquire()
     admission.release(tickets.pop())
@@ -117,19 +129,6 @@ def test_a_short_queue_is_never_refused() -> None:
 
 
 # ---- ThroughputMeter -------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def count_departures(meter: ThroughputMeter, clock: Clock, seconds: float, count: int) -> None:

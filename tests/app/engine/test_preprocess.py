@@ -84,17 +84,19 @@ async def test_the_number_of_requests_with_decoded_content_is_limited(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(tiny_weights, decode_workers=1, feature_threads=1) as engine:
-        active, most = 0, 0
+        active, most, two_active = 0, 0, asyncio.Event()
         real = engine._preprocessor._add_files
 
         async def add_files(*args: Any) -> None:
             nonlocal active, most
             active += 1
             most = max(most, active)
+            if active == 2:
+                two_active.set()
             try:
                 await real(*args)
             finally:
-                await asyncio.sleep(0.02)
+                await two_active.wait()
                 active -= 1
 
         monkeypatch.setattr(engine._preprocessor, "_add_files", add_files)

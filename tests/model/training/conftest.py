@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.training.crossfit import CrossFitPart
 from model.training.trainer import RunPaths
 from tests.support.corpus import write_composite
+from tests.support.training import CROSSFIT_TOY, confident_network, part_of
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +30,9 @@ def paths(tmp_path: Path, feature_cache: Path) -> Iterator[RunPaths]:
     torch.set_num_threads(1)
     yield RunPaths(tmp_path / "run", feature_cache, workers=1, device=torch.device("cpu"))
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def part() -> CrossFitPart:
+    """A network with a toy corpus that it was not trained on."""
+    return part_of(confident_network(), *CROSSFIT_TOY)

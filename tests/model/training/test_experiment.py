@@ -71,7 +71,9 @@ def test_other_emotions_give_other_adapters(corpus: CompositeCorpus, paths: RunP
     assert len(adapter_files(paths)) == len(before) + 1
 
 
-def test_a_teacher_is_fitted_once_and_only_if_requested(corpus: CompositeCorpus, paths: RunPaths) -> None:
+def test_a_teacher_is_fitted_once_and_only_if_requested(
+    corpus: CompositeCorpus, paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = prepare(corpus, tiny_recipe(teacher=True), paths)
     written = {p.name: p.stat().st_mtime_ns for p in paths.folder.glob("*teacher.safetensors")}
     assert len(written) == 1
@@ -84,7 +86,7 @@ def test_a_teacher_is_fitted_once_and_only_if_requested(corpus: CompositeCorpus,
     )
     assert prepare(corpus, tiny_recipe(teacher=False), paths).teacher is None
     without = copy.copy(corpus)
-    without.unclassed = lambda: ()  # type: ignore[method-assign]
+    monkeypatch.setattr(without, "unclassed", lambda: ())
     other = prepare(without, tiny_recipe(teacher=True), paths).teacher
     assert other is not None
     assert len(other.experts["visual"].state_dict()["classes"]) + 1 == len(
@@ -106,13 +108,13 @@ def test_a_teacher_depends_on_its_steps_but_not_the_network_size(corpus: Composi
 
 
 def test_unimodal_content_is_prepared_and_measured_too(
-    corpus: CompositeCorpus, tmp_path: Path, paths: RunPaths
+    corpus: CompositeCorpus, tmp_path: Path, paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tones = [SoundSource(write_tone(tmp_path / f"{number}.wav", 900.0, seed=number)) for number in range(2)]
     audio = Modality.AUDIO
     beside = [Example(s.path.name, "neutral", {audio: s}, {audio: "neutral"}, origins={audio: "tones"}) for s in tones]
     richer = copy.copy(corpus)
-    richer.unimodal = lambda split: beside if split == "train" else []  # type: ignore[method-assign]
+    monkeypatch.setattr(richer, "unimodal", lambda split: beside if split == "train" else [])
     plain, prepared = prepare(corpus, tiny_recipe(), paths), prepare(richer, tiny_recipe(audio_variants=1), paths)
     for tone in tones:
         assert {tone, SoundSource(tone.path, 1)} <= prepared.features.keys()

@@ -110,7 +110,8 @@ def test_a_probability_of_zero_has_a_finite_log_loss() -> None:
 def test_probabilities_rounded_to_float32_raise_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        class_figures(np.array([0]), np.array([0]), np.array([[0.6000001, 0.4]]))
+        figures = class_figures(np.array([0]), np.array([0]), np.array([[0.6000001, 0.4]]))
+    assert figures["log_loss"] == pytest.approx(-np.log(0.6), abs=1e-6)
 
 
 def test_calibration_counted_by_hand() -> None:

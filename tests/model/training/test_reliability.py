@@ -13,7 +13,7 @@ from model.checkpoint import save_checkpoint
 from model.features.normalization import Preprocessing, Statistics
 from model.modality import MODALITIES, SUBSETS, Modality, Utterance
 from model.network.familiarity import FAMILIAR, Familiarity
-from model.network.reliability import Reliability, provided_sets
+from model.network.reliability import Reliability
 from model.pipeline import Pipeline
 from model.training.crossfit import CrossFitPart
 from model.training.datasets.base import CLASSES, Example, Source
@@ -22,17 +22,19 @@ from model.training.metrics import auroc
 from model.training.reliability import MIN_CASES, SPEECH_FALSE_ALARMS, fit_familiarity, fit_reliability
 from model.types import FloatArray
 from tests.support.network import random_network, random_utterances
-from tests.support.training import CONFIG, confident_network, part_of, source_of, toy, transformer_path
+from tests.support.training import (
+    CASES,
+    CONFIG,
+    CROSSFIT_TOY,
+    confident_network,
+    part_of,
+    source_of,
+    transformer_path,
+)
 
 T, A, V = MODALITIES
 CPU = torch.device("cpu")
-CORPUS, FEATURES = toy(train=48, val=24)
-CASES = sum(len(provided_sets(subset)) for subset in SUBSETS)  # of an utterance
-
-
-@pytest.fixture(scope="module")
-def part() -> CrossFitPart:
-    return part_of(confident_network(), CORPUS, FEATURES)
+CORPUS, FEATURES = CROSSFIT_TOY
 
 
 @pytest.fixture(scope="module")

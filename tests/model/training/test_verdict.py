@@ -14,16 +14,10 @@ from model.training.evaluate_split import NetworkPredictor
 from model.training.metrics import auroc
 from model.training.reliability import fit_reliability
 from model.training.verdict import VerdictDataset, choose_threshold, fit_verdict, verdict_dataset
-from tests.support.training import CONFIG, confident_network, part_of, toy, transformer_path
+from tests.support.training import CASES, CONFIG, CROSSFIT_TOY, transformer_path
 
 CPU = torch.device("cpu")
-CORPUS, FEATURES = toy(train=48, val=24)
-CASES = sum(len(provided_sets(subset)) for subset in SUBSETS)  # of an utterance
-
-
-@pytest.fixture(scope="module")
-def part() -> CrossFitPart:
-    return part_of(confident_network(), CORPUS, FEATURES)
+CORPUS, FEATURES = CROSSFIT_TOY
 
 
 @pytest.fixture(scope="module")

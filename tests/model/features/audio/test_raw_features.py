@@ -77,7 +77,7 @@ def test_voice_holds_duration_and_computing_time() -> None:
     voice = extract_voice(SPEECH, dynamics=True, silence_dbfs=-60.0)
     np.testing.assert_array_equal(voice.features, raw(SPEECH, dynamics=True))
     assert (voice.seconds, voice.spoken, voice.channel) == (1.0, 1.0, None)
-    assert 0 < voice.spent < 60
+    assert 0 < voice.compute_seconds < 60
 
 
 def test_clip_is_conditioned_before_features_are_computed() -> None:
