@@ -20,6 +20,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 import uvloop
 
@@ -27,11 +28,15 @@ from benchmarks.accelerator import measure as measure_network
 from benchmarks.accelerator import seconds_of
 from benchmarks.bodies import Bodies
 from benchmarks.harness import Report, machine_line
+from benchmarks.network import utterances
 from benchmarks.processes import OURS, ROOT, Service, service
 from benchmarks.service import COMPARED, difference, measure
 from model.checkpoint import load_checkpoint
 from model.config import ModelConfig, NetworkConfig, Slots
-from model.modality import SUBSETS
+from model.modality import COMPLETE, SUBSETS
+from model.network.batch import collate
+from model.network.emmr import EMMR
+from model.network.inference.results import full_graph
 from tools.load.client import Client
 
 Figures = dict[str, Any]
@@ -39,8 +44,6 @@ Figures = dict[str, Any]
 WEIGHTS: Final = ROOT / "weights" / "default"
 LIMITS: Final = {"tests": 90, "network": 60, "compiled": 60, "served": 150, "memory": 120}
 """Sections in order, with their time limits in seconds."""
-TOLERANCE: Final = 1e-4
-GOALS: Final = {"latency_ms": 1.5, "utterances_per_s": 30_000.0}
 ADMIN_KEY: Final = "device-report"
 BEGIN, END = "<!-- device -->", "<!-- /device -->"
 
@@ -74,16 +77,7 @@ def network(options: argparse.Namespace) -> Figures:
 
 def compiled(options: argparse.Namespace) -> Figures:
     """The full graph, eager and with `torch.compile`, and the kernels it launches."""
-    import numpy as np
-
-    from benchmarks.network import utterances
-    from model.modality import COMPLETE
-    from model.network.batch import collate
-    from model.network.emmr import EMMR
-    from model.network.inference.results import full_graph
-
     device, found = torch.device(options.device), Figures()
-    torch.set_float32_matmul_precision("highest")
     for name, config in _configs(options).items():
         torch.manual_seed(0)
         ours = EMMR(config).to(device).eval()
