@@ -2,10 +2,9 @@
 
 import asyncio
 import threading
-import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, TypeVar
 from uuid import uuid4
 
 from rich.console import Group, RenderableType
@@ -14,44 +13,28 @@ from rich.text import Text
 
 from app.api.response import compose
 from app.api.schemas import ExplainedPrediction, Prediction
-from app.decoding.parts import decode_text, openface_limits, sound_limits
+from app.decoding.parts import decode_text, sound_limits
+from app.decoding.protocol import Json, decode_reply
+from app.decoding.worker import perform
 from app.engine.predictor import Options, Predictor, load_languages
-from app.engine.preprocess import Preprocessor
+from app.engine.preprocess import FilePart, Preprocessor
 from app.settings import Settings
 from app.uploads.form import RawForm
-from model.config import AudioConfig, VisualConfig
 from model.errors import EmptyModality
-from model.features.audio.loading import Sound, read_sound
-from model.features.audio.raw_features import Voice, extract_voice
-from model.features.visual.openface import FaceTrack, read_openface
+from model.features.audio.loading import read_sound
+
+V = TypeVar("V")
 
 
-class LocalDecoders:
-    """Decoders that run in this process, without confinement. The audio file is decoded on construction.
+class LocalDecoder:
+    """Decodes in this process, without confinement; it takes the place of an `app.decoding.pool.DecodePool`."""
 
-    Raises:
-        ModalityError: the audio file is not accepted.
-    """
-
-    def __init__(self, settings: Settings, audio: BinaryIO | None) -> None:
-        self._settings = settings
-        self._sound: Sound | EmptyModality | None = None
-        if audio is not None:
-            try:
-                self._sound = read_sound(audio, sound_limits(settings))
-            except EmptyModality as error:
-                self._sound = error
-
-    async def audio(self, _: IO[bytes], config: AudioConfig) -> Voice:
-        """Compute the features of the decoded audio file before normalisation."""
-        if not isinstance(self._sound, Sound):
-            raise self._sound or ValueError("there is no audio file")
-        return extract_voice(self._sound.waveform, channel=self._sound.channel, **config.model_dump())
-
-    async def openface(self, file: IO[bytes], config: VisualConfig) -> FaceTrack:
-        """Decode an OpenFace CSV."""
-        limits = openface_limits(self._settings)
-        return read_openface(cast("BinaryIO", file), config.columns, config.min_confidence, limits)
+    async def run(self, job: Json, file: IO[bytes], part: FilePart, result: type[V]) -> V:
+        """Decode the whole of `file`; raises a `ModalityError` if it is not accepted."""
+        message, content = perform(job, file.read())
+        decoded = decode_reply(message, bytearray(content))
+        assert isinstance(decoded, result), f"the job was for {part}"
+        return decoded
 
 
 def predict_once(
@@ -71,14 +54,14 @@ def predict_once(
         threading.Thread(target=load_languages, daemon=True).start()  # while the weights are loaded
     with ExitStack() as files:
         opened = [None if path is None else files.enter_context(path.open("rb")) for path in (audio, openface)]
-        began = time.perf_counter()
-        decoders = LocalDecoders(settings, opened[0])
-        read_seconds = time.perf_counter() - began
+        if opened[0] is not None:
+            with suppress(EmptyModality):
+                read_sound(opened[0], sound_limits(settings))
+            opened[0].seek(0)
         predictor = Predictor.load(settings.weights, settings.device)
         options = Options(explain, settings.key_threshold)
-        preprocessor = Preprocessor(settings, decoders)
+        preprocessor = Preprocessor(settings, LocalDecoder())
         request = asyncio.run(preprocessor.prepare(RawForm(text, *opened), options, predictor))
-    request.decode_seconds += read_seconds
     (result,) = predictor.decide([request])
     return compose(uuid4().hex, result, parsed=0.0)
 

@@ -66,7 +66,7 @@ def load_clips(data: Path, count: int) -> tuple[list[FloatArray], str]:
     if len(paths) < count:
         return [speech_of(3.0 + 0.01 * number) for number in range(count)], "generated speech"
     chosen = [paths[number * len(paths) // count] for number in range(count)]
-    return [read_sound(path).waveform for path in chosen], "RAVDESS"
+    return [read_sound(path)[0] for path in chosen], "RAVDESS"
 
 
 def measure_clips(clips: Sequence[FloatArray], rounds: int, report: Report) -> None:

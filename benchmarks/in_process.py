@@ -30,8 +30,8 @@ def prepare(predictor: Predictor, text: str | None, audio: BinaryIO | None, face
     if text is not None:
         request.add_text(text)
     if audio is not None:
-        sound = read_sound(audio)
-        request.add_audio(extract_voice(sound.waveform, channel=sound.channel, **config.audio.model_dump()))
+        waveform, warnings = read_sound(audio)
+        request.add_audio(extract_voice(waveform, warnings=warnings, **config.audio.model_dump()))
     if face is not None:
         request.add_visual(read_openface(face, config.visual.columns, config.visual.min_confidence))
     return request

@@ -8,14 +8,14 @@ import io
 from collections.abc import Callable
 from typing import Final
 
-from app.decoding.parts import PoolDecoders
+from app.decoding.parts import audio_job, openface_job
 from app.decoding.pool import DecodePool
 from app.settings import Settings
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, time_rounds
 from model.config import AudioConfig, VisualConfig
 from model.features.audio.loading import read_sound
-from model.features.audio.raw_features import extract_voice
-from model.features.visual.openface import read_openface
+from model.features.audio.raw_features import AudioFeatures, extract_voice
+from model.features.visual.openface import FaceTrack, read_openface
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import encode, voice_like
 
@@ -23,15 +23,15 @@ SECONDS: Final = 2.5
 FRAMES: Final = 75
 
 
-def contestants(decoders: PoolDecoders, run: Callable[..., object]) -> dict[str, Callable[[], object]]:
+def contestants(pool: DecodePool, settings: Settings, run: Callable[..., object]) -> dict[str, Callable[[], object]]:
     """Return the decoding of a sound and a face, in this process and in the pool."""
     sound, face = encode(voice_like(SECONDS), "wav"), simulate_openface_csv(FRAMES, "action_units")
     audio, visual = AudioConfig(dynamics=True), VisualConfig()
     return {
-        "sound_here": lambda: extract_voice(read_sound(io.BytesIO(sound)).waveform, **audio.model_dump()),
-        "sound_in_pool": lambda: run(decoders.audio(io.BytesIO(sound), audio)),
+        "sound_here": lambda: extract_voice(read_sound(io.BytesIO(sound))[0], **audio.model_dump()),
+        "sound_in_pool": lambda: run(pool.run(audio_job(audio, settings), io.BytesIO(sound), "audio", AudioFeatures)),
         "face_here": lambda: read_openface(io.BytesIO(face), visual.columns, visual.min_confidence),
-        "face_in_pool": lambda: run(decoders.openface(io.BytesIO(face), visual)),
+        "face_in_pool": lambda: run(pool.run(openface_job(visual, settings), io.BytesIO(face), "openface", FaceTrack)),
     }
 
 
@@ -45,9 +45,7 @@ def main() -> None:
     pool.start()
     try:
         with asyncio.Runner() as runner:
-            seconds = time_rounds(
-                contestants(PoolDecoders(pool, settings), runner.run), rounds=options.rounds, warmups=5
-            )
+            seconds = time_rounds(contestants(pool, settings, runner.run), rounds=options.rounds, warmups=5)
     finally:
         pool.stop()
     medians = {f"{name}_ms": value * 1000 for name, value in medians_of(seconds).items()}

@@ -56,7 +56,7 @@ class Naive:
                 silence_dbfs=audio.silence_dbfs,
                 conditioned=audio.conditioned,
                 encoder=audio.encoder,
-            ).features
+            ).array
         zcr = librosa.feature.zero_crossing_rate(y, frame_length=512, hop_length=512)
         mfcc = librosa.feature.mfcc(y=y, sr=rate, n_mfcc=20, hop_length=512)
         chroma = librosa.feature.chroma_cqt(y=librosa.effects.harmonic(y), sr=rate, hop_length=512, bins_per_octave=12)

@@ -110,7 +110,7 @@ def _percent(probability: float) -> str:
 
 def _modalities(result: Result) -> schemas.Modalities:
     checkpoint, request, text = result.checkpoint, result.request, result.text
-    audio, visual, track = request.audio, request.visual, request.track
+    audio, track = request.audio, request.visual
 
     def missing(modality: Modality) -> dict[str, Any]:
         reason = request.empty[modality].reason if modality in request.empty else "not_provided"
@@ -140,13 +140,13 @@ def _modalities(result: Result) -> schemas.Modalities:
             truncated=audio.truncated,
         ),
         visual=schemas.VisualUse(**missing(Modality.VISUAL))
-        if visual is None or track is None
+        if track is None
         else schemas.VisualUse(
             **present(Modality.VISUAL),
-            frames=visual.frames,
+            frames=track.kept,
             skipped=track.skipped_unsuccessful + track.skipped_low_confidence,
             faces=track.faces,
-            truncated=visual.truncated,
+            truncated=track.truncated,
         ),
     )
 
@@ -172,9 +172,7 @@ def _warnings(result: Result) -> Iterator[tuple[str, str]]:
     if audio is not None:
         if audio.truncated:
             yield "audio_truncated", "Only the beginning of the sound counts."
-        if audio.channel is not None:
-            used = f"channel {audio.channel + 1} alone was used"
-            yield "channel", f"The channels cancel each other or one is silent; {used}."
+        yield from audio.warnings.items()
         if not audio.likely_speech:
             yield "not_speech", "The sound is likely not speech, so it counts for nothing."
     yield from _visual_warnings(request)
@@ -189,10 +187,10 @@ def _warnings(result: Result) -> Iterator[tuple[str, str]]:
 
 
 def _visual_warnings(request: PreparedRequest) -> Iterator[tuple[str, str]]:
-    visual, track = request.visual, request.track
-    if visual is None or track is None:
+    track = request.visual
+    if track is None:
         return
-    if visual.truncated:
+    if track.truncated:
         yield "visual_truncated", "Only the first frames of the face count."
     if track.faces > 1:
         yield "several_faces", f"The file holds {track.faces} faces; the most confident one was followed."

@@ -1,17 +1,16 @@
-"""Decoding of the three parts of a form: text in this process, audio and OpenFace files in a decoder process."""
+"""Decoding of the three parts of a form: text here; the jobs of a decoder process for audio and OpenFace files."""
 
 import unicodedata
 from dataclasses import asdict
 from itertools import groupby
-from typing import IO, Final
+from typing import Final
 
-from app.decoding.pool import DecodePool
+from app.decoding.protocol import Json
 from app.errors import CorruptPart, TextTooLong
 from app.settings import Settings
 from model.config import AudioConfig, VisualConfig
 from model.features.audio.loading import SoundLimits
-from model.features.audio.raw_features import Voice
-from model.features.visual.openface import FaceTrack, OpenFaceLimits
+from model.features.visual.openface import OpenFaceLimits
 
 INVISIBLE: Final = ("Zs", "Zl", "Zp", "Cc", "Cf")  # Unicode general categories
 BASIC_PLANE: Final = 2**16  # code points; above it, regular expression dialects write characters differently
@@ -64,35 +63,18 @@ def sound_limits(settings: Settings) -> SoundLimits:
     )
 
 
-def openface_limits(settings: Settings) -> OpenFaceLimits:
-    """Limits of an OpenFace CSV."""
-    return OpenFaceLimits(
+def audio_job(config: AudioConfig, settings: Settings) -> Json:
+    """Job of a decoder that reads a sound file and computes its features before normalisation."""
+    return {"kind": "audio", "config": config.model_dump(), "limits": asdict(sound_limits(settings))}
+
+
+def openface_job(config: VisualConfig, settings: Settings) -> Json:
+    """Job of a decoder that reads an OpenFace CSV."""
+    limits = OpenFaceLimits(
         max_bytes=settings.max_openface_bytes,
         max_line_bytes=settings.max_openface_line_bytes,
         max_columns=settings.max_openface_columns,
         max_rows=settings.max_openface_rows,
     )
-
-
-class PoolDecoders:
-    """Decoders of files that run in the processes of a pool.
-
-    Both methods read the whole file, and raise `EmptyModality` for a valid file without usable content, an
-    `UploadError` for a file that is not accepted, `DecoderFailed` if decoding exceeds its time or memory, and
-    `NoDecoder` if no process is available.
-    """
-
-    def __init__(self, pool: DecodePool, settings: Settings) -> None:
-        self._pool = pool
-        self._sound_limits, self._openface_limits = asdict(sound_limits(settings)), asdict(openface_limits(settings))
-
-    async def audio(self, file: IO[bytes], config: AudioConfig) -> Voice:
-        """Decode an audio file and compute its features before normalisation."""
-        job = {"kind": "audio", "config": config.model_dump(), "limits": self._sound_limits}
-        return await self._pool.run(job, file, "audio", Voice)
-
-    async def openface(self, file: IO[bytes], config: VisualConfig) -> FaceTrack:
-        """Decode an OpenFace CSV."""
-        chosen = config.model_dump(include={"columns", "min_confidence"})
-        job = {"kind": "openface", "config": chosen, "limits": self._openface_limits}
-        return await self._pool.run(job, file, "openface", FaceTrack)
+    chosen = config.model_dump(include={"columns", "min_confidence"})
+    return {"kind": "openface", "config": chosen, "limits": asdict(limits)}

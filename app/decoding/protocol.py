@@ -14,20 +14,20 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
-from model.features.audio.raw_features import Voice
+from model.features.audio.raw_features import AudioFeatures
 from model.features.visual.openface import FaceTrack
 from model.modality import Modality
 from model.types import FloatArray
 
 Json: TypeAlias = Mapping[str, Any]
-Decoded: TypeAlias = Voice | FaceTrack
+Decoded: TypeAlias = AudioFeatures | FaceTrack
 
 PREFIX: Final = struct.Struct(">IQ")
 OUT_OF_MEMORY: Final = "out of memory"
 _ERRORS: Final[Mapping[str, type[ModalityError]]] = {
     kind.__name__: kind for kind in (CorruptModality, EmptyModality, ModalityTooLarge, UnsupportedFormat)
 }
-_ARRAYS: Final = {"Voice": "features", "FaceTrack": "values"}
+_ARRAYS: Final = {"AudioFeatures": "array", "FaceTrack": "values"}
 """Field of each type that is sent as raw bytes; the other fields are sent as JSON."""
 
 
@@ -94,8 +94,8 @@ def decode_reply(message: Json, content: bytearray) -> Decoded:
             if not (isinstance(first, str) and isinstance(second, str | None)):
                 raise TypeError("arguments must be strings")
             raise error_type(Modality(modality), first, second)
-        if kind == "Voice":
-            return Voice(features=_matrix(message, content), **message["fields"])
+        if kind == "AudioFeatures":
+            return AudioFeatures(array=_matrix(message, content), **message["fields"])
         if kind == "FaceTrack":
             return FaceTrack(values=_matrix(message, content), **message["fields"])
     except (KeyError, TypeError, ValueError) as error:

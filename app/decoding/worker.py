@@ -68,8 +68,8 @@ def perform(job: Json, content: bytes) -> tuple[Json, bytes]:
 
 def _decode(job: Json, file: BinaryIO) -> Decoded:
     if job["kind"] == "audio":
-        sound = read_sound(file, SoundLimits(**job["limits"]))
-        return extract_voice(sound.waveform, channel=sound.channel, **job["config"])
+        waveform, warnings = read_sound(file, SoundLimits(**job["limits"]))
+        return extract_voice(waveform, warnings=warnings, **job["config"])
     return read_openface(file, limits=OpenFaceLimits(**job["limits"]), **job["config"])
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from app.decoding.parts import PoolDecoders
 from app.decoding.pool import DecodePool
 from app.engine.batcher import HEARTBEAT, Batcher
 from app.engine.lifecycle import Lifecycle, Phase
@@ -89,7 +88,7 @@ class Engine:
             max_wait=settings.max_wait,
         )
         self.reloading = False
-        self._preprocessor = Preprocessor(settings, PoolDecoders(self.pool, settings))
+        self._preprocessor = Preprocessor(settings, self.pool)
         self._uploads = 0
         self._starting: asyncio.Task[None] | None = None
         self._watchdog: asyncio.Task[None] | None = None

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -17,8 +17,7 @@ from model.modality import Modality, ModalitySet, Utterance
 
 if TYPE_CHECKING:  # PyTorch is imported on load, so that the process listens, and `--help` answers, without it
     from model.checkpoint import Checkpoint
-    from model.features.audio.raw_features import Voice
-    from model.features.extractor import AudioFeatures, VisualFeatures
+    from model.features.audio.raw_features import AudioFeatures
     from model.features.text.encoder import TextFeatures
     from model.features.visual.openface import FaceTrack
     from model.network.decision import Decision
@@ -53,7 +52,6 @@ class PreparedRequest:
         check: result of the text's language check.
         tokens: estimated number of tokens of the sentence.
         audio, visual: features.
-        track: source of the visual features, without its frames.
         empty: modalities that were sent but count as missing.
         decode_seconds: until every part was decoded.
         feature_seconds: of computing features, by modality.
@@ -65,8 +63,7 @@ class PreparedRequest:
     check: TextCheck | None = None
     tokens: int = 0
     audio: "AudioFeatures | None" = None
-    visual: "VisualFeatures | None" = None
-    track: "FaceTrack | None" = None
+    visual: "FaceTrack | None" = None
     empty: dict[Modality, EmptyModality] = field(default_factory=dict)
     decode_seconds: float = 0.0
     feature_seconds: dict[Modality, float] = field(default_factory=dict)
@@ -77,10 +74,10 @@ class PreparedRequest:
             self.text, self.check = text, check_text(text)
             self.tokens = estimate_tokens(text, self.predictor.pipeline.config.text.max_tokens)
 
-    def add_audio(self, voice: "Voice") -> None:
-        """Add the audio features of a clip; it counts as missing if it is certainly not speech."""
-        with self._collect(Modality.AUDIO, voice.compute_seconds):
-            self.audio = self.predictor.pipeline.extractor.voice(voice, any_sound=self.options.any_sound)
+    def add_audio(self, raw: "AudioFeatures") -> None:
+        """Add the raw features of a clip; it counts as missing if it is certainly not speech."""
+        with self._collect(Modality.AUDIO, raw.compute_seconds):
+            self.audio = self.predictor.pipeline.extractor.audio(raw, any_sound=self.options.any_sound)
 
     def add_visual(self, track: "FaceTrack") -> None:
         """Add the visual features of a face.
@@ -90,7 +87,6 @@ class PreparedRequest:
         """
         with self._collect(Modality.VISUAL):
             self.visual = self.predictor.pipeline.extractor.visual(track)
-            self.track = replace(track, values=track.values[:0].copy())
 
     @contextmanager
     def _collect(self, modality: Modality, seconds: float = 0.0) -> Iterator[None]:
@@ -113,7 +109,7 @@ class PreparedRequest:
         usual = {
             Modality.TEXT: self.check is None or not (self.check.foreign or self.check.low_information),
             Modality.AUDIO: self.audio is None or self.audio.likely_speech,
-            Modality.VISUAL: self.track is None or not self.track.all_zero,
+            Modality.VISUAL: self.visual is None or not self.visual.all_zero,
         }
         return frozenset(modality for modality, is_usual in usual.items() if not is_usual)
 
@@ -122,7 +118,7 @@ class PreparedRequest:
         """Number of audio and of visual slots."""
         return (
             0 if self.audio is None else len(self.audio.array),
-            0 if self.visual is None else len(self.visual.array),
+            0 if self.visual is None else len(self.visual.values),
         )
 
 
@@ -263,8 +259,8 @@ class Predictor:
 
 
 def _utterance(request: PreparedRequest, text: "TextFeatures | None") -> Utterance:
-    found = {Modality.TEXT: text, Modality.AUDIO: request.audio, Modality.VISUAL: request.visual}
-    return Utterance({m: features.array for m, features in found.items() if features is not None})
+    features = {m: found.array for m, found in ((Modality.TEXT, text), (Modality.AUDIO, request.audio)) if found}
+    return Utterance(features | ({Modality.VISUAL: request.visual.values} if request.visual else {}))
 
 
 def load_languages() -> None:

@@ -2,32 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import IO, Protocol, TypeVar
+from typing import IO, Literal, Protocol, TypeAlias, TypeVar
 
-from app.decoding.parts import decode_text
+from app.decoding.parts import audio_job, decode_text, openface_job
+from app.decoding.protocol import Json
 from app.engine.predictor import Options, Predictor, PreparedRequest
 from app.errors import NothingUsable
 from app.settings import Settings
 from app.uploads.form import RawForm, close_file
-from model.config import AudioConfig, VisualConfig
 from model.errors import EmptyModality
-from model.features.audio.raw_features import Voice
+from model.features.audio.raw_features import AudioFeatures
 from model.features.visual.openface import FaceTrack
 
 V = TypeVar("V")
+FilePart: TypeAlias = Literal["audio", "openface"]
 
 
-class Decoders(Protocol):
-    """Decoders of files; see `app.decoding.parts.PoolDecoders`."""
+class Decoder(Protocol):
+    """Decodes files; `app.decoding.pool.DecodePool` in the service."""
 
-    async def audio(self, file: IO[bytes], /, config: AudioConfig) -> Voice:
-        """Decode an audio file and compute its features before normalisation."""
-
-    async def openface(self, file: IO[bytes], /, config: VisualConfig) -> FaceTrack:
-        """Decode an OpenFace CSV."""
+    async def run(self, job: Json, file: IO[bytes], part: FilePart, result: type[V], /) -> V:
+        """Decode a file as the job says; see `DecodePool.run`."""
 
 
 class Preprocessor:
@@ -36,11 +33,11 @@ class Preprocessor:
     Args:
         settings: limits and the number of threads. At most `decode_workers + feature_threads` forms are processed at a
             time, because decoded content is much larger than the upload and the features.
-        decoders: of the files.
+        decoder: of the files.
     """
 
-    def __init__(self, settings: Settings, decoders: Decoders) -> None:
-        self._settings, self._decoders = settings, decoders
+    def __init__(self, settings: Settings, decoder: Decoder) -> None:
+        self._settings, self._decoder = settings, decoder
         self._threads = ThreadPoolExecutor(settings.feature_threads, "emmr-features")
         self._semaphore = asyncio.Semaphore(settings.decode_workers + settings.feature_threads)
 
@@ -69,28 +66,31 @@ class Preprocessor:
         return request
 
     async def _add_files(self, form: RawForm, request: PreparedRequest, began: float) -> None:
-        config = request.predictor.pipeline.config
+        config, settings = request.predictor.pipeline.config, self._settings
 
-        async def add(file: IO[bytes], decode: Callable[[], Awaitable[V]], add_features: Callable[[V], None]) -> None:
+        async def add(
+            job: Json, file: IO[bytes], part: FilePart, result: type[V], add_features: Callable[[V], None]
+        ) -> None:
             content: V | None = None
             try:
-                content = await decode()
+                content = await self._decoder.run(job, file, part, result)
             except EmptyModality as error:
                 request.empty[error.modality] = error
             finally:
                 close_file(file)
             # The decoder process also computes the raw features of a voice, which are not part of decoding.
-            feature_seconds = content.compute_seconds if isinstance(content, Voice) else 0.0
+            feature_seconds = content.compute_seconds if isinstance(content, AudioFeatures) else 0.0
             request.decode_seconds = max(request.decode_seconds, time.perf_counter() - began - feature_seconds)
             if content is not None:
                 await asyncio.get_running_loop().run_in_executor(self._threads, add_features, content)
 
         try:
             async with asyncio.TaskGroup() as group:
-                if (file := form.audio) is not None:
-                    group.create_task(add(file, partial(self._decoders.audio, file, config.audio), request.add_audio))
-                if (file := form.openface) is not None:
-                    decode = partial(self._decoders.openface, file, config.visual)
-                    group.create_task(add(file, decode, request.add_visual))
+                if form.audio is not None:
+                    job = audio_job(config.audio, settings)
+                    group.create_task(add(job, form.audio, "audio", AudioFeatures, request.add_audio))
+                if form.openface is not None:
+                    job = openface_job(config.visual, settings)
+                    group.create_task(add(job, form.openface, "openface", FaceTrack, request.add_visual))
         except BaseExceptionGroup as errors:  # the first failure cancels the other task
             raise errors.exceptions[0] from None

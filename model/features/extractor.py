@@ -1,19 +1,17 @@
 """Content of each modality → normalised slots, the network's input; used by training, command line and service.
 
-Shapes: T slots, d features, S samples.
+Shapes: T slots, d features.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 
 from model.config import ModelConfig
 from model.errors import EmptyModality
-from model.features.audio import SAMPLE_RATE
-from model.features.audio.dsp.stft import frame_count
-from model.features.audio.raw_features import Voice, extract_voice
+from model.features.audio.raw_features import AudioFeatures
 from model.features.normalization import Preprocessing, reduce_to_slots
 from model.features.text.encoder import TextEncoder, TextFeatures
 from model.features.visual.openface import ACTION_UNIT_COLUMNS, FaceTrack
@@ -24,8 +22,6 @@ NO_SPEECH: Final = 0.02
 """Below this probability of speech a sound counts as missing, with the reason `no_speech`."""
 MIN_CHECKED_SECONDS: Final = 0.7
 """Shorter sounds are always used: single words are mistaken for other sounds more often than sentences."""
-UNLIKELY_SPEECH: Final = 0.5
-"""Below this probability of speech a sound is used with a warning."""
 
 
 class SpeechCheck(Protocol):
@@ -34,42 +30,6 @@ class SpeechCheck(Protocol):
     def speech_probability(self, voice: FloatArray) -> float | None:
         """Return the probability that normalised slots `(T, d)` hold speech; None if it is not known."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class AudioFeatures:
-    """Features of one clip.
-
-    Args:
-        array: `(T, d)` normalised slots.
-        seconds: duration of the clip.
-        frames: number of acoustic frames described.
-        truncated: whether frames were cut.
-        spoken, channel: as in `model.features.audio.raw_features.Voice`.
-        speech: probability that the clip is speech; None if it is not known.
-    """
-
-    array: FloatArray
-    seconds: float
-    frames: int
-    truncated: bool
-    spoken: float
-    channel: int | None = None
-    speech: float | None = None
-
-    @property
-    def likely_speech(self) -> bool:
-        """Whether no warning is due; True if the probability is not known."""
-        return self.speech is None or self.speech >= UNLIKELY_SPEECH
-
-
-@dataclass(frozen=True, slots=True)
-class VisualFeatures:
-    """Features of one face track: `array` `(T, d)`, the number of frames used, and whether frames were cut."""
-
-    array: FloatArray
-    frames: int
-    truncated: bool
 
 
 @dataclass(eq=False)
@@ -97,45 +57,26 @@ class FeatureExtractor:
             for f in self.text_encoder(sentences)
         ]
 
-    def audio(self, waveform: FloatArray) -> AudioFeatures:
-        """Compute the features of a mono 16 kHz waveform `(S,)`.
-
-        Raises:
-            EmptyModality: `too_short`, `silent` or `no_speech`.
-        """
-        return self.voice(extract_voice(waveform, **self.config.audio.model_dump()))
-
-    def voice(self, voice: Voice, *, any_sound: bool = False) -> AudioFeatures:
+    def audio(self, raw: AudioFeatures, *, any_sound: bool = False) -> AudioFeatures:
         """Normalise raw features that were computed with the config's audio settings.
 
         Args:
-            voice: the raw features.
+            raw: of `model.features.audio.raw_features.extract_voice`.
             any_sound: whether to use a sound even if its probability of speech is below `NO_SPEECH`.
 
         Raises:
             EmptyModality: `no_speech`.
         """
-        array = self.slots(Modality.AUDIO, voice.features)
-        frames = voice.features.shape[0]
-        if self.config.audio.encoder != "acoustic":  # one row describes the whole clip
-            frames = frame_count(round(voice.spoken * SAMPLE_RATE))
+        array = self.slots(Modality.AUDIO, raw.array)
         speech = None if self.reliability is None else self.reliability.speech_probability(array)
-        if speech is not None and speech < NO_SPEECH and voice.spoken >= MIN_CHECKED_SECONDS and not any_sound:
+        if speech is not None and speech < NO_SPEECH and raw.spoken >= MIN_CHECKED_SECONDS and not any_sound:
             raise EmptyModality(Modality.AUDIO, "no_speech", "the sound holds no speech")
-        return AudioFeatures(
-            array=array,
-            seconds=voice.seconds,
-            frames=frames,
-            truncated=self._cuts(Modality.AUDIO, voice.features),
-            spoken=voice.spoken,
-            channel=voice.channel,
-            speech=speech,
-        )
+        return replace(raw, array=array, truncated=self._cuts(Modality.AUDIO, raw.array), speech=speech)
 
-    def visual(self, track: FaceTrack) -> VisualFeatures:
-        """Compute the features of a face track with the config's column set."""
+    def visual(self, track: FaceTrack) -> FaceTrack:
+        """Replace the frames of a face track, read with the config's column set, by slots."""
         raw = raw_visual_features(track.values, self.config)
-        return VisualFeatures(self.slots(Modality.VISUAL, raw), track.kept, self._cuts(Modality.VISUAL, raw))
+        return replace(track, values=self.slots(Modality.VISUAL, raw), truncated=self._cuts(Modality.VISUAL, raw))
 
     def slots(self, modality: Modality, raw: FloatArray) -> FloatArray:
         """Normalise raw features and reduce them to the config's number of slots, `(T', d)` → `(T, d)`."""

@@ -156,8 +156,8 @@ def prepare_split(
 
 
 def _audio_features(batch: Sequence[SoundSource], config: ModelConfig) -> list[FloatArray]:
-    waveforms = (variant(read_sound(source.path).waveform, source.augmentation) for source in batch)
-    return [extract_voice(waveform, **config.audio.model_dump()).features for waveform in waveforms]
+    waveforms = (variant(read_sound(source.path)[0], source.augmentation) for source in batch)
+    return [extract_voice(waveform, **config.audio.model_dump()).array for waveform in waveforms]
 
 
 def _visual_features(batch: Sequence[OpenFaceSource | ActionUnitMeansSource], config: ModelConfig) -> list[FloatArray]:

@@ -77,7 +77,7 @@ def nonspeech_features(
 def _features(rng: np.random.Generator, config: ModelConfig, family: str | None) -> FloatArray:
     while True:
         try:
-            return extract_voice(nonspeech(rng, family), **config.audio.model_dump()).features
+            return extract_voice(nonspeech(rng, family), **config.audio.model_dump()).array
         except EmptyModality:  # the sound drawn is too quiet
             continue
 

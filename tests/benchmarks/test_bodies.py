@@ -14,7 +14,7 @@ def test_voice_and_face_have_the_stated_length() -> None:
     bodies = Bodies()
     with wave.open(io.BytesIO(bodies.audio()), "rb") as reader:
         assert reader.getnframes() / reader.getframerate() == SECONDS
-    assert read_sound(io.BytesIO(bodies.audio())).waveform.size == SECONDS * 16_000
+    assert read_sound(io.BytesIO(bodies.audio()))[0].size == SECONDS * 16_000
     assert read_openface(io.BytesIO(bodies.openface()), "all", 0.0).frames == SECONDS * FRAME_RATE
 
 

@@ -15,6 +15,7 @@ from model.network.inference.fused import FusedNetwork
 from model.network.inference.sparse import decide
 from model.pipeline import Pipeline, choose_device
 from tests.support.network import random_utterances
+from tests.support.sound import audio_slots
 from tests.support.speech import speech_of
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "default"
@@ -78,7 +79,7 @@ def test_explanations_and_both_paths_are_optional(pipeline: Pipeline) -> None:
 
 def test_sentence_and_voice_are_decided(pipeline: Pipeline) -> None:
     (text,) = pipeline.extractor.text(["I did not expect to like this film, and yet I did!"])
-    audio = pipeline.extractor.audio(speech_of(1.0))
+    audio = audio_slots(pipeline.extractor, speech_of(1.0))
     (decision,) = pipeline.decide([Utterance({Modality.TEXT: text.array, Modality.AUDIO: audio.array})])
     assert decision.label_index in range(3)
 
@@ -100,18 +101,18 @@ def test_fitted_reliability_changes_the_decisions(tiny_weights: Path) -> None:
 
 def test_clip_without_speech_is_rejected(tiny_weights: Path) -> None:
     own = Pipeline.load(tiny_weights, "cpu")
-    assert own.extractor.audio(speech_of(1.0)).speech is None  # not fitted
+    assert audio_slots(own.extractor, speech_of(1.0)).speech is None  # not fitted
     reliability = own.checkpoint.reliability
     reliability.speech_fitted.fill_(value=True)
     torch.nn.init.zeros_(reliability.speech.weight)
     for bias, likely in ((3.0, True), (-2.0, False)):
         torch.nn.init.constant_(reliability.speech.bias, bias)
-        features = own.extractor.audio(speech_of(1.0))
+        features = audio_slots(own.extractor, speech_of(1.0))
         assert features.speech == pytest.approx(1 / (1 + np.exp(-bias)))
         assert features.likely_speech is likely
     torch.nn.init.constant_(reliability.speech.bias, -9.0)
     with pytest.raises(EmptyModality, match="no speech"):
-        own.extractor.audio(speech_of(1.0))
+        audio_slots(own.extractor, speech_of(1.0))
 
 
 def test_default_device_is_cuda_if_available() -> None:

@@ -17,6 +17,7 @@ from model.training.datasets.recordings import VoicesCorpus
 from model.training.metrics import macro_f1
 from model.types import FloatArray
 from tests.support.corpus import real_data
+from tests.support.sound import audio_slots
 
 TOLERANCE = 0.02  # of macro-F1
 
@@ -36,7 +37,7 @@ def clips() -> list[tuple[Example, FloatArray]]:
     examples = [e for e in VoicesCorpus(real_data()).examples("test") if e.origins[Modality.AUDIO] == ravdess.ORIGIN]
     sources = [example.sources[Modality.AUDIO] for example in examples]
     return [
-        (example, read_sound(source.path).waveform)
+        (example, read_sound(source.path)[0])
         for example, source in zip(examples, sources, strict=True)
         if isinstance(source, SoundSource)
     ]
@@ -48,7 +49,7 @@ def test_padding_and_trimming_hardly_change_macro_f1(clips: list[tuple[Example, 
     truth = np.array([classes.index(example.label) for example, _ in clips])
 
     def score(change: Callable[[FloatArray], FloatArray]) -> float:
-        features = [pipeline.extractor.audio(change(waveform)).array for _, waveform in clips]
+        features = [audio_slots(pipeline.extractor, change(waveform)).array for _, waveform in clips]
         decided = pipeline.decide([Utterance({Modality.AUDIO: x}) for x in features])
         return macro_f1(truth, np.array([d.label_index for d in decided]))
 

@@ -9,6 +9,8 @@ import av
 import numpy as np
 import soundfile
 
+from model.features.audio.raw_features import AudioFeatures, extract_voice
+from model.features.extractor import FeatureExtractor
 from model.types import FloatArray
 
 Container: TypeAlias = Literal["wav", "flac", "vorbis", "opus", "mp3", "webm", "m4a"]
@@ -71,3 +73,8 @@ def wav_header(rate: int, channels: int, data_bytes: int, bits: int = 16) -> byt
             b"data" + struct.pack("<I", data_bytes),
         )
     )
+
+
+def audio_slots(extractor: FeatureExtractor, waveform: FloatArray) -> AudioFeatures:
+    """Compute the slots of a `(S,)` waveform at 16 kHz."""
+    return extractor.audio(extract_voice(waveform, **extractor.config.audio.model_dump()))

@@ -3,7 +3,8 @@
 import io
 
 from model.features.audio import SAMPLE_RATE
-from model.features.audio.loading import Sound, SoundLimits, read_sound
+from model.features.audio.loading import SoundLimits, read_sound
+from model.types import FloatArray
 from tests.support.sound import CONTAINERS, Container, encode, voice_like
 
 MAGIC = {"wav": "wav", "flac": "flac", "vorbis": "ogg", "opus": "ogg", "mp3": "mp3", "webm": "webm", "m4a": "m4a"}
@@ -15,8 +16,9 @@ def file_of(container: Container, seconds: float = 1.0) -> bytes:
     return encode(voice_like(seconds, rate), container, rate)
 
 
-def read(data: bytes, limits: SoundLimits | None = None) -> Sound:
-    return read_sound(io.BytesIO(data), limits)
+def read(data: bytes, limits: SoundLimits | None = None) -> FloatArray:
+    """The waveform at `SAMPLE_RATE`."""
+    return read_sound(io.BytesIO(data), limits)[0]
 
 
 FILES = {container: file_of(container) for container in CONTAINERS}

@@ -72,27 +72,7 @@ class SoundLimits:
     max_channels: int = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Sound:
-    """A decoded sound.
-
-    Args:
-        waveform: `(S,)` float32, mono, at `SAMPLE_RATE`: the mean of the file's channels without the silent ones, or
-            the loudest channel if they cancel each other, for example because one is inverted.
-        seconds: duration of the file, at its own rate.
-        source_rate: the file's rate in Hz.
-        channels: number of the file's channels.
-        channel: index of the only channel used; None if several were averaged or the file has one.
-    """
-
-    waveform: FloatArray
-    seconds: float
-    source_rate: int
-    channels: int
-    channel: int | None = None
-
-
-def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> Sound:
+def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> tuple[FloatArray, dict[str, str]]:
     """Decode a whole file.
 
     Rate and channels are checked before memory is allocated, and the duration is counted in decoded samples, whatever
@@ -101,6 +81,10 @@ def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> So
     Args:
         source: a path, or a binary file at its current position.
         limits: `SoundLimits()` if not given.
+
+    Returns:
+        `(S,)` float32, mono, at `SAMPLE_RATE`: the mean of the file's channels without the silent ones, or the loudest
+        channel if they cancel each other, for example because one is inverted. Warnings: code → detail.
 
     Raises:
         UnsupportedFormat: a container or codec that is not accepted.
@@ -127,13 +111,11 @@ def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> So
     mono, used = _mix(samples)
     # soxr's HQ recipe is the default of `librosa.resample`.
     waveform = mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
-    return Sound(
-        waveform=np.ascontiguousarray(waveform, dtype=np.float32),
-        seconds=len(samples) / rate,
-        source_rate=rate,
-        channels=samples.shape[1],
-        channel=used[0] if len(used) == 1 < samples.shape[1] else None,
-    )
+    warnings = {}
+    if len(used) == 1 < samples.shape[1]:
+        used_alone = f"channel {used[0] + 1} alone was used"
+        warnings["channel"] = f"The channels cancel each other or one is silent; {used_alone}."
+    return np.ascontiguousarray(waveform, dtype=np.float32), warnings
 
 
 def _collect(data: bytes, container: str, limits: SoundLimits) -> tuple[int, FloatArray]:

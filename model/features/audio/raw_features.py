@@ -5,8 +5,10 @@ Shapes: S samples, T = 1 + S // HOP_LENGTH frames, d features.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Final
 
 import numpy as np
 
@@ -14,31 +16,45 @@ from model.errors import EmptyModality
 from model.features.audio import SAMPLE_RATE
 from model.features.audio.acoustic import MIN_SAMPLES, acoustic_features
 from model.features.audio.conditioning import FRAME, MARGIN, condition
-from model.features.audio.dsp.stft import HOP_LENGTH
+from model.features.audio.dsp.stft import HOP_LENGTH, frame_count
 from model.features.audio.whisper import WhisperEncoder
 from model.modality import Modality
 from model.types import FloatArray
+
+UNLIKELY_SPEECH: Final = 0.5
+"""Below this probability of speech a sound is used with a warning."""
 
 assert (MARGIN + 1) * FRAME >= MIN_SAMPLES, "a conditioned clip is long enough for acoustic_features"
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
-    """Raw features of one clip.
+class AudioFeatures:
+    """Features of one clip: raw features of `extract_voice`, or slots of `model.features.extractor.FeatureExtractor`.
 
     Args:
-        features: `(T, d)`, before normalisation; one row if the encoder describes the whole clip.
+        array: `(T, d)` raw features, one row if the encoder describes the whole clip; or normalised slots.
         seconds: duration of the clip.
-        compute_seconds: time taken to compute the features.
         spoken: duration of the part that the features describe, shorter than `seconds` if the clip was trimmed.
-        channel: the only channel used of the file (`model.features.audio.loading.Sound`).
+        frames: number of acoustic frames described.
+        compute_seconds: time taken to compute the raw features.
+        warnings: code → detail, of `model.features.audio.loading.read_sound`.
+        truncated: whether frames were cut to fit the slots.
+        speech: probability that the clip is speech; None if it is not known.
     """
 
-    features: FloatArray
+    array: FloatArray
     seconds: float
-    compute_seconds: float
     spoken: float
-    channel: int | None = None
+    frames: int
+    compute_seconds: float
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    truncated: bool = False
+    speech: float | None = None
+
+    @property
+    def likely_speech(self) -> bool:
+        """Whether no warning is due; True if the probability is not known."""
+        return self.speech is None or self.speech >= UNLIKELY_SPEECH
 
 
 def extract_voice(
@@ -48,8 +64,8 @@ def extract_voice(
     silence_dbfs: float,
     conditioned: bool = False,
     encoder: str = "acoustic",
-    channel: int | None = None,
-) -> Voice:
+    warnings: Mapping[str, str] | None = None,
+) -> AudioFeatures:
     """Compute the features of a voice before normalisation.
 
     Args:
@@ -58,7 +74,7 @@ def extract_voice(
         silence_dbfs: level in dB below full scale under which a hop counts as silence.
         conditioned: whether to apply `model.features.audio.conditioning` first.
         encoder: `acoustic` (one row per frame), `whisper` or `both` (one row per clip); see `model.config.AudioConfig`.
-        channel: copied to the result.
+        warnings: copied to the result.
 
     Raises:
         EmptyModality: `too_short` (less than one hop) or `silent` (every hop is below `silence_dbfs`).
@@ -71,12 +87,13 @@ def extract_voice(
     if loudest_frame_dbfs(waveform) < silence_dbfs:
         raise EmptyModality(Modality.AUDIO, "silent", f"never louder than {silence_dbfs:g} dBFS")
     speech = condition(waveform) if conditioned else waveform
-    return Voice(
-        features=_features(speech, dynamics, encoder),
+    return AudioFeatures(
+        array=_features(speech, dynamics, encoder),
         seconds=waveform.size / SAMPLE_RATE,
-        compute_seconds=time.perf_counter() - began,
         spoken=speech.size / SAMPLE_RATE,
-        channel=channel,
+        frames=frame_count(speech.size),
+        compute_seconds=time.perf_counter() - began,
+        warnings=warnings or {},
     )
 
 

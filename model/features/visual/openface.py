@@ -91,6 +91,7 @@ class FaceTrack:
         out_of_scale: rows of `values` with an intensity outside 0 to 5 or an occurrence other than 0 and 1; `values`
             holds the nearest end of the scale.
         all_zero: whether every action unit of `values` is 0, which never is so for a real face.
+        truncated: whether frames were cut to fit the slots.
     """
 
     values: FloatArray
@@ -102,6 +103,7 @@ class FaceTrack:
     face_id: int | None
     out_of_scale: int = 0
     all_zero: bool = False
+    truncated: bool = False
 
 
 def read_openface(

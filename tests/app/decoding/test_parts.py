@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.decoding.parts import PoolDecoders, decode_text
+from app.decoding.parts import audio_job, decode_text, openface_job
 from app.decoding.pool import DecodePool
 from app.errors import CorruptPart, PartTooLarge, TextTooLong, UnsupportedPart, UploadError
 from app.settings import Settings
 from model.config import AudioConfig, VisualConfig
 from model.errors import EmptyModality
 from model.features.audio.loading import read_sound
-from model.features.audio.raw_features import Voice, extract_voice
+from model.features.audio.raw_features import AudioFeatures, extract_voice
 from model.features.visual.openface import ColumnSet, FaceTrack, read_openface
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import CONTAINERS, Container, encode, voice_like, wav_header
@@ -90,8 +90,8 @@ def test_arbitrary_bytes_give_a_text_or_an_upload_error(raw: bytes) -> None:
 # ---- audio ----------------------------------------------------------------------------------------------------------
 
 
-async def decode_audio(file: IO[bytes], pool: DecodePool, **limits: Any) -> Voice:
-    return await PoolDecoders(pool, Settings(**limits)).audio(file, AudioConfig(dynamics=True))
+async def decode_audio(file: IO[bytes], pool: DecodePool, **limits: Any) -> AudioFeatures:
+    return await pool.run(audio_job(AudioConfig(dynamics=True), Settings(**limits)), file, "audio", AudioFeatures)
 
 
 @pytest.mark.anyio
@@ -101,18 +101,18 @@ async def test_the_pool_decodes_audio_as_this_process_does(
 ) -> None:
     rate = 48_000 if container == "webm" else 16_000
     data = encode(voice_like(2.0, rate), container, rate)
-    there, here = await decode_audio(spool(data), pool), read_sound(io.BytesIO(data))
-    expected = extract_voice(here.waveform, dynamics=True, silence_dbfs=-60.0).features
+    there, (here, _) = await decode_audio(spool(data), pool), read_sound(io.BytesIO(data))
+    expected = extract_voice(here, dynamics=True, silence_dbfs=-60.0).array
     # Not bit-equal: a decoder multiplies matrices on one thread, and this process perhaps on several.
-    np.testing.assert_allclose(there.features, expected, atol=1e-4)
-    assert there.seconds == pytest.approx(here.seconds, abs=1e-3)
+    np.testing.assert_allclose(there.array, expected, atol=1e-4)
+    assert there.seconds == here.size / 16_000
     assert there.compute_seconds > 0
 
 
 @pytest.mark.anyio
 async def test_the_pool_trims_audio_if_the_config_says_so(spool: Spool, pool: DecodePool) -> None:
     file = spool(encode(np.pad(voice_like(1.0), 16_000), "wav"))
-    voice = await PoolDecoders(pool, Settings()).audio(file, AudioConfig(conditioned=True))
+    voice = await pool.run(audio_job(AudioConfig(conditioned=True), Settings()), file, "audio", AudioFeatures)
     assert voice.seconds == 3.0
     assert voice.spoken == pytest.approx(1.1, abs=0.05)
 
@@ -170,7 +170,7 @@ async def decode_openface(
     file: IO[bytes], pool: DecodePool, columns: ColumnSet = "action_units", confidence: float = 0.5, **limits: Any
 ) -> FaceTrack:
     config = VisualConfig(columns=columns, min_confidence=confidence)
-    return await PoolDecoders(pool, Settings(**limits)).openface(file, config)
+    return await pool.run(openface_job(config, Settings(**limits)), file, "openface", FaceTrack)
 
 
 @pytest.mark.anyio

@@ -13,13 +13,13 @@ import numpy as np
 import psutil
 import pytest
 
-from app.decoding.parts import PoolDecoders
+from app.decoding.parts import audio_job
 from app.decoding.pool import CANCELLED_SECONDS, DecodePool
 from app.errors import DecoderFailed, NoDecoder, UploadError
 from app.settings import Settings
 from model.config import AudioConfig
 from model.features.audio.loading import read_sound
-from model.features.audio.raw_features import extract_voice
+from model.features.audio.raw_features import AudioFeatures, extract_voice
 from tests.support.sound import encode, voice_like
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,8 @@ def alive(pid: int) -> bool:
 
 
 async def decode(pool: DecodePool, file: IO[bytes], **limits: Any) -> float:
-    return (await PoolDecoders(pool, Settings(**limits)).audio(file, AudioConfig())).seconds
+    job = audio_job(AudioConfig(), Settings(**limits))
+    return (await pool.run(job, file, "audio", AudioFeatures)).seconds
 
 
 async def decode_bytes(pool: DecodePool, content: bytes) -> float:
@@ -258,7 +259,7 @@ async def test_isolation_costs_a_small_upload_under_five_milliseconds(pool: Deco
     # Minima of alternating runs, until they are near enough: others may keep the machine busy for a while.
     while len(here) < 40 or (min(there) - min(here) >= 0.005 and len(here) < 400):
         began = time.perf_counter()
-        extract_voice(read_sound(io.BytesIO(clip)).waveform, dynamics=False, silence_dbfs=-60.0)
+        extract_voice(read_sound(io.BytesIO(clip))[0], dynamics=False, silence_dbfs=-60.0)
         here.append(time.perf_counter() - began)
         file = spool(clip)
         began = time.perf_counter()

@@ -18,12 +18,17 @@ from app.decoding.protocol import (
     parse,
 )
 from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
-from model.features.audio.raw_features import Voice
+from model.features.audio.raw_features import AudioFeatures
 from model.features.visual.openface import FaceTrack
 from model.modality import Modality
 
-VOICE = Voice(
-    np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4), seconds=0.5, compute_seconds=0.25, spoken=0.375, channel=1
+VOICE = AudioFeatures(
+    np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4),
+    seconds=0.5,
+    spoken=0.375,
+    frames=2,
+    compute_seconds=0.25,
+    warnings={"channel": "channel 1 alone was used"},
 )
 TRACK = FaceTrack(np.arange(6, dtype=np.float32).reshape(2, 3), 5, 2, 1, 2, faces=2, face_id=4)
 
@@ -57,11 +62,12 @@ def raising(error: Exception) -> tuple[Json, bytes]:
 
 def test_a_voice_is_transmitted_completely_and_is_writable() -> None:
     voice = transmit(VOICE)
-    assert isinstance(voice, Voice)
-    assert np.array_equal(voice.features, VOICE.features)
-    assert (voice.seconds, voice.compute_seconds, voice.spoken, voice.channel) == (0.5, 0.25, 0.375, 1)
-    assert voice.features.dtype == np.float32
-    assert voice.features.flags.writeable
+    assert isinstance(voice, AudioFeatures)
+    assert np.array_equal(voice.array, VOICE.array)
+    assert (voice.seconds, voice.spoken, voice.frames, voice.compute_seconds) == (0.5, 0.375, 2, 0.25)
+    assert voice.warnings == VOICE.warnings
+    assert voice.array.dtype == np.float32
+    assert voice.array.flags.writeable
 
 
 @pytest.mark.parametrize("face_id", [4, None])
@@ -125,13 +131,13 @@ def test_a_bug_of_the_decoder_is_not_an_error_of_the_file() -> None:
         {"kind": "CorruptModality", "arguments": ["audio", None, None]},
         {"kind": "CorruptModality", "arguments": ["audio", "x", 3]},
         {"kind": "CorruptModality", "arguments": 3},
-        {"kind": "Voice"},
-        {"kind": "Voice", "fields": [], "shape": [1, 2]},
-        {"kind": "Voice", "fields": {}, "shape": [1, 2]},
-        {"kind": "Voice", "fields": {"seconds": 1, "compute_seconds": 1}, "shape": [1, 3]},
-        {"kind": "Voice", "fields": {"seconds": 1, "compute_seconds": 1}, "shape": [2]},
-        {"kind": "Voice", "fields": {"seconds": 1, "compute_seconds": 1}, "shape": "2"},
-        {"kind": "Voice", "fields": {"seconds": 1, "compute_seconds": 1, "features": 1}, "shape": [1, 2]},
+        {"kind": "AudioFeatures"},
+        {"kind": "AudioFeatures", "fields": [], "shape": [1, 2]},
+        {"kind": "AudioFeatures", "fields": {}, "shape": [1, 2]},
+        {"kind": "AudioFeatures", "fields": {"seconds": 1, "compute_seconds": 1}, "shape": [1, 3]},
+        {"kind": "AudioFeatures", "fields": {"seconds": 1, "compute_seconds": 1}, "shape": [2]},
+        {"kind": "AudioFeatures", "fields": {"seconds": 1, "compute_seconds": 1}, "shape": "2"},
+        {"kind": "AudioFeatures", "fields": {"seconds": 1, "compute_seconds": 1, "array": 1}, "shape": [1, 2]},
         {"kind": "FaceTrack", "fields": {"seconds": 1}, "shape": [1, 2]},
     ],
 )
@@ -143,7 +149,7 @@ def test_a_reply_that_is_not_valid_is_an_error(message: Json) -> None:
 json_values = st.recursive(
     st.none()
     | st.integers(-3, 9)
-    | st.sampled_from(["Voice", "FaceTrack", "EmptyModality", "audio", "CorruptModality", "x"]),
+    | st.sampled_from(["AudioFeatures", "FaceTrack", "EmptyModality", "audio", "CorruptModality", "x"]),
     lambda inner: st.lists(inner, max_size=2),
     max_leaves=3,
 )

@@ -14,7 +14,7 @@ from app.decoding.protocol import PREFIX, Json, decode_reply, pack, parse
 from app.decoding.worker import perform, serve
 from model.errors import CorruptModality
 from model.features.audio.loading import SoundLimits, read_sound
-from model.features.audio.raw_features import Voice, extract_voice
+from model.features.audio.raw_features import AudioFeatures, extract_voice
 from model.features.visual.openface import FaceTrack, OpenFaceLimits
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import encode, voice_like
@@ -60,11 +60,11 @@ def test_each_job_is_confirmed_then_answered() -> None:
     wav, csv = encode(voice_like(0.5), "wav"), simulate_openface_csv(3)
     ready, *rest = answers(pack(AUDIO_JOB) + pack({}, len(wav)) + wav + pack(FACE_JOB) + pack({}, len(csv)) + csv)
     assert ready[0] == {"kind": "ready"}
-    assert [message["kind"] for message, _ in rest] == ["started", "Voice", "started", "FaceTrack"]
+    assert [message["kind"] for message, _ in rest] == ["started", "AudioFeatures", "started", "FaceTrack"]
     voice = decode_reply(*rest[1])
-    assert isinstance(voice, Voice)
-    expected = extract_voice(read_sound(io.BytesIO(wav)).waveform, dynamics=True, silence_dbfs=-60.0).features
-    assert np.array_equal(voice.features, expected)
+    assert isinstance(voice, AudioFeatures)
+    expected = extract_voice(read_sound(io.BytesIO(wav))[0], dynamics=True, silence_dbfs=-60.0).array
+    assert np.array_equal(voice.array, expected)
     track = decode_reply(*rest[3])
     assert isinstance(track, FaceTrack)
     assert track.values.shape == (3, 35)
@@ -75,11 +75,11 @@ def test_a_clip_is_conditioned_if_the_job_says_so() -> None:
     wav = encode(np.stack([np.zeros_like(voice), voice], axis=1), "wav", subtype="FLOAT")
     *_, reply = answers(pack(AUDIO_JOB | {"config": AUDIO_CONFIG | {"conditioned": True}}) + pack({}, len(wav)) + wav)
     trimmed = decode_reply(*reply)
-    assert isinstance(trimmed, Voice)
-    assert (trimmed.seconds, trimmed.channel) == (1.5, 1)
+    assert isinstance(trimmed, AudioFeatures)
+    assert (trimmed.seconds, list(trimmed.warnings)) == (1.5, ["channel"])
     assert trimmed.spoken == pytest.approx(0.6, abs=0.05)
-    expected = extract_voice(voice, dynamics=True, silence_dbfs=-60.0, conditioned=True).features
-    np.testing.assert_array_equal(trimmed.features, expected)
+    expected = extract_voice(voice, dynamics=True, silence_dbfs=-60.0, conditioned=True).array
+    np.testing.assert_array_equal(trimmed.array, expected)
 
 
 @pytest.mark.parametrize("sent", [b"", pack(AUDIO_JOB), pack(AUDIO_JOB)[:5], pack(AUDIO_JOB) + pack({}, 9) + b"cut"])

@@ -7,11 +7,11 @@ import torch
 
 from app.engine.predictor import Options, Predictor, PreparedRequest, is_out_of_memory
 from model.errors import CheckpointError, ConfigError
-from model.features.audio.loading import Sound
 from model.features.audio.raw_features import extract_voice
 from model.features.visual.openface import FaceTrack
 from model.modality import SUBSETS, Modality, ModalitySet
 from model.pipeline import Pipeline
+from model.types import FloatArray
 from tests.support.checkpoints import like, scaled
 
 T, A, V = Modality
@@ -23,10 +23,10 @@ def predictor(tiny_weights: Path) -> Predictor:
     return Predictor.load(tiny_weights, "cpu")
 
 
-def sound(level: float = 0.3) -> Sound:
+def sound(level: float = 0.3) -> FloatArray:
     t = np.arange(16_000) / 16_000
-    waveform = (level * np.sin(2 * np.pi * 220 * t)).astype(np.float32)
-    return Sound(waveform=waveform, seconds=1.0, source_rate=16_000, channels=1)
+    waveform: FloatArray = (level * np.sin(2 * np.pi * 220 * t)).astype(np.float32)
+    return waveform
 
 
 def track() -> FaceTrack:
@@ -49,7 +49,7 @@ class SpeechWith:
 def prepare(
     predictor: Predictor,
     text: str | None = None,
-    sound: Sound | None = None,
+    sound: FloatArray | None = None,
     track: FaceTrack | None = None,
     options: Options | None = None,
 ) -> PreparedRequest:
@@ -58,7 +58,7 @@ def prepare(
         request.add_text(text)
     if sound is not None:
         config = predictor.pipeline.config.audio
-        request.add_audio(extract_voice(sound.waveform, channel=sound.channel, **config.model_dump()))
+        request.add_audio(extract_voice(sound, **config.model_dump()))
     if track is not None:
         request.add_visual(track)
     return request
@@ -85,10 +85,10 @@ def test_presence_is_what_was_given(predictor: Predictor, subset: ModalitySet) -
     assert prepare_subset(predictor, subset).presence == subset
 
 
-def test_audio_features_have_their_duration_and_channel(predictor: Predictor) -> None:
-    prepared = prepare(predictor, sound=replace(sound(), channel=1))
+def test_audio_features_have_their_duration(predictor: Predictor) -> None:
+    prepared = prepare(predictor, sound=sound())
     assert prepared.audio is not None
-    assert (prepared.audio.seconds, prepared.audio.spoken, prepared.audio.channel) == (1.0, 1.0, 1)
+    assert (prepared.audio.seconds, prepared.audio.spoken) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_a_folder_without_weights_is_a_checkpoint_error(tmp_path: Path) -> None:
 def test_a_prepared_request_holds_no_frames(predictor: Predictor) -> None:
     prepared = prepare_subset(predictor, SUBSETS[0])
     assert prepared.predictor is predictor
-    assert prepared.track is not None
-    assert prepared.track.values.size == 0
-    assert prepared.track.kept == 3
+    assert prepared.visual is not None
+    assert prepared.visual.values.shape == (1, 35)
+    assert prepared.visual.kept == 3
     assert prepared.tokens == 7  # [CLS] What a lovely surprise ! [SEP]
 
 

@@ -11,7 +11,8 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
-from app.decoding.parts import PoolDecoders
+from app.decoding.pool import DecodePool
+from app.decoding.protocol import Json
 from app.engine.engine import Engine
 from app.engine.lifecycle import Phase
 from app.engine.predictor import Options, PreparedRequest
@@ -19,8 +20,7 @@ from app.engine.warmup import still_face, tone
 from app.errors import NothingUsable
 from app.settings import Settings
 from app.uploads.form import RawForm
-from model.config import VisualConfig
-from model.features.audio.raw_features import Voice
+from model.features.audio.raw_features import AudioFeatures
 from model.features.visual.openface import ACTION_UNIT_COLUMNS, FaceTrack
 from model.modality import Modality, ModalitySet
 from tests.support.device import until
@@ -52,7 +52,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, method: str, before: Callable[[Any], 
     """Call `before` with the content that a `PreparedRequest` is given."""
     real = getattr(PreparedRequest, method)
 
-    def watched(self: PreparedRequest, content: Voice | FaceTrack) -> None:
+    def watched(self: PreparedRequest, content: AudioFeatures | FaceTrack) -> None:
         before(content)
         real(self, content)
 
@@ -64,7 +64,7 @@ async def test_a_waiting_request_holds_nothing_of_its_upload(
 ) -> None:
     arrays: list[weakref.ref[object]] = []
     async with running(tiny_weights) as engine:
-        watch(monkeypatch, "add_audio", lambda voice: arrays.append(weakref.ref(voice.features)))
+        watch(monkeypatch, "add_audio", lambda voice: arrays.append(weakref.ref(voice.array)))
         watch(monkeypatch, "add_visual", lambda track: arrays.append(weakref.ref(track.values)))
         engine.batcher.delay = 60.0
         sent = form()
@@ -73,9 +73,6 @@ async def test_a_waiting_request_holds_nothing_of_its_upload(
         gc.collect()
         assert all(file is not None and file.closed for file in (sent.audio, sent.openface))
         assert [array() for array in arrays] == [None, None]
-        track = engine.batcher._waiting[0].job.track
-        assert track is not None
-        assert track.values.size == 0
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 
@@ -110,15 +107,15 @@ async def test_audio_features_are_computed_while_the_face_is_being_decoded(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audio_added = threading.Event()
-    decode = PoolDecoders.openface
+    run = DecodePool.run
 
-    async def wait_for_audio(self: PoolDecoders, file: IO[bytes], config: VisualConfig) -> FaceTrack:
-        assert await asyncio.to_thread(audio_added.wait, 30)
-        return await decode(self, file, config)
+    async def wait_for_audio(self: DecodePool, job: Json, file: IO[bytes], part: Any, result: type[Any]) -> object:
+        assert part == "audio" or await asyncio.to_thread(audio_added.wait, 30)
+        return await run(self, job, file, part, result)
 
     async with running(tiny_weights) as engine:
         watch(monkeypatch, "add_audio", lambda _: audio_added.set())
-        monkeypatch.setattr(PoolDecoders, "openface", wait_for_audio)
+        monkeypatch.setattr(DecodePool, "run", wait_for_audio)
         result = await engine.answer(form(), Options())
         assert len(result.request.presence) == 3
 

@@ -10,14 +10,15 @@ from model.features.audio import SAMPLE_RATE
 from model.features.audio.acoustic import MIN_SAMPLES, acoustic_features
 from model.features.audio.conditioning import condition
 from model.features.audio.dsp.stft import HOP_LENGTH
-from model.features.audio.raw_features import extract_voice
-from model.features.extractor import NO_SPEECH, UNLIKELY_SPEECH, FeatureExtractor, raw_visual_features
+from model.features.audio.raw_features import UNLIKELY_SPEECH, extract_voice
+from model.features.extractor import NO_SPEECH, FeatureExtractor, raw_visual_features
 from model.features.normalization import Preprocessing, Statistics, reduce_to_slots
 from model.features.text.encoder import TextEncoder
 from model.features.visual.openface import FaceTrack
 from model.modality import Modality
 from model.types import FloatArray
 from tests.support.network import tiny_config
+from tests.support.sound import audio_slots
 from tests.support.speech import speech_of
 
 SPEECH = speech_of(1.0)
@@ -53,17 +54,17 @@ def slots_of_ten(reduction: str) -> Slots:
 
 def test_speech_becomes_normalised_slots(encoder: TextEncoder) -> None:
     extractor = extractor_of(tiny_config(), encoder)
-    audio = extractor.audio(SPEECH)
+    audio = audio_slots(extractor, SPEECH)
     expected = reduce_to_slots(((acoustic_features(SPEECH) - 0.5) / 4).clip(-8, 8), 20, "pool")
     np.testing.assert_allclose(audio.array, expected, atol=1e-5)
     assert (audio.seconds, audio.frames, audio.truncated) == (1.0, FRAMES, False)
-    assert (audio.spoken, audio.channel) == (1.0, None)
+    assert (audio.spoken, audio.warnings) == (1.0, {})
 
 
 def test_clip_is_conditioned_if_the_config_says_so(encoder: TextEncoder) -> None:
     config = tiny_config(audio=AudioConfig(conditioned=True))
     padded = np.pad(SPEECH * np.float32(0.1), SAMPLE_RATE)
-    audio = extractor_of(config, encoder).audio(padded)
+    audio = audio_slots(extractor_of(config, encoder), padded)
     expected = condition(padded)
     assert (audio.seconds, audio.spoken) == (3.0, expected.size / SAMPLE_RATE)
     assert audio.frames == 1 + expected.size // HOP_LENGTH
@@ -90,7 +91,7 @@ def test_audio_features_hold_the_probability_of_speech(
 ) -> None:
     extractor = extractor_of(tiny_config(), encoder)
     extractor.reliability = check = FixedProbability(probability)
-    audio = extractor.audio(SPEECH)
+    audio = audio_slots(extractor, SPEECH)
     assert (audio.speech, audio.likely_speech) == (probability, likely)
     assert check.given is audio.array
 
@@ -99,20 +100,20 @@ def test_improbable_speech_is_missing_unless_any_sound_is_accepted(encoder: Text
     config = tiny_config()
     extractor = FeatureExtractor(config, extractor_of(config, encoder).preprocessing, encoder, FixedProbability(0.019))
     with pytest.raises(EmptyModality, match="no speech") as caught:
-        extractor.audio(SPEECH)
+        audio_slots(extractor, SPEECH)
     assert (caught.value.reason, caught.value.modality) == ("no_speech", Modality.AUDIO)
     voice = extract_voice(SPEECH, dynamics=False, silence_dbfs=-60.0)
-    assert extractor.voice(voice, any_sound=True).speech == 0.019
+    assert extractor.audio(voice, any_sound=True).speech == 0.019
 
 
 def test_every_sound_counts_as_speech_without_a_check(encoder: TextEncoder) -> None:
-    audio = extractor_of(tiny_config(), encoder).audio(SPEECH)
+    audio = audio_slots(extractor_of(tiny_config(), encoder), SPEECH)
     assert (audio.speech, audio.likely_speech) == (None, True)
 
 
 def test_digital_silence_is_silent(encoder: TextEncoder) -> None:
     with pytest.raises(EmptyModality, match="never louder than -60 dBFS") as caught:
-        extractor_of(tiny_config(), encoder).audio(np.zeros(SAMPLE_RATE, dtype=np.float32))
+        audio_slots(extractor_of(tiny_config(), encoder), np.zeros(SAMPLE_RATE, dtype=np.float32))
     assert (caught.value.reason, caught.value.modality) == ("silent", Modality.AUDIO)
 
 
@@ -120,29 +121,29 @@ def test_threshold_and_dynamics_are_the_config_s(encoder: TextEncoder) -> None:
     config = tiny_config(audio=AudioConfig(dynamics=True, silence_dbfs=-20.0))
     extractor = extractor_of(config, encoder)
     with pytest.raises(EmptyModality, match="-20 dBFS"):
-        extractor.audio(SPEECH / np.float32(100))
-    assert extractor.audio(SPEECH).array.shape[1] == 66
+        audio_slots(extractor, SPEECH / np.float32(100))
+    assert audio_slots(extractor, SPEECH).array.shape[1] == 66
 
 
 def test_clip_shorter_than_one_hop_is_too_short(encoder: TextEncoder) -> None:
     extractor = extractor_of(tiny_config(), encoder)
     with pytest.raises(EmptyModality, match="shorter than 32 ms") as caught:
-        extractor.audio(SPEECH[: MIN_SAMPLES - 1])
+        audio_slots(extractor, SPEECH[: MIN_SAMPLES - 1])
     assert caught.value.reason == "too_short"
     with pytest.raises(EmptyModality) as caught:
-        extractor.audio(SPEECH[:0])
+        audio_slots(extractor, SPEECH[:0])
     assert caught.value.reason == "too_short"
 
 
 def test_visual_features_are_the_mean_or_every_frame(encoder: TextEncoder) -> None:
     track = track_of(8)
     mean = extractor_of(tiny_config(), encoder).visual(track)
-    assert (mean.array.shape, mean.frames, mean.truncated) == ((1, 35), 8, False)
-    np.testing.assert_allclose(mean.array[0], (track.values.mean(axis=0) - 0.5) / 4, atol=1e-6)
+    assert (mean.values.shape, mean.kept, mean.truncated) == ((1, 35), 8, False)
+    np.testing.assert_allclose(mean.values[0], (track.values.mean(axis=0) - 0.5) / 4, atol=1e-6)
     config = tiny_config(slots=slots_of_ten("pool"), visual=VisualConfig(reduce="frames"))
     frames = extractor_of(config, encoder).visual(track)
-    assert (frames.array.shape, frames.frames, frames.truncated) == ((8, 35), 8, False)
-    np.testing.assert_allclose(frames.array, (track.values - 0.5) / 4, atol=1e-6)
+    assert (frames.values.shape, frames.kept, frames.truncated) == ((8, 35), 8, False)
+    np.testing.assert_allclose(frames.values, (track.values - 0.5) / 4, atol=1e-6)
 
 
 @pytest.mark.parametrize("reduce", ["mean", "frames"])
@@ -164,17 +165,17 @@ def test_square_root_is_taken_of_action_units_only(reduce: str) -> None:
 def test_truncated_is_set_only_if_frames_are_cut(encoder: TextEncoder, reduction: str, cut: bool) -> None:
     config = tiny_config(slots=slots_of_ten(reduction), visual=VisualConfig(reduce="frames"))
     extractor = extractor_of(config, encoder)
-    audio, visual, (text,) = extractor.audio(SPEECH), extractor.visual(track_of(11)), extractor.text([LONG])
+    audio, visual, (text,) = audio_slots(extractor, SPEECH), extractor.visual(track_of(11)), extractor.text([LONG])
     assert (audio.truncated, visual.truncated, text.truncated) == (cut, cut, cut)
-    assert [len(f.array) for f in (audio, visual, text)] == [10, 10, 10]
-    assert (audio.frames, visual.frames, text.tokens) == (FRAMES, 11, len(LONG.split()) + 2)
+    assert [len(a) for a in (audio.array, visual.values, text.array)] == [10, 10, 10]
+    assert (audio.frames, visual.kept, text.tokens) == (FRAMES, 11, len(LONG.split()) + 2)
 
 
 @pytest.mark.parametrize("reduction", ["truncate", "pool"])
 def test_exact_fit_is_not_truncated(encoder: TextEncoder, reduction: str) -> None:
     config = tiny_config(slots=slots_of_ten(reduction), visual=VisualConfig(reduce="frames"))
     extractor = extractor_of(config, encoder)
-    audio = extractor.audio(SPEECH[: 9 * 512])
+    audio = audio_slots(extractor, SPEECH[: 9 * 512])
     (text,) = extractor.text(["one two three four five six seven eight"])
     assert (len(audio.array), audio.truncated) == (10, False)
     assert (len(text.array), text.truncated) == (10, False)

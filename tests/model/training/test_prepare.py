@@ -138,7 +138,7 @@ def test_variants_of_each_clip_are_computed_on_request(tmp_path: Path) -> None:
     sounds = raw_features(examples, CONFIG, tmp_path / "cache", 1, varied=examples, variants=2).sounds
     assert set(sounds) == {SoundSource(path, k) for k in range(3)}
     waveform, _ = soundfile.read(path, dtype="float32")
-    expected = extract_voice(variant(waveform, 2), dynamics=False, silence_dbfs=-60.0).features
+    expected = extract_voice(variant(waveform, 2), dynamics=False, silence_dbfs=-60.0).array
     np.testing.assert_allclose(sounds[SoundSource(path, 2)], expected, atol=1e-4)
 
 

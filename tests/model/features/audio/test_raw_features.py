@@ -23,7 +23,7 @@ def raw(
 ) -> FloatArray:
     return extract_voice(
         waveform, dynamics=dynamics, silence_dbfs=silence_dbfs, conditioned=conditioned, encoder=encoder
-    ).features
+    ).array
 
 
 def tone_at(dbfs: float, samples: int = SAMPLE_RATE) -> FloatArray:
@@ -75,19 +75,20 @@ def test_silence_threshold_is_configurable() -> None:
 
 def test_voice_holds_duration_and_computing_time() -> None:
     voice = extract_voice(SPEECH, dynamics=True, silence_dbfs=-60.0)
-    np.testing.assert_array_equal(voice.features, raw(SPEECH, dynamics=True))
-    assert (voice.seconds, voice.spoken, voice.channel) == (1.0, 1.0, None)
+    np.testing.assert_array_equal(voice.array, raw(SPEECH, dynamics=True))
+    assert (voice.seconds, voice.spoken, voice.frames, voice.warnings) == (1.0, 1.0, FRAMES, {})
     assert 0 < voice.compute_seconds < 60
 
 
 def test_clip_is_conditioned_before_features_are_computed() -> None:
     padded = np.pad(SPEECH * np.float32(0.1), SAMPLE_RATE)
-    voice = extract_voice(padded, dynamics=True, silence_dbfs=-60.0, conditioned=True, channel=1)
+    voice = extract_voice(padded, dynamics=True, silence_dbfs=-60.0, conditioned=True, warnings={"channel": "one"})
     expected = condition(padded)
-    assert (voice.seconds, voice.spoken, voice.channel) == (3.0, expected.size / SAMPLE_RATE, 1)
+    assert (voice.seconds, voice.spoken, voice.warnings) == (3.0, expected.size / SAMPLE_RATE, {"channel": "one"})
+    assert voice.frames == 1 + expected.size // 512
     assert 0.8 < voice.spoken < 1.2
-    np.testing.assert_array_equal(voice.features, raw(expected, dynamics=True))
-    np.testing.assert_array_equal(voice.features, raw(padded, dynamics=True, conditioned=True))
+    np.testing.assert_array_equal(voice.array, raw(expected, dynamics=True))
+    np.testing.assert_array_equal(voice.array, raw(padded, dynamics=True, conditioned=True))
 
 
 @pytest.mark.parametrize("samples", [MIN_SAMPLES, 600, 1_000])
@@ -112,7 +113,7 @@ def test_whisper_features_are_one_row_per_clip(encoder: str, size: int) -> None:
     assert np.isfinite(features).all()
     np.testing.assert_array_equal(features[0, :384], whisper_encoder()(SPEECH))
     voice = extract_voice(SPEECH, dynamics=True, silence_dbfs=-60.0, encoder=encoder)  # no dynamics without frames
-    np.testing.assert_array_equal(voice.features, features)
+    np.testing.assert_array_equal(voice.array, features)
 
 
 def test_both_appends_acoustic_means_deviations_and_changes() -> None:
