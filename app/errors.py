@@ -8,7 +8,14 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
+from model.errors import (
+    CorruptModality,
+    EmptyModality,
+    FaceNotFound,
+    ModalityError,
+    ModalityTooLarge,
+    UnsupportedFormat,
+)
 from model.modality import Modality
 
 PART_OF = {Modality.TEXT: "text", Modality.AUDIO: "audio", Modality.VISUAL: "openface"}
@@ -87,6 +94,48 @@ class RateLimited(Unavailable):
     """This client has asked as often as it may for now."""
 
     status, title = 429, "Too many requests"
+
+
+class TooManyConnections(Unavailable):
+    """As many connections are open as may be, in all or from this address."""
+
+    status = 503
+    closes_connection = True
+
+
+class TooManyUploads(Unavailable):
+    """As many bodies are arriving from this address as may at the same time."""
+
+    status = 429
+    closes_connection = True
+
+
+class MalformedRequest(ServiceError):
+    """The request line, a header or the framing of the body is not valid in HTTP/1.1."""
+
+    status = 400
+    closes_connection = True
+
+
+class UnknownHost(ServiceError):
+    """The Host header names another host than this service answers for."""
+
+    status, title = 421, "Misdirected request"
+    closes_connection = True
+
+
+class HeadTooLarge(ServiceError):
+    """The request line and the headers are past their limit."""
+
+    status = 431
+    closes_connection = True
+
+
+class SlowHead(ServiceError):
+    """The request line and the headers did not arrive in time."""
+
+    status = 408
+    closes_connection = True
 
 
 class ShortOfMemory(Unavailable):
@@ -224,8 +273,12 @@ class CorruptPart(UploadError):
     """A part that is not what it claims to be, or not readable to its end."""
 
 
+class UnknownFace(UploadError):
+    """The query option `face_id` names a face that the OpenFace part does not have."""
+
+
 class DecoderFailed(UploadError):
-    """A part's decoder was stopped: out of time, memory or processor seconds, or killed from outside."""
+    """A part's decoder was stopped: out of time, memory or processor seconds, or it crashed."""
 
 
 class NoRoom(UploadError):
@@ -237,7 +290,7 @@ class NoRoom(UploadError):
 
 
 class NoDecoder(UploadError):
-    """There is no process to decode the upload at this moment: those that ended have not been replaced yet."""
+    """There is no process to decode the upload at this moment, or it was killed from outside twice."""
 
     status = 503
     retry_after = 2  # start-up time of a decoder process on a loaded machine
@@ -267,6 +320,8 @@ def from_modality(error: ModalityError) -> UploadError:
     elif isinstance(error, UnsupportedFormat) and error.modality is Modality.AUDIO:
         # Only audio has several formats; a CSV without the required columns is a corrupt CSV.
         kind = UnsupportedPart
+    elif isinstance(error, FaceNotFound):
+        kind = UnknownFace
     elif not isinstance(error, CorruptModality | UnsupportedFormat):
         raise TypeError(f"no upload error corresponds to {type(error).__name__}")
     return kind(error.detail, part=PART_OF[error.modality], place=error.place)

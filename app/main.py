@@ -1,4 +1,4 @@
-"""The application factory: settings, lifespan, middleware and routes (`uvicorn --factory app.main:create_app`)."""
+"""The application factory: settings, lifespan, middleware and routes. `app/server.py` serves the application."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +11,7 @@ from app.engine.engine import Engine
 from app.logging import configure_logging
 from app.middleware import install_middleware
 from app.settings import Settings
+from app.uploads.spool import Uploads
 
 
 def create_app(settings: Settings | None = None, on_failure: Callable[[], None] | None = None) -> FastAPI:
@@ -24,7 +25,8 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     configure_logging(settings.log_level)
     measured = metrics.Metrics()
     engine = Engine(settings, on_batch=measured.observe_batch, on_failure=on_failure)
-    measured.watch(engine)
+    uploads = Uploads(settings)
+    measured.watch(engine, uploads)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -44,6 +46,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         redirect_slashes=False,
     )
     app.state.settings, app.state.metrics, app.state.engine = settings, measured, engine
+    app.state.uploads = uploads
     install_middleware(app, settings, measured)
     problems.install_problem_handlers(app)
     routes.install_routes(app, settings)

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.api.metrics import Metrics
 from app.api.problems import problem_response
@@ -178,4 +179,6 @@ def install_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> No
             expose_headers=("X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy"),
             max_age=600,  # seconds
         )
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
     app.add_middleware(RequestContextMiddleware, metrics=metrics)

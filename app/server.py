@@ -7,16 +7,22 @@
 import asyncio
 import logging
 import os
+import resource
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
 from types import FrameType
 from typing import Final
 
 import uvicorn
 
+from app.api.metrics import Metrics
 from app.engine.lifecycle import Lifecycle, Phase
-from app.http.protocol import protocol_within
+from app.http.connections import SPARE_CONNECTIONS, Connections
+from app.http.protocol import LOOPBACK_NAMES, configured
 from app.logging import get_logger
 from app.main import create_app
 from app.settings import Settings
@@ -26,6 +32,10 @@ KEEP_ALIVE: Final = 15  # seconds
 IDLE_CLOSE_DELAY: Final = 0.1  # seconds between the last accepted connection and the closing of idle ones
 FAILED_SECONDS: Final = 5  # for responses being sent when the service has failed
 KILL_SECONDS: Final = 30.0  # after which a failed process that is still running is ended
+
+
+OWN_DESCRIPTORS: Final = 128  # files, pipes of decoder processes and the event loop's
+MAX_BACKLOG: Final = 2048  # connections waiting to be accepted, as in uvicorn
 
 
 class Server(uvicorn.Server):
@@ -67,6 +77,64 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def raise_descriptor_limit() -> int:
+    """Raise the limit of open file descriptors as far as the system allows; return the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # macOS allows fewer than it reports
+        return soft
+    return hard
+
+
+def connection_limits(settings: Settings, descriptors: int) -> tuple[int, int, int]:
+    """Return how many connections may be open, how many from one address, and how many may wait to be accepted.
+
+    Half of the descriptors that the process can spare are for connections, the rest for uploaded files and for
+    connections that are accepted together before those beyond the limit are closed.
+    """
+    free = max(4, descriptors - OWN_DESCRIPTORS - SPARE_CONNECTIONS)
+    total = min(settings.max_connections, free // 2)
+    # One address never takes all of them.
+    per_address = min(settings.max_connections_per_address, max(1, total // 2))
+    return total, per_address, min(MAX_BACKLOG, free // 4)
+
+
+def allowed_hosts(settings: Settings) -> frozenset[str] | None:
+    """Return the names that a request's Host may have; None for any.
+
+    A page of another site can reach a service on a loopback address if its own name resolves to that address
+    ("DNS rebinding"); the browser then names the site in Host.
+    """
+    names = frozenset(name.lower().rstrip(".") for name in settings.allowed_hosts)
+    if "*" in names or not (names or _is_loopback(settings.host)):
+        return None
+    host = settings.host.lower()
+    return names | LOOPBACK_NAMES | {f"[{host}]" if ":" in host else host}
+
+
+def one_of(networks: Sequence[str]) -> Callable[[str], bool]:
+    """Return a function that says whether an address is in one of the networks."""
+    parsed = [ip_network(network) for network in networks]
+
+    @lru_cache(maxsize=1024)
+    def contains(host: str) -> bool:
+        try:
+            address = ip_address(host)
+        except ValueError:
+            return False
+        return any(address in network for network in parsed)
+
+    return contains
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def serve(settings: Settings) -> int:
     """Serve until a signal or a failure; return the exit status of the process."""
     server: Server | None = None
@@ -82,6 +150,15 @@ def serve(settings: Settings) -> int:
     app = create_app(settings, on_failure=shut_down)
     logging.captureWarnings(True)
     lifecycle: Lifecycle = app.state.engine.lifecycle
+    metrics: Metrics = app.state.metrics
+    total, per_address, backlog = connection_limits(settings, raise_descriptor_limit())
+    get_logger().info("connection limits", total=total, per_address=per_address, spare=SPARE_CONNECTIONS)
+    connections = Connections(
+        total,
+        per_address,
+        is_proxy=one_of(settings.trusted_proxies),
+        on_refusal=lambda reason: metrics.rejected.labels(reason=reason).inc(),
+    )
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -90,7 +167,11 @@ def serve(settings: Settings) -> int:
         access_log=False,
         server_header=False,
         lifespan="on",
-        http=protocol_within(settings.body_timeout),
+        http=configured(
+            head_seconds=settings.head_timeout, connections=connections, allowed_hosts=allowed_hosts(settings)
+        ),
+        proxy_headers=False,  # the application has its own `trusted_proxies`
+        backlog=backlog,
         ws="none",  # an upgrade request is answered like any other
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.drain_timeout) or 1,

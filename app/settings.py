@@ -1,6 +1,7 @@
 """Settings of the service, read once from environment variables: `EMMR_PORT=9000` sets `port`; lists are JSON."""
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -22,9 +23,19 @@ def _valid_rate(rate: str) -> str:
     return rate
 
 
+def _valid_network(address: str) -> str:
+    return str(ip_network(address))  # raises ValueError
+
+
 Key = Annotated[SecretStr, Field(min_length=1)]
 Rate = Annotated[str, AfterValidator(_valid_rate)]
+Network = Annotated[str, AfterValidator(_valid_network)]
+HostName = Annotated[str, Field(pattern=r"^(\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)$")]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+
+
+SECRET_VARIABLES: Final = ("EMMR_API_KEYS", "EMMR_ADMIN_KEYS")
+"""Environment variables of secret settings; `emmr serve` erases them once they are read."""
 
 
 class Settings(BaseSettings):
@@ -50,7 +61,15 @@ class Settings(BaseSettings):
     """Required to reload weights, which is disabled if none is given; each is valid as an API key as well."""
     rate_limit: Rate | None = None
     """Requests allowed per API key, or per address without keys: `600/minute`. Behind a proxy every address is the
-    proxy's, unless uvicorn trusts it (FORWARDED_ALLOW_IPS)."""
+    proxy's, unless it is one of `trusted_proxies`."""
+    failed_key_limit: Rate | None = "60/minute"
+    """Invalid API keys allowed per address. Beyond it every key is refused, except those that were valid from this
+    address before."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed: `10.0.0.0/8`."""
+    allowed_hosts: tuple[HostName, ...] = ()
+    """Names accepted in a request's Host header, beside `localhost`, `127.0.0.1`, `[::1]` and `host`; `*` for any. Any
+    name is accepted if none is given and `host` is not a loopback address."""
     cors_origins: tuple[Origin, ...] = ()
     """Origins of pages that may call the service from a browser: `https://example.org`, or `*` for all."""
     docs_enabled: bool = True
@@ -58,16 +77,31 @@ class Settings(BaseSettings):
     metrics_access: Literal["open", "key", "off"] = "key"
     """Access to `/metrics`: for all, with an API key (where there are any), or for none."""
 
-    max_body_bytes: int = Field(default=25 * MIB, gt=0)
-    """Maximum size of a request's body."""
+    max_connections: int = Field(default=2048, gt=0)
+    """Connections that may be open, fewer if the limit of file descriptors is low; beyond it, only health checks are
+    answered."""
+    max_connections_per_address: int = Field(default=512, gt=0)
+    """Connections from one address, or one IPv6 network, that may be open; not for `trusted_proxies`."""
+    head_timeout: float = Field(default=10.0, gt=0)
+    """From a connection or the first byte of a request to the end of its head, which is 64 KiB at most."""
+    max_body_bytes: int = Field(default=96 * MIB, gt=0)
+    """Maximum size of a request's body: an OpenFace CSV and 32 MiB, the size of 300 s of 16-bit sound at 48 kHz."""
     body_timeout: float = Field(default=30.0, gt=0)
-    """From the first byte of a request's body to its last; the same limit applies to its head."""
+    """From the first byte of a request's body to its last."""
+    body_stall_timeout: float = Field(default=10.0, gt=0)
+    """While a body arrives, `min_body_rate` bytes a second must come in any such time."""
+    min_body_rate: int = Field(default=1 * KIB, ge=0)
+    """Lowest rate at which a body may arrive, in bytes a second; 0 for `body_timeout` alone."""
     max_text_bytes: int = Field(default=64 * KIB, gt=0)
     """Maximum size of the text part."""
     max_uploads: int = Field(default=256, gt=0)
     """Bodies that may arrive at the same time."""
+    max_uploads_per_address: int = Field(default=128, gt=0)
+    """Bodies that may arrive at the same time from one address, or one IPv6 network."""
     spool_bytes: int = Field(default=1 * MIB, gt=0)
     """Of one uploaded file kept in memory; a larger file is on disk."""
+    max_spooled_bytes: int = Field(default=768 * MIB, gt=0)
+    """Of all uploaded files on disk together. The compose file gives 1 GiB of temporary space."""
 
     max_audio_seconds: float = Field(default=300.0, gt=0)
     """Maximum duration of an audio file."""
@@ -80,8 +114,8 @@ class Settings(BaseSettings):
     max_audio_channels: int = Field(default=8, gt=0)
     """Maximum number of channels of an audio file."""
 
-    max_openface_bytes: int = Field(default=8 * MIB, gt=0)
-    """Maximum size of an OpenFace CSV."""
+    max_openface_bytes: int = Field(default=64 * MIB, gt=0)
+    """Maximum size of an OpenFace CSV; 300 s at 30 frames/s with all 714 columns are about 48 MiB."""
     max_openface_line_bytes: int = Field(default=64 * KIB, gt=0)
     """Maximum length of a line of an OpenFace CSV."""
     max_openface_columns: int = Field(default=1_024, gt=0)

@@ -59,7 +59,7 @@ The queue is also bounded in time: while the expected waiting time, computed fro
 table.
 
 The request line and headers together may have {HEAD_BYTES // KIB} KiB (431; not a setting), and must be received within
-`body_timeout` (408). When a request is rejected before its end, the service reads up to {LINGER_SECONDS:g} s and
+`head_timeout` (408). When a request is rejected before its end, the service reads up to {LINGER_SECONDS:g} s and
 {LINGER_BYTES // MIB} MiB more before it closes the connection, so that the response is not lost.
 """
 

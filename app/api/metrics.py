@@ -10,6 +10,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from app.engine.engine import Engine
 from app.engine.predictor import PreparedRequest
+from app.uploads.spool import Uploads
 
 BUCKETS: Final = tuple(round(0.001 * 30_000 ** (step / 15), 6) for step in range(16))
 """Seconds: geometric, 1 ms to 30 s."""
@@ -35,7 +36,9 @@ class Metrics:
         self.padding = histogram("emmr_padding_ratio", help_text, buckets=RATIO_BUCKETS)
         self.queue_depth = gauge("emmr_queue_depth", "Requests waiting for their forward pass.")
         self.in_flight = gauge("emmr_in_flight", "Requests being answered.")
-        self.rejected = counter("emmr_rejected", "Prediction requests refused.", ["reason"])
+        help_text = "Prediction requests refused, and connections and requests refused before their route is known."
+        self.rejected = counter("emmr_rejected", help_text, ["reason"])
+        self.spooled = gauge("emmr_spooled_bytes", "Of uploaded files on disk.")
         self.subset = counter("emmr_modality_subset", "Answers by modalities present.", ["subset"])
         self.key_missing = counter("emmr_key_missing", "Key missing modalities found.", ["modality"])
         self.polarity = counter("emmr_polarity", "Answers by polarity.", ["polarity"])
@@ -53,9 +56,10 @@ class Metrics:
         if padded := sum(len(batch) * max(slots) for slots in columns):
             self.padding.observe(1 - sum(map(sum, columns)) / padded)
 
-    def watch(self, engine: Engine) -> None:
-        """Read the gauges from `engine` at every scrape."""
+    def watch(self, engine: Engine, uploads: Uploads) -> None:
+        """Read the gauges from `engine` and `uploads` at every scrape."""
         self.queue_depth.set_function(lambda: engine.batcher.depth)
+        self.spooled.set_function(lambda: uploads.spooled_bytes)
         self.worker_up.set_function(lambda: engine.batcher.alive)
         self.device_memory.set_function(lambda: engine.predictor.device_memory() if engine.predictor else 0)
 

@@ -1,15 +1,11 @@
 """Rate limit of each client (`Settings.rate_limit`), with draft-ietf-httpapi-ratelimit-headers.
 
-A client is a valid API key, or an address. Memory is bounded: addresses share a fixed number of counters by keyed hash.
+A client is a valid API key, or an address. Memory is bounded: addresses share a fixed number of counters.
 """
 
 import math
-import secrets
 import time
 from collections.abc import Sequence
-from hashlib import blake2b
-from ipaddress import IPv6Address, ip_address
-from typing import Final
 
 from fastapi import Request
 from limits import parse
@@ -19,9 +15,7 @@ from pydantic import SecretStr
 
 from app.api.auth import find_key, offered_key
 from app.errors import RateLimited
-
-COUNTERS: Final = 4096  # for addresses: two share one with a probability of 1/4096
-IPV6_NETWORK_BITS: Final = 64  # the smallest network that a provider assigns to one customer
+from app.http.connections import AddressCounters
 
 
 class RateLimit:
@@ -34,7 +28,7 @@ class RateLimit:
 
     def __init__(self, rate: str, keys: Sequence[SecretStr] = ()) -> None:
         self._rate, self._keys = parse(rate), keys
-        self._salt = secrets.token_bytes(16)
+        self._addresses = AddressCounters()
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())  # the storage starts a thread
 
     async def __call__(self, request: Request) -> None:
@@ -58,17 +52,4 @@ class RateLimit:
     def counter(self, offered: bytes, address: str) -> str:
         """Return the name of a client's counter. An invalid key counts as none."""
         key = find_key(offered, self._keys)
-        if key is not None:
-            return f"key {key}"
-        digest = blake2b(_network(address), digest_size=8, key=self._salt).digest()
-        return f"address {int.from_bytes(digest) % COUNTERS}"
-
-
-def _network(host: str) -> bytes:
-    """Return the address; of an IPv6 address only the network, because its user chooses the rest."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host.encode()
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).packed[: IPV6_NETWORK_BITS // 8]  # an IPv4 address is shorter than that
+        return f"address {self._addresses.of(address)}" if key is None else f"key {key}"

@@ -46,6 +46,8 @@ def install_routes(app: FastAPI, settings: Settings) -> None:
     # A dependency that would pass every request is left out: FastAPI's handling of one costs more than most routes.
     keyed = [Depends(auth.require_key), *auth.SCHEMES] if settings.api_keys else []
     keys = (*settings.api_keys, *settings.admin_keys)
+    if keys and settings.failed_key_limit is not None:
+        app.state.failed_keys = auth.FailedKeys(settings.failed_key_limit)
     limited = [Depends(RateLimit(settings.rate_limit, keys))] if settings.rate_limit is not None else []
     for router in (predict.router, model.router):
         app.include_router(router, dependencies=[*limited, *keyed])

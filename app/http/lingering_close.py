@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 LINGER_SECONDS: Final = 2.0
-LINGER_BYTES: Final = 32 * 2**20  # above the body limit, for clients that send a refused body completely before reading
+LINGER_BYTES: Final = 128 * 2**20  # above the body limit: some clients send a refused body to its end before reading
 
 
 class LingeringTransport(asyncio.Transport):
@@ -69,13 +69,17 @@ class LingeringTransport(asyncio.Transport):
         elif not self.is_closing():
             self._transport.close()
 
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
     def is_closing(self) -> bool:
         """Whether nothing more can be written."""
         return self.lingering or self._transport.is_closing()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send data, unless lingering."""
-        if not self.lingering:
+        """Send data, unless lingering or closed."""
+        if not self.is_closing():
             self._transport.write(data)
 
     def pause_reading(self) -> None:

@@ -6,11 +6,11 @@
 import asyncio
 import errno
 import logging
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import FormParserError
@@ -20,13 +20,13 @@ from starlette.requests import ClientDisconnect, Request
 from app import errors
 from app.logging import get_logger
 from app.settings import Settings
+from app.uploads.spool import SpooledFile, Uploads
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 PartName: TypeAlias = Literal["text", "audio", "openface"]
 PART_NAMES: Final[tuple[PartName, ...]] = get_args(PartName)
-SpooledFile: TypeAlias = tempfile.SpooledTemporaryFile[bytes]
 IDENTITY_ENCODINGS: Final = (b"7bit", b"8bit", b"binary")
 UTF8_CHARSETS: Final = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 ESCAPED_BYTES: Final = 3  # length of one percent-encoded byte, `%61`
@@ -34,6 +34,9 @@ NAME_BYTES: Final = 256  # kept of an urlencoded body beside the text: enough to
 MAX_BOUNDARY_LENGTH: Final = 70  # bytes, RFC 2046, section 5.1.1
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOENT})
 """A disk, a quota, a file or the table of open files is full; `tempfile` reports ENOENT for lack of a usable folder."""
+
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_PARAMETER: Final = re.compile(rb";\s*([^\s;=]+)\s*=")
 
 # The parser's warnings quote bytes of the body, which must not be logged. A filter rather than `disabled`, because
 # `logging.config.dictConfig`, as uvicorn calls it, resets `disabled`.
@@ -64,25 +67,32 @@ def close_file(file: IO[bytes]) -> None:
 
 
 @asynccontextmanager
-async def read_form(request: Request, settings: Settings) -> AsyncIterator[RawForm]:
+async def read_form(request: Request, settings: Settings, uploads: Uploads | None = None) -> AsyncIterator[RawForm]:
     """Read the whole body within the limits of the settings; the files are open as long as the context.
 
+    Args:
+        request: whose body has not been read.
+        settings: the limits.
+        uploads: of the application; None for those of this request alone.
+
     Raises:
+        TooManyUploads: as many bodies are arriving from this address as may.
         UploadError: any but those about the content of a part.
     """
     form = RawForm()
-    timeout = asyncio.timeout(settings.body_timeout)
+    uploads = uploads or Uploads(settings)
     try:
-        try:
-            async with timeout:
-                with refuse_without_room():
-                    await _fill(form, request, settings)
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise errors.SlowBody(f"the whole body must arrive within {settings.body_timeout:g} seconds") from None
-        except ClientDisconnect:
-            raise errors.ClientGone("the connection was closed before the body's end") from None
+        with uploads.arriving(request.client.host if request.client else ""), refuse_without_room():
+            pace = _Pace(settings)
+            try:
+                async with pace.timeout:
+                    await _fill(_PartWriter(form, settings, uploads), request, settings, pace)
+            except TimeoutError:
+                if not pace.timeout.expired():
+                    raise
+                raise pace.error() from None
+            except ClientDisconnect:
+                raise errors.ClientGone("the connection was closed before the body's end") from None
         yield form
     finally:
         form.close()
@@ -104,7 +114,7 @@ def refuse_without_room() -> Iterator[None]:
         raise errors.NoRoom("there is no room for the upload at this moment") from None
 
 
-async def _fill(form: RawForm, request: Request, settings: Settings) -> None:
+async def _fill(parts: "_PartWriter", request: Request, settings: Settings, pace: "_Pace") -> None:
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise errors.UnsupportedContentType("a body with a Content-Encoding is not accepted")
     declared = request.headers.get("content-length", "")
@@ -112,12 +122,14 @@ async def _fill(form: RawForm, request: Request, settings: Settings) -> None:
         raise _body_too_large(settings)
     kinds = request.headers.getlist("content-type")
     kind, options = parse_options_header(kinds[0]) if len(kinds) == 1 else (b"", {})
+    if kinds and _repeats_a_parameter(kinds[0].encode("latin-1")):
+        raise errors.MalformedBody("a parameter of Content-Type is given twice")
     if kind == b"multipart/form-data":
-        await _read_multipart(form, request, settings, options.get(b"boundary", b""))
+        await _read_multipart(parts, _chunks(request, settings, pace), options.get(b"boundary", b""))
     elif kind == b"application/x-www-form-urlencoded":
         if options.get(b"charset", b"utf-8").lower() not in UTF8_CHARSETS:
             raise errors.UnsupportedContentType("only the UTF-8 charset is accepted")
-        form.text = await _read_urlencoded(request, settings)
+        parts.form.text = await _read_urlencoded(_chunks(request, settings, pace), settings)
     else:
         raise errors.UnsupportedContentType(
             "send multipart/form-data with any of the parts text, audio and openface,"
@@ -125,13 +137,46 @@ async def _fill(form: RawForm, request: Request, settings: Settings) -> None:
         )
 
 
-async def _chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
+class _Pace:
+    """Time limits of one body: for the whole, and for each stretch of `min_body_rate` × `body_stall_timeout` bytes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._settings, self._stall = settings, settings.body_stall_timeout
+        self._stretch = settings.min_body_rate * self._stall
+        self._bytes = 0
+        now = self._clock()
+        self._end = now + settings.body_timeout
+        self._limit = min(self._end, now + self._stall) if self._stretch else self._end
+        self.timeout = asyncio.timeout_at(self._limit)
+
+    def count(self, size: int) -> None:
+        """Count bytes that have arrived, and extend the time limit at the end of a stretch."""
+        self._bytes += size
+        if self._bytes < self._stretch or not self._stretch:
+            return
+        self._bytes = 0
+        limit = min(self._end, self._clock() + self._stall)
+        if limit - self._limit > self._stall / 8:  # a timer is not set anew for every chunk of a fast body
+            self._limit = limit
+            self.timeout.reschedule(limit)
+
+    def error(self) -> errors.SlowBody:
+        """Return what the timeout means, and log it."""
+        get_logger().warning("upload refused", reason=errors.SlowBody.code)
+        if self._limit < self._end:
+            return errors.SlowBody(f"a body must arrive at {self._settings.min_body_rate} bytes a second or faster")
+        return errors.SlowBody(f"the whole body must arrive within {self._settings.body_timeout:g} seconds")
+
+
+async def _chunks(request: Request, settings: Settings, pace: _Pace) -> AsyncIterator[bytes]:
     """Yield the non-empty chunks of the body; refuse it once their sum exceeds the limit."""
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > settings.max_body_bytes:
             raise _body_too_large(settings)
+        pace.count(len(chunk))
         if chunk:
             yield chunk
 
@@ -144,11 +189,11 @@ def _text_too_long(settings: Settings) -> errors.TextTooLong:
     return errors.TextTooLong(f"the text may hold at most {settings.max_text_bytes} bytes", part="text")
 
 
-async def _read_urlencoded(request: Request, settings: Settings) -> bytes:
+async def _read_urlencoded(chunks: AsyncIterator[bytes], settings: Settings) -> bytes:
     capacity = ESCAPED_BYTES * settings.max_text_bytes + NAME_BYTES
     body = bytearray()
     complete = True
-    async for chunk in _chunks(request, settings):
+    async for chunk in chunks:
         # Bytes beyond the capacity are not kept, but still count for the limit of the body.
         complete = complete and len(body) + len(chunk) <= capacity
         body += chunk[: capacity - len(body)]
@@ -174,14 +219,19 @@ def _part_name(sent: str) -> PartName | None:
     return next((name for name in PART_NAMES if name == sent), None)
 
 
-async def _read_multipart(form: RawForm, request: Request, settings: Settings, boundary: bytes) -> None:
-    parts = _PartWriter(form, settings)
+async def _read_multipart(parts: "_PartWriter", chunks: AsyncIterator[bytes], boundary: bytes) -> None:
+    form = parts.form
     parser = _BoundaryParser(boundary, parts.callbacks())
     first = True
-    async for chunk in _chunks(request, settings):
-        if first and not chunk.startswith(b"-"):
-            raise errors.MalformedBody("the body must begin with its boundary")
-        first = False
+    async for received in chunks:
+        chunk = received
+        if first:
+            chunk = received.lstrip(b"\r\n")  # a boundary begins with a line break, RFC 2046, section 5.1.1
+            if not chunk:
+                continue
+            if not chunk.startswith(b"-"):
+                raise errors.MalformedBody("the body must begin with its boundary")
+            first = False
         if parser.write(chunk).strip(b" \t\r\n"):
             raise errors.MalformedBody("there is content after the closing boundary")
         await parts.flush()
@@ -194,19 +244,38 @@ async def _read_multipart(form: RawForm, request: Request, settings: Settings, b
             file.seek(0)
 
 
+def _repeats_a_parameter(value: bytes) -> bool:
+    """Whether a header has two parameters of one name, `name*` being `name`: readers differ in which they take."""
+    if value.count(b";") < 2:
+        return False
+    names = [name.lower().replace(b"name*", b"name") for name in _PARAMETER.findall(_QUOTED.sub(b"", value))]
+    names = [name for name in names if name != b"filename"]  # not used, and usually sent in both forms
+    return len(names) > len(set(names))
+
+
+async def _finish(work: Coroutine[Any, Any, object]) -> None:
+    """Await work in a thread; if cancelled, only once it has ended, so that it does not write to a closed file."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
+
+
 class _PartWriter:
     """Callbacks of the multipart parser: collects headers, and writes the content of the current part to the form."""
 
-    def __init__(self, form: RawForm, settings: Settings) -> None:
-        self.form, self.settings = form, settings
+    def __init__(self, form: RawForm, settings: Settings, uploads: Uploads) -> None:
+        self.form, self.settings, self._uploads = form, settings, uploads
         self.seen: set[str] = set()
         self._headers: dict[bytes, bytes] = {}
         self._field = self._value = b""
         self._part: PartName = "text"
         self._size = 0
         self._text = bytearray()
-        self._file: IO[bytes]
-        self._pending: list[tuple[IO[bytes], bytes]] = []
+        self._file: SpooledFile
+        self._pending: list[tuple[SpooledFile, bytes]] = []
 
     def callbacks(self) -> "MultipartCallbacks":
         return {
@@ -223,8 +292,8 @@ class _PartWriter:
         """Write the content of the last chunk; in a thread where it goes to disk."""
         pending, self._pending = self._pending, []
         for file, data in pending:
-            if file.tell() + len(data) > self.settings.spool_bytes:
-                await asyncio.to_thread(file.write, data)
+            if file.reserve(len(data)):
+                await _finish(asyncio.to_thread(file.write, data))
             else:
                 file.write(data)
 
@@ -260,11 +329,14 @@ class _PartWriter:
                 raise errors.UnsupportedPart("the text must be a form field or a text/plain file in UTF-8", part=part)
         else:
             # The declared type of a file is ignored: the decoder looks at its first bytes.
-            self._file = SpooledFile(self.settings.spool_bytes)
+            self._file = SpooledFile(self.settings.spool_bytes, self._uploads)
             setattr(self.form, part, self._file)
 
     def _header(self, field: bytes, default: bytes = b"") -> tuple[bytes, dict[bytes, bytes]]:
-        return parse_options_header(self._headers.get(field, default).decode("latin-1"))
+        value = self._headers.get(field, default)
+        if _repeats_a_parameter(value):
+            raise errors.MalformedBody("a parameter of a part's header is given twice")
+        return parse_options_header(value.decode("latin-1"))
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start

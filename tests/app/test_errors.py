@@ -4,6 +4,7 @@ from app.errors import (
     CorruptPart,
     PartTooLarge,
     TextTooLong,
+    UnknownFace,
     UnsupportedPart,
     UploadError,
     from_modality,
@@ -11,6 +12,7 @@ from app.errors import (
 from model.errors import (
     CorruptModality,
     EmptyModality,
+    FaceNotFound,
     ModalityError,
     ModalityTooLarge,
     UnsupportedFormat,
@@ -29,6 +31,7 @@ from model.modality import Modality
         (ModalityTooLarge(Modality.TEXT, "long"), TextTooLong, 422, "text"),
         (UnsupportedFormat(Modality.AUDIO, "kind"), UnsupportedPart, 415, "audio"),
         (UnsupportedFormat(Modality.VISUAL, "columns"), CorruptPart, 422, "openface"),
+        (FaceNotFound(Modality.VISUAL, "none"), UnknownFace, 422, "openface"),
     ],
 )
 def test_a_modality_error_becomes_an_error_of_its_part(

@@ -6,12 +6,12 @@ from app.settings import Settings
 
 def test_the_defaults_are_the_documented_limits() -> None:
     settings = Settings()
-    assert settings.max_body_bytes == 25 * 2**20
+    assert settings.max_body_bytes == 96 * 2**20
     assert settings.max_text_bytes == 64 * 2**10
     assert (settings.max_audio_seconds, settings.max_audio_decoded_bytes) == (300, 64 * 2**20)
     assert (settings.min_audio_rate, settings.max_audio_rate, settings.max_audio_channels) == (8_000, 192_000, 8)
     assert settings.decode_timeout == 10
-    assert (settings.max_openface_bytes, settings.max_openface_line_bytes) == (8 * 2**20, 64 * 2**10)
+    assert (settings.max_openface_bytes, settings.max_openface_line_bytes) == (64 * 2**20, 64 * 2**10)
     assert (settings.max_openface_columns, settings.max_openface_rows) == (1_024, 20_000)
     assert settings.key_threshold is None
     assert (settings.queue_size, settings.max_wait, settings.deadline, settings.body_timeout) == (256, 3, 30, 30)

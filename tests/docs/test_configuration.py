@@ -24,7 +24,7 @@ def test_every_setting_has_a_row_with_a_meaning() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("MAX_BODY_BYTES", ["integer, > 0", "`26214400` (25 MiB)", "bytes"]),
+        ("MAX_BODY_BYTES", ["integer, > 0", "`100663296` (96 MiB)", "bytes"]),
         ("PORT", ["integer, ≥ 0, ≤ 65535", "`8000`", "–"]),
         ("WEIGHTS", ["path", "`weights/default`", "–"]),
         ("API_KEYS", ["list of secrets", "–", "–"]),

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from app.settings import Settings
-from model.features.visual.openface import ACTION_UNIT_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS
 from tests.support.forms import MULTIPART, body, part
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import encode, voice_like
@@ -196,8 +196,10 @@ CONTENTS: Final[Sequence[tuple[str, str, LimitRequest]]] = (
     ("Sound, container", "WAV", _sound("", 4_800)),
     ("Sound, container", "AIFF", _form("", part("audio", b"FORM\0\0\0\x2eAIFF" + b"\0" * 100, filename="a"))),
     ("Sound, container", "no sound at all", _form("", part("audio", b"%PDF-1.7" + b"\0" * 100, filename="a"))),
-    ("OpenFace, cell", "`nan`", _face("", _csv(2).replace(b"\n1,", b"\nnan,"))),
-    ("OpenFace, cell", "`1e999`", _face("", _csv(2).replace(b"\n1,", b"\n1e999,"))),
-    ("OpenFace, cell", "`1_000`", _face("", _csv(2).replace(b"\n1,", b"\n1_000,"))),
+    ("OpenFace, cell that is used", "`nan` in one of five rows", _face("", _csv(5).replace(b"0.98", b"nan", 1))),
+    ("OpenFace, cell that is used", "`nan` in one of four rows", _face("", _csv(4).replace(b"0.98", b"nan", 1))),
+    ("OpenFace, cell that is used", "`1e999`", _face("", _csv(2).replace(b"0.98", b"1e999", 1))),
+    ("OpenFace, cell that is used", "`1_000`", _face("", _csv(2).replace(b"0.98", b"1_000", 1))),
+    ("OpenFace, cell that is not used", "`1e999`", _face("", _csv(2).replace(b"\n1,", b"\n1e999,"))),
 )
 """Content that is accepted or rejected by its kind: what, description, request."""

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from fastapi import Depends, FastAPI
+from prometheus_client import generate_latest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
@@ -110,3 +111,54 @@ def test_openapi_declares_the_security_schemes_where_keys_are_configured(keyed: 
 
 def test_no_key_is_needed_where_none_is_configured(client: TestClient) -> None:
     assert client.get("/model").status_code == 200
+
+
+# ---- guessed keys
+
+
+def offer(app: FastAPI, host: str, *keys: str, path: str = "/model") -> list[int]:
+    client = TestClient(app, client=(host, 4000))
+    return [client.get(path, headers={"X-API-Key": key}).status_code for key in keys]
+
+
+def test_invalid_keys_are_limited_by_address(tiny_weights: Path) -> None:
+    app = make_app(tiny_weights, api_keys=KEYS, failed_key_limit="2/hour")
+    assert offer(app, "192.0.2.1", "a", "b", "c") == [401, 401, 429]
+    # A valid key is refused too, or a refusal would tell that a guess was wrong.
+    assert offer(app, "192.0.2.1", "first-key") == [429]
+    assert offer(app, "192.0.2.1", "a", path="/metrics") == [429]
+    assert offer(app, "192.0.2.1", "", path="/health/live") == [200]
+    # Two addresses share a counter with a probability of 1/4096; three practically never do.
+    assert 503 in [offer(app, f"192.0.2.{n}", "first-key")[0] for n in (2, 3, 4)]
+
+
+def test_a_key_that_was_valid_from_an_address_stays_valid(tiny_weights: Path) -> None:
+    app = make_app(tiny_weights, api_keys=KEYS, admin_keys=ADMIN, failed_key_limit="2/hour")
+    assert offer(app, "192.0.2.1", "first-key", "a", "b", "c", "first-key") == [503, 401, 401, 429, 503]
+    assert offer(app, "192.0.2.1", "admin-key") == [429]
+
+
+def test_a_refused_guess_is_a_problem_with_retry_after(tiny_weights: Path) -> None:
+    app = make_app(tiny_weights, api_keys=KEYS, failed_key_limit="1/hour")
+    client = TestClient(app)
+    _, response = [client.post("/predict", headers={"Authorization": "Bearer guess"}) for _ in range(2)]
+    assert (response.status_code, response.json()["type"]) == (429, "/problems/rate-limited")
+    assert 1 <= int(response.headers["retry-after"]) <= 3600
+    assert 'emmr_rejected_total{reason="rate-limited"} 1.0' in generate_latest(app.state.metrics.registry).decode()
+
+
+def test_requests_without_a_key_are_no_guesses(tiny_weights: Path) -> None:
+    app = make_app(tiny_weights, api_keys=KEYS, failed_key_limit="1/hour")
+    assert offer(app, "192.0.2.1", *[""] * 5, "first-key") == [401] * 5 + [503]
+
+
+def test_administrators_keys_cannot_be_guessed_either(tiny_weights: Path) -> None:
+    app = make_app(tiny_weights, admin_keys=ADMIN, failed_key_limit="2/hour")
+    client = TestClient(app)
+    reload = [client.post("/model/reload", headers={"X-API-Key": key}).status_code for key in "abc"]
+    assert reload == [401, 401, 429]
+
+
+def test_the_limit_of_invalid_keys_can_be_switched_off(tiny_weights: Path) -> None:
+    app = make_app(tiny_weights, api_keys=KEYS, failed_key_limit=None)
+    assert offer(app, "192.0.2.1", *"abcdefgh") == [401] * 8

@@ -16,7 +16,7 @@ from app.api.problems import PROBLEM_TYPES, StatusError, as_service_error
 from app.engine.warmup import still_face
 from app.errors import BodyTooLarge, CorruptPart, NoRoom, NothingUsable, NotReady, QueueFull, ServiceError, Unavailable
 from model.errors import CorruptModality, EmptyModality, ModalityTooLarge, UnsupportedFormat
-from model.features.visual.openface import ACTION_UNIT_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS
 from model.modality import Modality
 from tests.support.service import Part
 
@@ -173,8 +173,8 @@ def test_a_text_is_accepted_up_to_its_limit(client: TestClient) -> None:
 
 
 def test_a_body_over_the_limit_is_too_large(client: TestClient) -> None:
-    oversized = {"audio": ("a.wav", bytes(25 * 2**20), "audio/wav")}
-    assert_problem(client.post("/predict", files=oversized), 413, "body-too-large")
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Content-Length": str(100 * 2**20)}
+    assert_problem(client.post("/predict", content=b"--", headers=headers), 413, "body-too-large")
 
 
 def test_an_unknown_audio_format_is_unsupported(client: TestClient) -> None:
@@ -185,6 +185,25 @@ def test_an_unknown_audio_format_is_unsupported(client: TestClient) -> None:
 def test_audio_truncated_in_its_header_is_corrupt(client: TestClient, parts: Mapping[str, Part]) -> None:
     response = client.post("/predict", files={"audio": ("a.wav", parts["audio"][1][:30], "audio/wav")})
     assert_problem(response, 422, "corrupt-part", "audio")
+
+
+def test_a_face_that_is_not_in_the_file_is_unknown(client: TestClient, parts: Mapping[str, Part]) -> None:
+    response = client.post("/predict?face_id=3", files={"openface": parts["openface"]})
+    problem = assert_problem(response, 422, "unknown-face", "openface")
+    assert "face_id 0" in problem["detail"]
+
+
+def test_a_face_without_an_openface_file_is_refused(client: TestClient) -> None:
+    problem = assert_problem(
+        client.post("/predict?face_id=0", data={"text": "Hello."}), 422, "invalid-query", "openface"
+    )
+    assert problem["errors"][0]["place"] == "query.face_id"
+
+
+@pytest.mark.parametrize("face", ["", "-1", "0.5", "one", "9" * 30])
+def test_a_face_that_is_no_number_is_refused(client: TestClient, parts: Mapping[str, Part], face: str) -> None:
+    response = client.post("/predict", params={"face_id": face}, files={"openface": parts["openface"]})
+    assert (response.status_code, response.json()["type"]) == (422, "/problems/invalid-query")
 
 
 @pytest.mark.parametrize("cell", ["nan", "1e999", "1_000", "", "wide"])

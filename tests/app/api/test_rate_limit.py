@@ -2,13 +2,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 from starlette.types import Message
 
-from app.api.rate_limit import COUNTERS, RateLimit
+from tests.support.process import launching
 from tests.support.service import make_app
 
 KEYS = (SecretStr("first-key"), SecretStr("second-key"))
@@ -108,7 +109,29 @@ async def test_the_limit_applies_before_the_body_is_read(tiny_weights: Path) -> 
     assert sent[0]["status"] == 429
 
 
-def test_addresses_share_a_fixed_number_of_counters() -> None:
-    limit = RateLimit("1/hour")
-    names = {limit.counter(b"", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n in range(20 * COUNTERS)}
-    assert COUNTERS / 2 < len(names) <= COUNTERS
+# ---- the address of a client
+
+
+def forwarded(client: TestClient, *addresses: str) -> list[int]:
+    return [statuses(client, 1, **{"X-Forwarded-For": address})[0] for address in addresses]
+
+
+def test_a_forwarded_address_counts_only_from_a_trusted_proxy(tiny_weights: Path) -> None:
+    others = ("198.51.100.1", "198.51.100.2", "198.51.100.3")
+    for host in ("127.0.0.1", "::1", "192.0.2.1"):
+        app = make_app(tiny_weights, rate_limit="2/hour")
+        assert forwarded(client_from(app, host), *others) == [503, 503, 429]
+    app = make_app(tiny_weights, rate_limit="2/hour", trusted_proxies=("192.0.2.0/24", "203.0.113.9"))
+    assert 429 not in forwarded(client_from(app, "192.0.2.1"), *others)
+    # Of several addresses the last one that is no proxy's counts: a client may have sent those before it.
+    chains = [f"{n}.{n}.{n}.{n}, 198.51.100.7, 203.0.113.9" for n in range(1, 4)]
+    assert forwarded(client_from(app, "192.0.2.1"), *chains) == [503, 503, 429]
+
+
+def test_the_server_believes_no_forwarded_address_by_itself(tiny_weights: Path) -> None:
+    with launching() as launch, httpx2.Client(timeout=30) as client:
+        process = launch(tiny_weights, EMMR_RATE_LIMIT="2/hour", FORWARDED_ALLOW_IPS="*")
+        answers = [
+            client.get(f"{process.base()}/model", headers={"X-Forwarded-For": f"198.51.100.{n}"}) for n in range(3)
+        ]
+        assert answers[2].status_code == 429

@@ -233,7 +233,7 @@ async def test_content_after_the_closing_boundary_is_an_error(rest: bytes) -> No
             await read(body(part("text", b"hi")) + rest, chunk=chunk)
 
 
-@pytest.mark.parametrize("start", [b"preamble\r\n", b"\r\n", b"\n-\n", b"\r\nlost--"])
+@pytest.mark.parametrize("start", [b"preamble\r\n", b" \r\n", b"\n-\n", b"\r\nlost--"])
 async def test_content_before_the_first_boundary_is_an_error(start: bytes) -> None:
     with pytest.raises(MalformedBody):
         await read(start + GOOD)
@@ -282,3 +282,55 @@ async def test_a_malformed_body_is_not_logged(caplog: pytest.LogCaptureFixture) 
     with pytest.raises(MalformedBody):
         await read(body(part("text", b"hi", "xylophone\x7f: x")))
     assert [record for record in caplog.records if "multipart" in record.name or "uploads" in record.name] == []
+
+
+# ---- what clients and readers disagree on
+
+
+@pytest.mark.parametrize("start", [b"\r\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100_000])
+async def test_line_breaks_before_the_first_boundary_are_accepted(start: bytes, chunk: int) -> None:
+    assert await read(start + GOOD, chunk=chunk) == await read(GOOD)
+
+
+async def test_a_body_of_line_breaks_alone_has_no_boundary() -> None:
+    with pytest.raises(MalformedBody):
+        await read(b"\r\n" * 10, chunk=3)
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b'form-data; name="text"; name="audio"',
+        b'form-data; name="text"; name="text"',
+        b'form-data; NAME=text; name="audio"',
+        b'form-data; name="text"; filename="a"; name = "audio"',
+        b"form-data; name=\"text\"; name*=UTF-8''audio",
+    ],
+)
+async def test_a_part_with_two_names_is_an_error(disposition: bytes) -> None:
+    data = b"--frontier\r\nContent-Disposition: " + disposition + b"\r\n\r\nhi\r\n--frontier--\r\n"
+    with pytest.raises(MalformedBody) as caught:
+        await read(data)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b'form-data; name="text"; filename="a; name=b.txt"',
+        b'form-data; name="text"; filename="a\\"; name=b.txt"',
+        b'form-data; name="text"; filename="a.txt"; filename*=UTF-8\'\'a.txt',
+    ],
+)
+async def test_a_file_name_may_look_like_a_parameter(disposition: bytes) -> None:
+    data = b"--frontier\r\nContent-Disposition: " + disposition + b"\r\n\r\nhi\r\n--frontier--\r\n"
+    assert await read(data) == {"text": b"hi"}
+
+
+@pytest.mark.parametrize(
+    "content_type", [f"{MULTIPART}; boundary=other", f"{URLENCODED}; charset=utf-8; charset=latin-1"]
+)
+async def test_a_content_type_with_a_parameter_twice_is_an_error(content_type: str) -> None:
+    with pytest.raises(MalformedBody):
+        await read(GOOD, content_type)

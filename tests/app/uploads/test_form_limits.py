@@ -42,7 +42,7 @@ async def test_the_limit_of_the_body_applies(data: bytes, content_type: str, dec
 
 
 async def test_a_content_length_past_the_limit_is_refused_unread() -> None:
-    sent = request([], [("Content-Type", MULTIPART), ("Content-Length", str(26 * 2**20))])
+    sent = request([], [("Content-Type", MULTIPART), ("Content-Length", str(Settings().max_body_bytes + 1))])
     with pytest.raises(BodyTooLarge):
         async with read_form(sent, Settings()):
             pytest.fail("the form was accepted")
@@ -113,6 +113,57 @@ async def test_a_slow_body_of_fast_chunks_is_an_error() -> None:
         async with read_form(sent, Settings(body_timeout=0.1)):
             pytest.fail("the form was accepted")
     assert caught.value.status == 408
+
+
+async def test_a_body_that_stalls_is_an_error() -> None:
+    arrived = [{"type": "http.request", "body": GOOD[:100], "more_body": True}]
+
+    async def receive() -> dict[str, object]:
+        if not arrived:
+            await asyncio.Event().wait()
+        return arrived.pop()
+
+    sent = Request({"type": "http", "headers": [(b"content-type", MULTIPART.encode())]}, receive)
+    with pytest.raises(SlowBody, match="at 1024 bytes a second"):
+        async with read_form(sent, Settings(body_stall_timeout=0.05)):
+            pytest.fail("the form was accepted")
+
+
+class ManualClock(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only when a test says so."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("rate", "pause", "accepted"), [(1000, 0.09, True), (1000, 0.2, False), (0, 0.2, True), (1000, 1.1, False)]
+)
+def test_every_stretch_of_a_body_has_a_lowest_rate(rate: int, pause: float, accepted: bool) -> None:
+    data = body(part("audio", b"x" * 3000, filename="a"))
+    pieces = [data[:1000], *in_chunks(data[1000:], 100)]  # the first counts for the first second alone
+
+    async def send() -> bool:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, ManualClock)
+
+        async def receive() -> dict[str, object]:
+            loop.now += pause
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+        sent = Request({"type": "http", "headers": [(b"content-type", MULTIPART.encode())]}, receive)
+        try:
+            async with read_form(sent, Settings(min_body_rate=rate, body_stall_timeout=1)):
+                return True
+        except SlowBody:
+            return False
+
+    with asyncio.Runner(loop_factory=ManualClock) as runner:
+        assert runner.run(send()) is accepted
 
 
 async def test_the_time_limit_ends_with_the_body() -> None:

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 from app.errors import NoRoom
 from app.logging import configure_logging
 from app.settings import Settings
-from app.uploads.form import SpooledFile, close_file, read_form, refuse_without_room
+from app.uploads.form import close_file, read_form, refuse_without_room
+from app.uploads.spool import SpooledFile, Uploads
 from tests.support.forms import MULTIPART, body, in_chunks, part, request
 
 LARGE = 400_000
@@ -78,7 +79,7 @@ def test_another_os_error_is_not_lack_of_room() -> None:
 
 
 def test_closing_a_file_on_a_full_disk_raises_nothing() -> None:
-    file = SpooledFile(10)
+    file = SpooledFile(10, Uploads(LIMITS))
     with limited(resource.RLIMIT_FSIZE, 10):
         with pytest.raises(OSError, match="too large"):
             file.write(b"a" * 20)
