@@ -41,7 +41,11 @@ def main() -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        import av
+        import soundfile
+
         typer.echo(f"emmr {version('emmr')}")
+        typer.echo(f"decoders: libsndfile {soundfile.__libsndfile_version__}, FFmpeg {av.ffmpeg_version_info}")
         raise typer.Exit
 
 
@@ -68,6 +72,12 @@ def serve(
     The options given here take precedence over the environment.
     """
     settings = _settings(host=host, port=port, weights=weights, device=device, log_level=log_level)
+    from app.linux import erase_variables, forbid_dumps
+    from app.settings import SECRET_VARIABLES
+
+    # A decoder process that an upload has taken over must not find the keys.
+    erase_variables(SECRET_VARIABLES)
+    forbid_dumps()
     from app.server import EXIT_FAILED
     from app.server import serve as run
 
@@ -89,6 +99,10 @@ def predict(
     openface: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, readable=True, help="The face: an OpenFace 2 CSV."),
+    ] = None,
+    face_id: Annotated[
+        int | None,
+        typer.Option(min=0, help="The face of the file to follow.", show_default="the most confident one"),
     ] = None,
     weights: Weights = None,
     device: Device = None,
@@ -113,6 +127,8 @@ def predict(
     """
     if text is None and audio is None and openface is None:
         _exit_bad_input("Nothing to answer: give at least one of --text, --audio and --openface.")
+    if face_id is not None and openface is None:
+        _exit_bad_input("--face-id chooses a face of --openface, which is not given.")
     settings = _settings(weights=weights, device=device, key_threshold=threshold)
     from app.offline import predict_once
 
@@ -124,6 +140,7 @@ def predict(
             audio=audio,
             openface=openface,
             explain=explain,
+            face_id=face_id,
         )
     if as_json if as_json is not None else not sys.stdout.isatty():
         typer.echo(answer.model_dump_json(indent=2))
@@ -138,15 +155,27 @@ def predict(
 @cli.command(rich_help_panel="Make")
 def train(
     corpus: Annotated[
-        str, typer.Option(help="composite, or manifest for your own: a CSV or JSON lines file of clips.")
+        str,
+        typer.Option(
+            help="composite, composite2, mosi, mmsa, csd, meld, iemocap-4, ravdess, … (docs/data.md lists all), or "
+            "manifest for your own: a CSV or JSON lines file of clips."
+        ),
     ],
     data: Annotated[
-        Path, typer.Option(exists=True, help="The corpus's folder, or the manifest file.", show_default=False)
+        Path,
+        typer.Option(exists=True, help="The folder of the corpora or the corpus's, or its file.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the weights to.", show_default=False)],
     config: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Model and training configuration, JSON."),
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            help="What to train: emmr, ae, cra, mctn, transm, mmin, tate, late-fusion or classical.",
+            show_default="the configuration's, else emmr",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     epochs: Annotated[
@@ -176,6 +205,7 @@ def train(
             device=device,
             cache=cache,
             workers=workers or os.cpu_count() or 1,
+            system=system,
         )
     raise typer.Exit(status)
 
@@ -184,15 +214,20 @@ def train(
 def evaluate(
     corpus: Annotated[
         str,
-        typer.Option(help="composite, composite2, voices, faces, or manifest for your own file of clips."),
+        typer.Option(help="As for train, also voices and faces; manifest for your own file of clips."),
     ],
     data: Annotated[
-        Path, typer.Option(exists=True, help="The folder of the corpora, or the manifest file.", show_default=False)
+        Path,
+        typer.Option(exists=True, help="The folder of the corpora or the corpus's, or its file.", show_default=False),
     ],
     split: Annotated[
         str, typer.Option(help="train, val, test, or ood: corpora that are in no training part.")
     ] = "test",
     weights: Weights = None,
+    system: Annotated[
+        str | None,
+        typer.Option(help="Weights of this system: the folder of that name beside the shipped weights, or --weights."),
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="File to write every figure to.")] = None,
     report: Annotated[
         Path | None,
@@ -202,6 +237,8 @@ def evaluate(
 ) -> None:
     """Score weights: each subset of modalities, missing rate and corpus, key-missing detection and the gate."""
     settings = _settings(weights=weights)
+    if system is not None and weights is None and system != "emmr":
+        settings = _settings(weights=settings.weights.parent / system)
     with _errors_as_messages():
         from model.training.commands import evaluate as run
 
@@ -213,6 +250,7 @@ def evaluate(
             json_out=json_out,
             device=device,
             report=report,
+            system=system,
         )
     raise typer.Exit(status)
 

@@ -72,7 +72,13 @@ def _components(engine: Engine) -> dict[str, Component]:
         "decode_pool": Component(
             ok=pool.ok,
             state="stopped" if not pool.ok else "running" if pool.alive else "replacing",
-            detail={"workers": pool.workers, "alive": pool.alive, "busy": pool.busy, "replaced": pool.replaced},
+            detail={
+                "workers": pool.workers,
+                "alive": pool.alive,
+                "busy": pool.busy,
+                "replaced": pool.replaced,
+                "sandbox": dict(pool.sandbox),
+            },
         ),
         "worker": Component(
             ok=batcher.alive and responsive,

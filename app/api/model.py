@@ -12,7 +12,7 @@ from app.api.schemas import Limits, ModelCard, Reloaded
 from app.engine.engine import WEIGHTS_NAME, Engine
 from app.settings import Settings
 
-AUDIO_FORMATS: Final = ["WAV", "FLAC", "OGG Vorbis", "OGG Opus", "MP3", "WebM Opus", "M4A AAC"]
+AUDIO_FORMATS: Final = ["WAV", "FLAC", "OGG Vorbis", "OGG Opus", "MP3", "WebM Opus", "M4A AAC", "MP4 Opus"]
 
 router = APIRouter(tags=["prediction"])
 

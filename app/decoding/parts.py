@@ -1,6 +1,5 @@
 """Decoding of the three parts of a form: text here; the jobs of a decoder process for audio and OpenFace files."""
 
-import unicodedata
 from dataclasses import asdict
 from itertools import groupby
 from typing import Final
@@ -10,9 +9,8 @@ from app.errors import CorruptPart, TextTooLong
 from app.settings import Settings
 from model.config import AudioConfig, VisualConfig
 from model.features.audio.loading import SoundLimits
-from model.features.visual.openface import OpenFaceLimits
+from model.features.visual.table import OpenFaceLimits
 
-INVISIBLE: Final = ("Zs", "Zl", "Zp", "Cc", "Cf")  # Unicode general categories
 BASIC_PLANE: Final = 2**16  # code points; above it, regular expression dialects write characters differently
 
 
@@ -32,20 +30,24 @@ def decode_text(raw: bytes, max_bytes: int) -> str:
     if "\0" in text:
         raise CorruptPart("the text holds a NUL", part="text", place=f"byte {raw.index(0)}")
     text = text.removeprefix("\ufeff")
-    if not any(_is_visible(character) for character in text):
+    if all(_is_blank(character) for character in text):
         raise CorruptPart("the text is blank", part="text")
     return text
 
 
-def _is_visible(character: str) -> bool:
-    """Whether it is neither a separator nor a control or format character such as U+200B, the zero-width space."""
-    return unicodedata.category(character) not in INVISIBLE
+def _is_blank(character: str) -> bool:
+    """Whether it is white space or a byte order mark.
+
+    Text of other characters without a visible form, such as zero-width ones, counts as missing; see
+    `app.engine.predictor.PreparedRequest.add_text`.
+    """
+    return character.isspace() or character == "\ufeff"
 
 
 def _text_pattern() -> str:
-    runs = [(shown, list(run)) for shown, run in groupby(range(BASIC_PLANE), key=lambda code: _is_visible(chr(code)))]
-    invisible = "".join(f"\\u{run[0]:04x}-\\u{run[-1]:04x}" for shown, run in runs if not shown)
-    return f"^[^\\u0000]*[^{invisible}][^\\u0000]*$"
+    runs = [(blank, list(run)) for blank, run in groupby(range(BASIC_PLANE), key=lambda code: _is_blank(chr(code)))]
+    blanks = "".join(f"\\u{run[0]:04x}-\\u{run[-1]:04x}" for blank, run in runs if blank)
+    return f"^[^\\u0000]*[^\\u0000{blanks}][^\\u0000]*$"
 
 
 TEXT_PATTERN: Final = _text_pattern()
@@ -68,8 +70,8 @@ def audio_job(config: AudioConfig, settings: Settings) -> Json:
     return {"kind": "audio", "config": config.model_dump(), "limits": asdict(sound_limits(settings))}
 
 
-def openface_job(config: VisualConfig, settings: Settings) -> Json:
-    """Job of a decoder that reads an OpenFace CSV."""
+def openface_job(config: VisualConfig, settings: Settings, face_id: int | None = None) -> Json:
+    """Job of a decoder that reads an OpenFace CSV; `face_id` is the face to follow, None for the most confident one."""
     limits = OpenFaceLimits(
         max_bytes=settings.max_openface_bytes,
         max_line_bytes=settings.max_openface_line_bytes,
@@ -77,4 +79,4 @@ def openface_job(config: VisualConfig, settings: Settings) -> Json:
         max_rows=settings.max_openface_rows,
     )
     chosen = config.model_dump(include={"columns", "min_confidence"})
-    return {"kind": "openface", "config": chosen, "limits": asdict(limits)}
+    return {"kind": "openface", "config": {**chosen, "face_id": face_id}, "limits": asdict(limits)}

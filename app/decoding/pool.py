@@ -1,8 +1,9 @@
 """A pool of decoder processes, which replaces those that die, hang or exceed their limits."""
 
-# A file that crashes its decoder or exceeds the time limit fails its own request and costs the pool one process. If a
-# request is cancelled, its file is decoded to the end when that takes under a second, since starting a process takes
-# longer than decoding most files.
+# A file that crashes its decoder or exceeds the time limit fails its own request and costs the pool one process. A file
+# whose decoder is killed from outside, for example for the machine's lack of memory, is tried once more. If a request
+# is cancelled, its file is decoded to the end when that takes under a second, since starting a process takes longer
+# than decoding most files.
 #
 # `start`, `stop` and `state` may be called from any thread, `run` from any event loop. Each process has a thread that
 # waits for it; one more thread replaces processes that died while idle.
@@ -13,14 +14,17 @@ import io
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import IO, Final, Literal, TypeVar
 
-from app.decoding.process import Decoder, DecoderDied, Unresponsive
+from app.decoding.process import ENDED_SECONDS, Decoder, DecoderDied, Unresponsive
 from app.decoding.protocol import Decoded, DecodingStopped, Json, ProtocolError, decode_reply
+from app.decoding.sandbox import PARTS
 from app.errors import DecoderFailed, NoDecoder, from_modality
+from app.logging import get_logger
 from app.settings import MIB
 from model.errors import EmptyModality, ModalityError
 
@@ -31,6 +35,12 @@ CONFIRM_SECONDS: Final = 2.0  # for an idle process to confirm a job; after that
 CANCELLED_SECONDS: Final = 1.0  # for the file of a cancelled request, before its process is killed
 CHECK_SECONDS: Final = 0.5  # between checks of idle processes
 ATTEMPTS: Final = 3  # to find a process that confirms a job
+# Sent by the kernel's out-of-memory killer, an operator or a supervisor; no decoder ends by them because of a file.
+KILLED_FROM_OUTSIDE: Final = frozenset({signal.SIGKILL.name, signal.SIGTERM.name, signal.SIGHUP.name})
+
+
+class _Killed(Exception):
+    """The process that decoded a file has been killed from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class PoolState:
         busy: files being decoded.
         replaced: processes replaced since the start.
         ok: whether files can be decoded, now or once a replacement has started.
+        sandbox: whether each part of the sandbox is in effect in every process; see `app.decoding.sandbox.confine`.
     """
 
     workers: int
@@ -50,6 +61,7 @@ class PoolState:
     busy: int
     replaced: int
     ok: bool
+    sandbox: Mapping[str, bool]
 
 
 class _Task:
@@ -59,7 +71,7 @@ class _Task:
         self.job, self.part = job, part
         self.cancelled = False
         self.sent: Future[None] = Future()
-        """Running while the file is read, done afterwards."""
+        """Of the last attempt: running while the file is read, done afterwards."""
         self._file = file
         self._lock = threading.Lock()
         self._decoder: Decoder | None = None
@@ -69,7 +81,7 @@ class _Task:
         with self._lock:
             # After a cancellation the file may be closed.
             file: IO[bytes] = io.BytesIO() if self.cancelled else self._file
-            self._decoder = decoder
+            self._decoder, self.sent = decoder, Future()
             self.sent.set_running_or_notify_cancel()
         try:
             try:
@@ -137,6 +149,8 @@ class DecodePool:
         except (DecoderDied, Unresponsive):
             self.stop()
             raise
+        if missing := [part for part, in_effect in self.state().sandbox.items() if not in_effect]:
+            get_logger().warning("decoders are not fully confined", missing=missing)
         self._monitor = threading.Thread(target=self._replace_idle, name="emmr-decode-monitor", daemon=True)
         self._monitor.start()
 
@@ -160,6 +174,7 @@ class DecodePool:
             busy=self._busy,
             replaced=self._replaced,
             ok=self._running and not all(decoder.failing for decoder in self._decoders),
+            sandbox={part: all(decoder.sandbox[part] for decoder in self._decoders) for part in PARTS},
         )
 
     def pids(self) -> list[int]:
@@ -209,6 +224,16 @@ class DecodePool:
         return self._monitor is not None and not self._stopping.is_set()
 
     def _decode(self, task: _Task) -> Decoded:
+        try:
+            return self._attempt(task)
+        except _Killed:
+            try:
+                return self._attempt(task)
+            except _Killed:
+                detail = "the process that decodes the file was ended from outside, twice"
+                raise NoDecoder(detail, part=task.part) from None
+
+    def _attempt(self, task: _Task) -> Decoded:
         decoder = self._take_idle(task)
         with self._counters:
             self._busy += 1
@@ -259,27 +284,31 @@ class DecodePool:
         except (DecoderDied, Unresponsive, DecodingStopped, ProtocolError, OSError, ValueError) as error:
             # OSError and ValueError: the file cannot be read, for example because it has been closed. In every case
             # the process is in an unknown state, or short of memory.
-            signal_name = self._replace(decoder)
-            raise DecoderFailed(self._reason(error, signal_name), part=task.part) from None
+            ended_by = self._replace(decoder, ENDED_SECONDS if isinstance(error, DecoderDied) else 0.0)
+            if ended_by is not None:
+                get_logger().warning("decoder ended while decoding", ended_by=ended_by, part=task.part)
+            if ended_by in KILLED_FROM_OUTSIDE:
+                raise _Killed from None
+            raise DecoderFailed(self._reason(error, ended_by), part=task.part) from None
 
-    def _reason(self, error: Exception, signal_name: str | None) -> str:
+    def _reason(self, error: Exception, ended_by: str | None) -> str:
         if isinstance(error, DecodingStopped):
             return f"decoding stopped: {error}"
         if isinstance(error, Unresponsive):
             return f"decoding takes longer than the {self.timeout:g} seconds allowed"
-        if signal_name == signal.SIGXCPU.name:
+        if ended_by == signal.SIGXCPU.name:
             return "decoding takes more processor time than is allowed"
         return "the decoder broke off"
 
-    def _replace(self, decoder: Decoder) -> str | None:
-        """Kill the process and launch another one; return the name of the signal that ended it."""
-        signal_name = decoder.kill()
+    def _replace(self, decoder: Decoder, wait: float = 0.0) -> str | None:
+        """Kill the process and launch another one; wait and result as of `Decoder.kill`."""
+        ended_by = decoder.kill(wait)
         if not self._stopping.is_set() and decoder.may_launch:
             with self._counters:
                 self._replaced += 1
             with contextlib.suppress(OSError):  # out of processes or memory; tried again later
                 decoder.launch()
-        return signal_name
+        return ended_by
 
     def _replace_idle(self) -> None:
         while not self._stopping.wait(CHECK_SECONDS):

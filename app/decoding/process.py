@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import IO, Final
 
 from app.decoding.protocol import PREFIX, Json, ProtocolError, pack, parse
+from app.decoding.sandbox import PARTS
 
 CHUNK: Final = 2**18  # bytes of a file sent at a time
 MAX_MESSAGE_BYTES: Final = 2**16  # of a reply's JSON
 MAX_BACKOFF: Final = 30.0  # seconds between attempts to start a process that fails to start
 # Needed by a Python whose libraries are in unusual places. No other variable is passed on: they may hold keys.
 _ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+WORKER: Final = "app.decoding.worker"
+ENDED_SECONDS: Final = 5.0  # from the end of a process's output to the end of the process, on a loaded machine
 
 
 class DecoderDied(Exception):
@@ -49,6 +54,8 @@ class Decoder:
         self._lock = threading.Lock()
         self._failures = 0
         self._not_before = 0.0
+        self.sandbox = dict.fromkeys(PARTS, False)
+        """Whether each part of the sandbox is in effect, as the process reported before it was given a file."""
 
     @property
     def pid(self) -> int | None:
@@ -85,7 +92,7 @@ class Decoder:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-P", "-B", "-m", "app.decoding.worker"]
+        command = [sys.executable, "-P", "-B", "-m", WORKER]
         with theirs:
             try:
                 process = subprocess.Popen[bytes](
@@ -109,10 +116,11 @@ class Decoder:
             return
         self._connection()  # without a process this is not a failed start, and must not delay the next one
         try:
-            self._expect("ready", time.monotonic() + seconds)
+            reported = self._expect("ready", time.monotonic() + seconds).get("sandbox", {})
         except (DecoderDied, Unresponsive):
             self._record_failure()
             raise
+        self.sandbox = {part: reported.get(part) is True for part in PARTS}
         self._ready, self._failures = True, 0
 
     def _record_failure(self) -> None:
@@ -144,8 +152,12 @@ class Decoder:
             raise DecoderDied("the process violates the protocol") from None
         return message, self._receive_exactly(content_bytes, deadline)
 
-    def kill(self) -> str | None:
-        """End the process if it is running; return the name of the signal that ended it."""
+    def kill(self, wait: float = 0.0) -> str | None:
+        """End the process, after `wait` seconds if it does not end by itself before.
+
+        Returns:
+            What ended it, if it ended by itself: the name of a signal, or `status` and its exit status.
+        """
         with self._lock:
             process, self._process = self._process, None
             connection, self._socket = self._socket, None
@@ -157,9 +169,13 @@ class Decoder:
             connection.close()
         if process is None:
             return None
-        process.kill()
-        code = process.wait()
-        return signal.Signals(-code).name if code < 0 else None
+        try:
+            code = process.wait(wait)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return None
+        return signal.Signals(-code).name if code < 0 else f"status {code}"
 
     def _connection(self) -> socket.socket:
         if (connection := self._socket) is None:
@@ -172,10 +188,11 @@ class Decoder:
             connection.settimeout(_remaining(deadline))
             connection.sendall(data)
 
-    def _expect(self, kind: str, deadline: float) -> None:
+    def _expect(self, kind: str, deadline: float) -> Json:
         message, _ = self.receive(deadline)
         if message.get("kind") != kind:
             raise DecoderDied(f"the process sends something else than {kind!r}")
+        return message
 
     def _receive_exactly(self, size: int, deadline: float) -> bytearray:
         data = bytearray(size)

@@ -6,14 +6,22 @@
 # A frame is: length of the JSON (4 bytes, big-endian), length of the content (8 bytes), the JSON, the content.
 
 import json
+import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_origin, get_type_hints
 
 import numpy as np
 
-from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
+from model.errors import (
+    CorruptModality,
+    EmptyModality,
+    FaceNotFound,
+    ModalityError,
+    ModalityTooLarge,
+    UnsupportedFormat,
+)
 from model.features.audio.raw_features import AudioFeatures
 from model.features.visual.openface import FaceTrack
 from model.modality import Modality
@@ -25,10 +33,11 @@ Decoded: TypeAlias = AudioFeatures | FaceTrack
 PREFIX: Final = struct.Struct(">IQ")
 OUT_OF_MEMORY: Final = "out of memory"
 _ERRORS: Final[Mapping[str, type[ModalityError]]] = {
-    kind.__name__: kind for kind in (CorruptModality, EmptyModality, ModalityTooLarge, UnsupportedFormat)
+    kind.__name__: kind for kind in (CorruptModality, EmptyModality, FaceNotFound, ModalityTooLarge, UnsupportedFormat)
 }
 _ARRAYS: Final = {"AudioFeatures": "array", "FaceTrack": "values"}
 """Field of each type that is sent as raw bytes; the other fields are sent as JSON."""
+_DECODED: Final[Mapping[str, type[Decoded]]] = {kind.__name__: kind for kind in (AudioFeatures, FaceTrack)}
 
 
 class ProtocolError(Exception):
@@ -94,15 +103,29 @@ def decode_reply(message: Json, content: bytearray) -> Decoded:
             if not (isinstance(first, str) and isinstance(second, str | None)):
                 raise TypeError("arguments must be strings")
             raise error_type(Modality(modality), first, second)
-        if kind == "AudioFeatures":
-            return AudioFeatures(array=_matrix(message, content), **message["fields"])
-        if kind == "FaceTrack":
-            return FaceTrack(values=_matrix(message, content), **message["fields"])
-    except (KeyError, TypeError, ValueError) as error:
+        if (decoded_type := _DECODED.get(str(kind))) is not None:
+            types, values = get_type_hints(decoded_type), message["fields"]
+            if not all(_fits(value, types[name]) for name, value in values.items()):
+                raise TypeError("a field is of another type")
+            array: dict[str, Any] = {_ARRAYS[decoded_type.__name__]: _matrix(message, content)}
+            return decoded_type(**values, **array)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ProtocolError("the reply is not valid") from error
     raise ProtocolError("the reply is of no known kind")
 
 
 def _matrix(message: Json, content: bytearray) -> FloatArray:
     rows, columns = message["shape"]
-    return np.frombuffer(content, dtype="<f4").reshape(rows, columns).astype(np.float32, copy=False)
+    matrix: FloatArray = np.frombuffer(content, dtype="<f4").reshape(rows, columns).astype(np.float32, copy=False)
+    if not np.isfinite(matrix).all():
+        raise ValueError("features must be finite")
+    return matrix
+
+
+def _fits(value: object, annotation: Any) -> bool:
+    """Whether a JSON value is of a field's type."""
+    if annotation is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    if get_origin(annotation) is Mapping:
+        return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    return isinstance(value, annotation)

@@ -6,40 +6,50 @@
 #
 # A job is two frames, each answered by one: what to do (`{"kind": "started"}`), then the file (`encode_reply`).
 
+import contextlib
 import importlib
 import io
 import os
 import resource
 import sys
+from collections.abc import Mapping
 from typing import BinaryIO, Final
 
 from app.decoding.protocol import PREFIX, Decoded, Json, encode_reply, pack, parse
+from app.decoding.sandbox import confine
+from model.errors import EMMRError
 from model.features.audio.loading import SoundLimits, read_sound
-from model.features.audio.raw_features import extract_voice
-from model.features.visual.openface import OpenFaceLimits, read_openface
+from model.features.audio.raw_features import extract_voice, whisper_encoder
+from model.features.visual.openface import read_openface
+from model.features.visual.table import OpenFaceLimits
 
-OPEN_FILES: Final = 64
+# Imported by `read_sound`, by PyAV and by the codec registry on first use.
+LAZY_MODULES: Final = (
+    "av",
+    "av.subtitles.stream",
+    *(f"encodings.{name}" for name in ("ascii", "cp1252", "latin_1", "utf_8_sig")),
+    *(f"encodings.utf_{bits}{order}" for bits in (16, 32) for order in ("", "_be", "_le")),
+)
 
 
 def main() -> None:
     """Run until the input ends. Arguments: bytes of address space, processor seconds per job."""
     memory_bytes, cpu_seconds = int(sys.argv[1]), float(sys.argv[2])
-    importlib.import_module("av")  # `read_sound` imports it on first use; no request should wait for that
+    load_everything()
     reader, writer = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
     # Decoders print warnings that can quote a file's tags. These must reach neither the socket nor a log.
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    confine(memory_bytes)
-    serve(reader, writer, cpu_seconds)
+    serve(reader, writer, cpu_seconds, confine(memory_bytes))
 
 
-def confine(memory_bytes: int) -> None:
-    """Restrict this process: a bound on its address space, no writing to files, no core dumps."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+def load_everything() -> None:
+    """Load what decoding uses, since a confined process can open no file."""
+    for module in LAZY_MODULES:
+        importlib.import_module(module)
+    with contextlib.suppress(EMMRError):  # without it, weights that need it cannot be loaded either
+        whisper_encoder()
 
 
 def limit_processor_time(seconds: float) -> None:
@@ -49,9 +59,9 @@ def limit_processor_time(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
-def serve(reader: BinaryIO, writer: BinaryIO, cpu_seconds: float) -> None:
-    """Process jobs until `reader` ends."""
-    _send(writer, {"kind": "ready"})
+def serve(reader: BinaryIO, writer: BinaryIO, cpu_seconds: float, sandbox: Mapping[str, bool]) -> None:
+    """Process jobs until `reader` ends. `sandbox`, the result of `confine`, is reported first."""
+    _send(writer, {"kind": "ready", "sandbox": sandbox})
     while (job := _receive(reader)) is not None:
         _send(writer, {"kind": "started"})
         file = _receive(reader)

@@ -201,6 +201,7 @@ class Batcher(Generic[J, R]):
                 return
             if entries:
                 self._run_batch(entries)
+                self._running = ()  # its requests keep the weights they were prepared with
 
     def _next_batch(self) -> Sequence[_Entry[J, R]] | None:
         """Wait for jobs and remove a batch from the queue; empty after a heartbeat without jobs, None to end."""

@@ -4,6 +4,7 @@
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,14 @@ from app.engine.predictor import Options, Predictor, PreparedRequest, Result, is
 from app.engine.preprocess import Preprocessor
 from app.engine.warmup import warm_up
 from app.errors import DeadlinePassed, NotReady, QueueFull, ReloadRefused, ReloadUnderway, ServiceError, UploadError
+from app.linux import return_free_memory
 from app.logging import get_logger
 from app.settings import Settings
 from app.uploads.form import RawForm
 from model.errors import CheckpointError, EMMRError
 
 if TYPE_CHECKING:
+    from model.baselines.systems import Network
     from model.checkpoint import Checkpoint
 
 WARM_UP_SECONDS: Final = 120.0  # for one request of the warm-up: the first compiles and allocates
@@ -93,11 +96,12 @@ class Engine:
         self._starting: asyncio.Task[None] | None = None
         self._watchdog: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[Predictor] | None = None
+        self._networks: list[weakref.ref[Network]] = []
 
     def start(self) -> None:
         """Start to load and warm up in the background, so that health checks are answered meanwhile."""
         self._starting = asyncio.create_task(self._start())
-        self._watchdog = asyncio.create_task(self._watch_worker())
+        self._watchdog = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Finish the accepted requests, then stop every thread and process."""
@@ -173,6 +177,7 @@ class Engine:
         finally:
             self.reloading = False
         self._use(after)
+        before.known_good = ()  # they refer to the predictor; without them it is freed with its last request
         old, new = before.pipeline.checkpoint, after.pipeline.checkpoint
         get_logger().info("weights replaced", old=old.version, new=new.version)
         return old, new
@@ -221,7 +226,10 @@ class Engine:
             raise
 
     async def _load(self, weights: Path) -> Predictor:
-        return await asyncio.to_thread(Predictor.load, weights, self.settings.device, self.settings.compute_threads)
+        settings = self.settings
+        predictor = await asyncio.to_thread(Predictor.load, weights, settings.device, settings.compute_threads)
+        self._networks.append(weakref.ref(predictor.pipeline.checkpoint.network))
+        return predictor
 
     async def _load_everything(self) -> Predictor:
         """Load the weights and the language model and start the pool, concurrently; wait for all three."""
@@ -239,6 +247,7 @@ class Engine:
             # Threads cannot be cancelled: `stop` cancels this task, and waits until loading has finished.
             self._loading = asyncio.create_task(self._load_everything())
             predictor = await asyncio.shield(self._loading)
+            self._loading = None  # the task's result is the predictor, which a reload replaces
             self._use(predictor)
             self.batcher.start()
             self.lifecycle.advance(Phase.WARMING)
@@ -278,10 +287,15 @@ class Engine:
 
         await warm_up(predictor, answer, parallel)
 
-    async def _watch_worker(self) -> None:
-        """Abandon the worker after `hang_timeout` seconds without a heartbeat."""
+    async def _watch(self) -> None:
+        """Abandon the worker after `hang_timeout` seconds without a heartbeat; free the memory of replaced weights."""
         while True:
             await asyncio.sleep(HEARTBEAT)
+            # Replaced weights are freed with the last request that uses them, refused ones at once.
+            loaded = [network for network in self._networks if network() is not None]
+            if len(loaded) < len(self._networks):
+                self._networks = loaded
+                await asyncio.to_thread(return_free_memory)
             if self.batcher.alive and self.batcher.silence > self.settings.hang_timeout:
                 self._abandon_worker(f"the worker has been silent for {self.settings.hang_timeout:g} seconds")
                 return

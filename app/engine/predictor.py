@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from app.engine.batch_cost import ACCELERATOR, CPU, Rates, encoding_cost, estimate_tokens, group_by_length
-from model.errors import ConfigError, EmptyModality
+from model.errors import CheckpointError, ConfigError, EmptyModality
 from model.features.text.language import TextCheck, check_text
 from model.modality import Modality, ModalitySet, Utterance
 
@@ -31,11 +31,13 @@ class Options:
     Args:
         explain: whether to return votes and reconstruction figures.
         threshold: score from which a key missing modality is reported; the weights' own threshold if None.
+        face_id: face of the OpenFace file to follow; the most confident one if None.
         any_sound: whether to use a sound that is certainly not speech, such as the warm-up's tone.
     """
 
     explain: bool = False
     threshold: float | None = None
+    face_id: int | None = None
     any_sound: bool = False
 
 
@@ -71,7 +73,10 @@ class PreparedRequest:
     def add_text(self, text: str) -> None:
         """Add the sentence. The first call in a process loads the language model, which takes half a second."""
         with self._collect(Modality.TEXT):
-            self.text, self.check = text, check_text(text)
+            check = check_text(text)
+            if check.low_information and not self.predictor.pipeline.extractor.text_encoder.has_tokens(text):
+                raise EmptyModality(Modality.TEXT, "no_tokens", "the text encoder knows none of its characters")
+            self.text, self.check = text, check
             self.tokens = estimate_tokens(text, self.predictor.pipeline.config.text.max_tokens)
 
     def add_audio(self, raw: "AudioFeatures") -> None:
@@ -166,7 +171,8 @@ class Predictor:
             threads: of one computation on the CPU, for the whole process; PyTorch's default if None.
 
         Raises:
-            CheckpointError: the folder is missing, altered or does not fit its config.
+            CheckpointError: the folder is missing, altered or does not fit its config, or expects feature vectors that
+                cannot be computed from uploads.
             ConfigError: the text encoder cannot be loaded, or the device does not exist.
         """
         import torch
@@ -182,6 +188,11 @@ class Predictor:
         if chosen.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"{device!r} was asked for, and there is no CUDA device")
         pipeline = Pipeline.load(weights, chosen)
+        if precomputed := pipeline.config.precomputed.model_dump(exclude_none=True):
+            raise CheckpointError(
+                f"{weights} expects precomputed {' and '.join(precomputed)} features, which cannot be computed from "
+                "uploads; `emmr evaluate` can use these weights"
+            )
         pipeline.record()
         return cls(pipeline)
 

@@ -90,7 +90,7 @@ class Preprocessor:
                     job = audio_job(config.audio, settings)
                     group.create_task(add(job, form.audio, "audio", AudioFeatures, request.add_audio))
                 if form.openface is not None:
-                    job = openface_job(config.visual, settings)
+                    job = openface_job(config.visual, settings, request.options.face_id)
                     group.create_task(add(job, form.openface, "openface", FaceTrack, request.add_visual))
         except BaseExceptionGroup as errors:  # the first failure cancels the other task
             raise errors.exceptions[0] from None

@@ -15,7 +15,7 @@ from app.engine.predictor import Predictor, PreparedRequest
 from app.errors import DeadlinePassed, NothingUsable, ShortOfMemory, Unprocessable
 from app.uploads.form import RawForm
 from model.errors import CheckpointError
-from model.features.visual.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS, ALL_COLUMNS
 from model.modality import SUBSETS, Modality
 
 RATE: Final = 16_000  # Hz

@@ -1,14 +1,20 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
+import av
 import pytest
+import soundfile
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.cli import cli
+from tests.support.corpus import write_manifest
+from tests.support.openface import simulate_openface_csv
 from tests.support.service import Part
 
 runner = CliRunner()
@@ -34,7 +40,29 @@ def test_help_does_not_import_pytorch_or_fastapi() -> None:
 
 
 def test_the_version_is_shown() -> None:
-    assert runner.invoke(cli, ["--version"]).output.startswith("emmr ")
+    first, second = runner.invoke(cli, ["--version"]).output.splitlines()
+    assert first == f"emmr {version('emmr')}"
+    assert second == f"decoders: libsndfile {soundfile.__libsndfile_version__}, FFmpeg {av.ffmpeg_version_info}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_a_service_starts_without_keys_in_its_environment_or_dumps() -> None:
+    code = (
+        "import pathlib, app.server\nfrom app import linux\nfrom app.cli import main\n"
+        "def serve(settings):\n"
+        "    print(settings.api_keys[0].get_secret_value(), pathlib.Path('/proc/self/environ').read_bytes())\n"
+        "    print(linux._libc.prctl(3))\n"  # PR_GET_DUMPABLE
+        "    return 0\n"
+        "app.server.serve = serve\nmain()"
+    )
+    environment = os.environ | {"EMMR_API_KEYS": '["hunter2"]', "EMMR_PORT": "9000"}
+    command = [sys.executable, "-c", code, "serve"]
+    shown, dumpable = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=True
+    ).stdout.splitlines()
+    assert shown.count("hunter2") == 1  # in the settings
+    assert "EMMR_PORT=9000" in shown
+    assert dumpable == "0"
 
 
 @pytest.mark.parametrize("names", [["text"], ["audio"], ["openface"], ["text", "audio", "openface"]])
@@ -79,6 +107,17 @@ def test_a_threshold_that_is_not_a_probability_is_refused(tiny_weights: Path, th
     )
     assert result.exit_code == 2
     assert "threshold" in result.output
+
+
+def test_the_face_to_follow_may_be_chosen(tiny_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_bytes(simulate_openface_csv(5, faces=(0, 4), confidence=(0.9, 0.7)))
+    options = ["predict", "--openface", str(tmp_path / "f.csv"), "--weights", str(tiny_weights), "--json", "--face-id"]
+    result = runner.invoke(cli, [*options, "4"])
+    assert result.exit_code == 0, result.output
+    assert "face 4, the one asked for" in result.stdout
+    unknown = runner.invoke(cli, [*options, "7"])
+    assert (unknown.exit_code, "face_id 0, 4" in unknown.output) == (2, True)
+    assert runner.invoke(cli, ["predict", "--text", "Hello.", "--face-id", "4"]).exit_code == 2
 
 
 def test_no_input_is_refused(tiny_weights: Path) -> None:
@@ -134,6 +173,23 @@ def test_evaluating_an_unknown_corpus_is_refused(tmp_path: Path, tiny_weights: P
     result = runner.invoke(cli, ["evaluate", *options])
     assert result.exit_code == 2
     assert "nowhere" in result.output
+
+
+def test_a_system_is_evaluated_from_the_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMMR_WEIGHTS", str(tmp_path / "default"))
+    parts = (("train", "a"), ("train", "b"), ("val", "a"))
+    rows: list[dict[str, object]] = [{"text": f"{s} {label}", "label": label, "split": s} for s, label in parts]
+    options = ["--corpus", "manifest", "--data", str(write_manifest(tmp_path, rows)), "--split", "val"]
+    result = runner.invoke(cli, ["evaluate", *options, "--system", "mmin"])
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'mmin'} is not a weights folder" in result.output.replace("\n", "")
+
+
+@pytest.mark.parametrize("command", [["train", "--out", "w"], ["evaluate"]])
+def test_an_unknown_system_is_refused(tmp_path: Path, command: list[str]) -> None:
+    result = runner.invoke(cli, [*command, "--corpus", "manifest", "--data", str(tmp_path), "--system", "mmim"])
+    assert result.exit_code == 2
+    assert "unknown system 'mmim'" in result.output
 
 
 def test_training_on_an_unknown_corpus_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ import psutil
 
 ROOT: Final = Path(__file__).parents[2]
 WEIGHTS: Final = ROOT / "weights" / "default"
-SERVE: Final = ("-c", "from app.cli import main; main()", "serve")
+# Without `forbid_dumps` its descriptors can be counted by a process that is not root's.
+SERVE: Final = ("-c", "from app import cli, linux; linux.forbid_dumps = bool; cli.main()", "serve")
 WITH_FAULTS: Final = ("-m", "tests.support.faulty", "serve")
 READY_SECONDS: Final = 240.0
 STOP_SECONDS: Final = 90.0

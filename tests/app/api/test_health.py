@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,14 @@ def test_every_component_of_a_ready_service_is_healthy(client: TestClient, path:
     assert health["components"]["weights"]["detail"]["name"] == "tiny"
     assert health["components"]["device"]["detail"]["used"] == "cpu"
     assert health["components"]["queue"]["detail"] == {"depth": 0, "capacity": 256}
+
+
+def test_the_parts_of_the_sandbox_are_shown(client: TestClient, application: FastAPI) -> None:
+    sandbox = client.get("/health").json()["components"]["decode_pool"]["detail"]["sandbox"]
+    assert sandbox == application.state.engine.pool.state().sandbox
+    assert list(sandbox) == ["landlock", "seccomp", "no_new_privs"]
+    if sys.platform == "linux":
+        assert sandbox["no_new_privs"]
 
 
 def test_a_corrupt_part_does_not_make_the_service_unhealthy(

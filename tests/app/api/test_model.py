@@ -143,6 +143,6 @@ def test_the_card_the_classes_and_the_limits_are_shown(client: TestClient) -> No
     assert (model["name"], model["classes"], model["card"]) == ("tiny", ["negative", "neutral", "positive"], CARD)
     assert len(model["version"]) == 12
     assert model["openface_columns"] == "action_units"
-    assert model["limits"]["body_bytes"] == 25 * 2**20
+    assert model["limits"]["body_bytes"] == 96 * 2**20
     assert model["limits"]["audio_rate"] == [8000, 192000]
     assert (model["limits"]["queue"], model["limits"]["wait_seconds"]) == (256, 3.0)

@@ -15,7 +15,8 @@ from model.config import AudioConfig, VisualConfig
 from model.errors import EmptyModality
 from model.features.audio.loading import read_sound
 from model.features.audio.raw_features import AudioFeatures, extract_voice
-from model.features.visual.openface import ColumnSet, FaceTrack, read_openface
+from model.features.visual.openface import FaceTrack, read_openface
+from model.features.visual.table import ColumnSet
 from tests.support.openface import simulate_openface_csv
 from tests.support.sound import CONTAINERS, Container, encode, voice_like, wav_header
 
@@ -70,7 +71,7 @@ def test_a_nul_is_an_error_naming_the_byte() -> None:
     assert caught.value.place == "byte 2"
 
 
-@pytest.mark.parametrize("text", ["", " ", "\r\n\t", "\u00a0\u2003", "\u200b", "\ufeff", "\u200e \x01"])
+@pytest.mark.parametrize("text", ["", " ", "\r\n\t", "\u00a0\u2003", "\ufeff", "\ufeff \ufeff"])
 def test_a_blank_text_is_an_error(text: str) -> None:
     with pytest.raises(CorruptPart, match="blank"):
         decode_text(text.encode(), LIMIT)
@@ -191,7 +192,7 @@ async def test_the_pool_decodes_openface_as_this_process_does(
     [
         (b"", {}, CorruptPart, 422, "line 1"),
         (FACE.replace(b"AU12_r", b"AU99_r"), {}, CorruptPart, 422, "line 1"),
-        (FACE.replace(b", 0.98", b", nan", 1), {}, CorruptPart, 422, "line 2, column confidence"),
+        (FACE.replace(b", 0.98", b", nan", 1), {}, CorruptPart, 422, "line 2, column confidence"),  # one of three
         (FACE, {"max_openface_rows": 2}, PartTooLarge, 413, "line 4"),
         (b"," * 2_000_000, {}, PartTooLarge, 413, "line 1"),
     ],

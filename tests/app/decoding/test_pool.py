@@ -1,7 +1,7 @@
 """Processes that are killed, stopped or exceed a limit: each fails one request at most, and is replaced."""
 
 import asyncio
-import io
+import json
 import os
 import signal
 import tempfile
@@ -14,12 +14,13 @@ import psutil
 import pytest
 
 from app.decoding.parts import audio_job
-from app.decoding.pool import CANCELLED_SECONDS, DecodePool
+from app.decoding.pool import DecodePool
+from app.decoding.process import Decoder
 from app.errors import DecoderFailed, NoDecoder, UploadError
+from app.logging import configure_logging
 from app.settings import Settings
 from model.config import AudioConfig
-from model.features.audio.loading import read_sound
-from model.features.audio.raw_features import AudioFeatures, extract_voice
+from model.features.audio.raw_features import AudioFeatures
 from tests.support.sound import encode, voice_like
 
 pytestmark = pytest.mark.anyio
@@ -74,6 +75,18 @@ async def test_a_started_pool_has_all_its_processes(pool: DecodePool) -> None:
     assert len(set(pool.pids())) == 2
 
 
+async def test_a_part_of_the_sandbox_that_is_missing_is_logged_once(
+    own_pool: Callable[..., DecodePool], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("info")
+    monkeypatch.setattr("app.decoding.process.WORKER", "tests.support.half_confined")
+    pool = own_pool(workers=2)
+    line = json.loads(capsys.readouterr().err)
+    assert (line["level"], line["event"]) == ("warning", "decoders are not fully confined")
+    assert line["missing"] == [part for part, in_effect in pool.state().sandbox.items() if not in_effect]
+    assert "landlock" in line["missing"]
+
+
 async def test_more_files_than_processes_wait_their_turn(pool: DecodePool, spool: Spool) -> None:
     assert await asyncio.gather(*(decode(pool, spool(CLIP)) for _ in range(20))) == [1.0] * 20
 
@@ -104,43 +117,83 @@ async def test_a_stopped_idle_process_is_replaced_and_the_request_answered(
     assert pool.pids() != [victim]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV])
-async def test_a_process_killed_while_decoding_fails_only_its_own_request(
-    sent: signal.Signals, own_pool: Callable[..., DecodePool], spool: Spool
+@pytest.fixture
+def signal_decoders(monkeypatch: pytest.MonkeyPatch) -> Callable[[signal.Signals, int], None]:
+    """Makes the next processes that are sent a file get a signal just before."""
+
+    def make(sent: signal.Signals, times: int) -> None:
+        remaining, send_file = iter(range(times)), Decoder.send_file
+
+        def send_after_signal(decoder: Decoder, file: IO[bytes], deadline: float) -> None:
+            if next(remaining, None) is not None:
+                assert decoder.pid is not None
+                os.kill(decoder.pid, sent)
+            send_file(decoder, file, deadline)
+
+        monkeypatch.setattr(Decoder, "send_file", send_after_signal)
+
+    return make
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_file_whose_decoder_is_killed_is_decoded_by_another(
+    workers: int,
+    own_pool: Callable[..., DecodePool],
+    spool: Spool,
+    signal_decoders: Callable[[signal.Signals, int], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pool = own_pool(workers)
+    configure_logging("info")
+    signal_decoders(signal.SIGKILL, 1)
+    assert await decode(pool, spool(CLIP)) == 1.0
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["ended_by"], line["part"]) == ("decoder ended while decoding", "SIGKILL", "audio")
+    assert pool.state().replaced == 1
+
+
+async def test_a_file_whose_decoder_is_killed_twice_may_be_sent_again(
+    own_pool: Callable[..., DecodePool], spool: Spool, signal_decoders: Callable[[signal.Signals, int], None]
+) -> None:
+    pool = own_pool(2)
+    signal_decoders(signal.SIGKILL, 2)
+    with pytest.raises(NoDecoder, match="twice") as caught:
+        await decode(pool, spool(CLIP))
+    assert (caught.value.status, caught.value.part, caught.value.retry_after) == (503, "audio", 2)
+    assert await decode(pool, spool(CLIP)) == 1.0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
+async def test_a_crash_of_a_decoder_fails_only_its_own_request(
+    sent: signal.Signals,
+    own_pool: Callable[..., DecodePool],
+    spool: Spool,
+    signal_decoders: Callable[[signal.Signals, int], None],
 ) -> None:
     pool = own_pool()
-    failing = asyncio.create_task(decode(pool, spool(SLOW_FILE)))
-    waiting = asyncio.create_task(decode(pool, spool(CLIP)))
-    await eventually(lambda: pool.state().busy == 1)
-    await asyncio.sleep(0.2)
-    os.kill(pool.pids()[0], sent)
+    signal_decoders(sent, 1)
     with pytest.raises(DecoderFailed, match="broke off") as caught:
-        await failing
+        await decode(pool, spool(CLIP))
     assert (caught.value.status, caught.value.part) == (422, "audio")
-    assert await waiting == 1.0
+    assert await decode(pool, spool(CLIP)) == 1.0
 
 
 async def test_a_process_stopped_while_decoding_fails_its_request_in_time(
-    own_pool: Callable[..., DecodePool], spool: Spool
+    own_pool: Callable[..., DecodePool], spool: Spool, signal_decoders: Callable[[signal.Signals, int], None]
 ) -> None:
     pool = own_pool(timeout=1.0)
-    failing = asyncio.create_task(decode(pool, spool(SLOW_FILE)))
-    await eventually(lambda: pool.state().busy == 1)
-    await asyncio.sleep(0.1)
     (victim,) = pool.pids()
-    os.kill(victim, signal.SIGSTOP)
+    signal_decoders(signal.SIGSTOP, 1)
     with pytest.raises(DecoderFailed, match="longer than the 1 seconds"):
-        await failing
+        await decode(pool, spool(CLIP))
     assert await decode(pool, spool(CLIP)) == 1.0
     assert not alive(victim)
 
 
 async def test_a_file_that_takes_too_long_fails(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
     pool = own_pool(timeout=0.3)
-    began = time.monotonic()
     with pytest.raises(DecoderFailed, match="longer"):
         await decode(pool, spool(SLOW_FILE))
-    assert time.monotonic() - began < 3.0
 
 
 async def test_a_file_that_takes_too_much_processor_time_fails(
@@ -156,11 +209,12 @@ async def test_the_processor_time_limit_applies_to_each_file_separately(
     own_pool: Callable[..., DecodePool], spool: Spool
 ) -> None:
     pool = own_pool(cpu_seconds=1.0)
-    before = pool.pids()
-    music = encode(voice_like(60.0, 48_000), "opus", 48_000)
-    for _ in range(12):
-        assert await decode(pool, spool(music)) == pytest.approx(60.0)
-    assert pool.pids() == before
+    (pid,) = pool.pids()
+    used, music = psutil.Process(pid).cpu_times, encode(voice_like(20.0, 48_000), "opus", 48_000)
+    before = used().user
+    while used().user < before + 2.1:
+        assert await decode(pool, spool(music)) == pytest.approx(20.0)
+    assert pool.pids() == [pid]
 
 
 async def test_only_a_file_that_takes_too_much_memory_fails(own_pool: Callable[..., DecodePool], spool: Spool) -> None:
@@ -175,7 +229,7 @@ async def test_only_a_file_that_takes_too_much_memory_fails(own_pool: Callable[.
 async def test_a_cancelled_request_that_takes_long_costs_its_process(
     own_pool: Callable[..., DecodePool], spool: Spool
 ) -> None:
-    pool = own_pool()
+    pool = own_pool(timeout=60.0)
     before = pool.pids()
     cancelled = asyncio.create_task(decode(pool, spool(SLOW_FILE)))
     never_begun = asyncio.create_task(decode(pool, spool(SLOW_FILE)))
@@ -186,9 +240,7 @@ async def test_a_cancelled_request_that_takes_long_costs_its_process(
     for task in (never_begun, cancelled):
         with pytest.raises(asyncio.CancelledError):
             await task
-    began = time.monotonic()
     assert await decode(pool, spool(CLIP)) == 1.0
-    assert time.monotonic() - began < CANCELLED_SECONDS + 4.0
     assert pool.pids() != before
 
 
@@ -243,26 +295,3 @@ async def test_a_pool_that_was_never_started_refuses_files(spool: Spool) -> None
         await decode(pool, spool(CLIP))
     assert (caught.value.status, caught.value.retry_after) == (503, 2)
     pool.stop()
-
-
-async def test_a_process_does_not_inherit_the_environment(
-    own_pool: Callable[..., DecodePool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EMMR_API_KEYS", '["secret"]')
-    (pid,) = own_pool().pids()
-    assert "EMMR_API_KEYS" not in psutil.Process(pid).environ()
-
-
-async def test_isolation_costs_a_small_upload_under_five_milliseconds(pool: DecodePool, spool: Spool) -> None:
-    clip = encode(voice_like(2.5), "wav")
-    here, there = list[float](), list[float]()
-    # Minima of alternating runs, until they are near enough: others may keep the machine busy for a while.
-    while len(here) < 40 or (min(there) - min(here) >= 0.005 and len(here) < 400):
-        began = time.perf_counter()
-        extract_voice(read_sound(io.BytesIO(clip))[0], dynamics=False, silence_dbfs=-60.0)
-        here.append(time.perf_counter() - began)
-        file = spool(clip)
-        began = time.perf_counter()
-        await decode(pool, file)
-        there.append(time.perf_counter() - began)
-    assert min(there) - min(here) < 0.005

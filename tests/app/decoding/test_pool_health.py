@@ -58,11 +58,6 @@ def test_a_pool_whose_replacements_fail_is_not_ok_until_one_starts(
         broken.setattr(sys, "executable", program)
         kill_all(pool)
         eventually(lambda: not pool.state().ok)
-        # The delay between attempts grows.
-        tried = pool.state().replaced
-        time.sleep(1.2)
-        assert pool.state().replaced <= tried + 2
-        assert not pool.state().ok
     eventually(lambda: pool.state().alive == 2 and pool.state().ok)
 
 

@@ -17,7 +17,14 @@ from app.decoding.protocol import (
     pack,
     parse,
 )
-from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
+from model.errors import (
+    CorruptModality,
+    EmptyModality,
+    FaceNotFound,
+    ModalityError,
+    ModalityTooLarge,
+    UnsupportedFormat,
+)
 from model.features.audio.raw_features import AudioFeatures
 from model.features.visual.openface import FaceTrack
 from model.modality import Modality
@@ -72,11 +79,13 @@ def test_a_voice_is_transmitted_completely_and_is_writable() -> None:
 
 @pytest.mark.parametrize("face_id", [4, None])
 def test_a_face_track_is_transmitted_completely(face_id: int | None) -> None:
-    track = transmit(FaceTrack(TRACK.values, 5, 2, 1, 2, faces=2, face_id=face_id, out_of_scale=1, all_zero=True))
+    warnings = {"out_of_scale": "in line 3"}
+    track = transmit(FaceTrack(TRACK.values, 5, 2, 1, 2, 2, face_id, 1, all_zero=True, warnings=warnings))
     assert isinstance(track, FaceTrack)
     assert np.array_equal(track.values, TRACK.values)
     assert (track.frames, track.kept, track.skipped_unsuccessful, track.skipped_low_confidence) == (5, 2, 1, 2)
-    assert (track.faces, track.face_id, track.out_of_scale, track.all_zero) == (2, face_id, 1, True)
+    assert (track.faces, track.face_id, track.skipped_unreadable, track.all_zero) == (2, face_id, 1, True)
+    assert track.warnings == warnings
 
 
 @pytest.mark.parametrize(
@@ -85,6 +94,7 @@ def test_a_face_track_is_transmitted_completely(face_id: int | None) -> None:
         CorruptModality(Modality.VISUAL, "a cell is not a finite number", "line 7, column AU12_r"),
         ModalityTooLarge(Modality.AUDIO, "too long"),
         UnsupportedFormat(Modality.AUDIO, "no", None),
+        FaceNotFound(Modality.VISUAL, "there is no face 7", None),
     ],
 )
 def test_an_error_is_transmitted_with_its_place(error: ModalityError) -> None:
@@ -115,6 +125,36 @@ def test_lack_of_memory_is_not_an_error_of_the_file() -> None:
 def test_a_bug_of_the_decoder_is_not_an_error_of_the_file() -> None:
     with pytest.raises(ZeroDivisionError):
         raising(ZeroDivisionError())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fields": {"seconds": "1"}},
+        {"fields": {"seconds": None}},
+        {"fields": {"seconds": float("nan")}},
+        {"fields": {"frames": 1.5}},
+        {"fields": {"warnings": {"channel": 1}}},
+        {"fields": {"warnings": ["channel"]}},
+        {"fields": {"truncated": 2}},
+        {"fields": {"array": [[1.0]]}},
+        {"fields": {"unknown": 1}},
+        {"shape": [4, 2, 1]},
+        {"shape": [-1, 2, 3]},
+    ],
+)
+def test_a_field_of_another_type_is_an_error(wrong: Json) -> None:
+    message, content = encode_reply(lambda: VOICE)
+    decode_reply(message, bytearray(content))
+    changed = {**message, **wrong, "fields": {**message["fields"], **wrong.get("fields", {})}}
+    with pytest.raises(ProtocolError):
+        decode_reply(changed, bytearray(content))
+
+
+def test_features_that_are_not_finite_are_an_error() -> None:
+    message, content = encode_reply(lambda: VOICE)
+    with pytest.raises(ProtocolError):
+        decode_reply(message, bytearray(content[:-4] + np.float32(np.nan).tobytes()))
 
 
 @pytest.mark.parametrize(

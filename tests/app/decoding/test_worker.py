@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from app.decoding.worker import perform, serve
 from model.errors import CorruptModality
 from model.features.audio.loading import SoundLimits, read_sound
 from model.features.audio.raw_features import AudioFeatures, extract_voice
-from model.features.visual.openface import FaceTrack, OpenFaceLimits
+from model.features.visual.openface import FaceTrack
+from model.features.visual.table import OpenFaceLimits
 from tests.support.openface import simulate_openface_csv
-from tests.support.sound import encode, voice_like
+from tests.support.sound import CONTAINERS, encode, voice_like
 
+SANDBOX = {"landlock": True, "seccomp": False, "no_new_privs": True}
 CPU_SECONDS = 3600.0  # of this process, which the worker's limit would otherwise end
 AUDIO_CONFIG = {"dynamics": True, "silence_dbfs": -60.0, "conditioned": False, "encoder": "acoustic"}
 AUDIO_JOB: dict[str, object] = {
@@ -52,14 +55,14 @@ def frames(data: bytes) -> list[tuple[Json, bytearray]]:
 
 def answers(sent: bytes) -> list[tuple[Json, bytearray]]:
     writer = io.BytesIO()
-    serve(io.BytesIO(sent), writer, CPU_SECONDS)
+    serve(io.BytesIO(sent), writer, CPU_SECONDS, SANDBOX)
     return frames(writer.getvalue())
 
 
 def test_each_job_is_confirmed_then_answered() -> None:
     wav, csv = encode(voice_like(0.5), "wav"), simulate_openface_csv(3)
     ready, *rest = answers(pack(AUDIO_JOB) + pack({}, len(wav)) + wav + pack(FACE_JOB) + pack({}, len(csv)) + csv)
-    assert ready[0] == {"kind": "ready"}
+    assert ready[0] == {"kind": "ready", "sandbox": SANDBOX}
     assert [message["kind"] for message, _ in rest] == ["started", "AudioFeatures", "started", "FaceTrack"]
     voice = decode_reply(*rest[1])
     assert isinstance(voice, AudioFeatures)
@@ -127,20 +130,28 @@ def test_the_worker_imports_no_torch_librosa_or_web_framework() -> None:
     assert loaded.isdisjoint({"torch", "transformers", "librosa", "numba", "starlette", "fastapi", "pydantic"})
 
 
-def test_a_confined_process_cannot_exceed_its_memory_or_write_files(tmp_path: object) -> None:
+def test_decoding_imports_nothing_that_was_not_loaded(tmp_path: Path) -> None:
+    for container in CONTAINERS:
+        rate = 48_000 if container == "webm" else 16_000
+        sound = encode(voice_like(0.5, rate), container, rate)
+        (tmp_path / container).write_bytes(sound)
+        (tmp_path / f"damaged {container}").write_bytes(sound[:-9])
+    (tmp_path / "face.csv").write_bytes(simulate_openface_csv(3))
+    (tmp_path / "utf-16.csv").write_bytes(simulate_openface_csv(3).decode().encode("utf-16"))
     done = run_python(
-        "from app.decoding.worker import confine\n"
-        "confine(2**30)\n"
-        "try:\n"
-        "    bytearray(2**31)\n"
-        "except MemoryError:\n"
-        "    print('no memory')\n"
-        "try:\n"
-        f"    open({str(tmp_path)!r} + '/file', 'w', buffering=1).write('x\\n')\n"
-        "except OSError:\n"
-        "    print('no file')\n"
+        "import sys\nfrom pathlib import Path\nfrom app.decoding.worker import load_everything, perform\n"
+        "load_everything()\nbefore = set(sys.modules)\n"
+        f"for file in sorted(Path({str(tmp_path)!r}).iterdir()):\n"
+        f"    job = {FACE_JOB!r} if file.suffix else {AUDIO_JOB | {'config': AUDIO_CONFIG | {'encoder': 'both'}}!r}\n"
+        "    kind = perform(job, file.read_bytes())[0]['kind']\n"
+        "    print(f'{file.name}: {kind}', *sorted(set(sys.modules) - before))\n"
     )
-    assert done.stdout.splitlines() == ["no memory", "no file"]
+    kinds = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert len(kinds) == 2 * len(CONTAINERS) + 2, done.stderr
+    for container in CONTAINERS:
+        assert kinds[container] == "AudioFeatures"
+    assert kinds["face.csv"] == "FaceTrack"
+    assert not any(" " in kind for kind in kinds.values()), "a module was imported"
 
 
 def test_a_process_past_its_processor_time_is_killed() -> None:

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from app.engine.batcher import Batcher
 from app.errors import NotReady, QueueFull
 from tests.support.device import Doubler, hold, run_job, until, wait_together, working
 
@@ -129,22 +130,40 @@ async def test_stopping_finishes_accepted_jobs_and_refuses_new_ones() -> None:
         assert list(await asyncio.gather(held, accepted, stopped)) == [0, 2, True]
 
 
-async def test_an_idle_worker_has_heartbeats_and_a_stuck_one_has_none() -> None:
+@pytest.fixture
+def heartbeat(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds between heartbeats, fewer than usual."""
+    monkeypatch.setattr("app.engine.batcher.HEARTBEAT", 0.01)
+    return 0.01
+
+
+async def await_heartbeat(batcher: Batcher[int, int]) -> None:
+    last = batcher.silence
+
+    def shorter() -> bool:
+        nonlocal last
+        before, last = last, batcher.silence
+        return last < before
+
+    await until(shorter)
+
+
+async def test_an_idle_worker_has_heartbeats_and_a_stuck_one_has_none(heartbeat: float) -> None:
     device = Doubler()
     with working(device) as batcher:
-        await asyncio.sleep(1.2)
-        assert batcher.silence < 1.0
+        for _ in range(3):
+            await await_heartbeat(batcher)
         held = await hold(batcher, device)
-        await asyncio.sleep(0.7)
-        assert batcher.silence > 0.6
+        await until(lambda: batcher.silence > 20 * heartbeat)
         device.free.set()
         await held
 
 
-async def test_a_worker_that_delays_a_batch_has_heartbeats() -> None:
+async def test_a_worker_that_delays_a_batch_has_heartbeats(heartbeat: float) -> None:
     with working(Doubler(), delay=60.0) as batcher:
         waiting = asyncio.create_task(run_job(batcher, 1))
-        await asyncio.sleep(1.2)
-        assert batcher.silence < 1.0
+        await until(lambda: batcher.depth == 1)
+        for _ in range(3):
+            await await_heartbeat(batcher)
         assert not waiting.done()
         waiting.cancel()

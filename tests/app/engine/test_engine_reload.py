@@ -1,10 +1,13 @@
 import asyncio
+import gc
 import shutil
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import pytest
 from pydantic import TypeAdapter, ValidationError
 from pydantic.types import StringConstraints
@@ -30,13 +33,22 @@ def root(tiny_weights: Path, tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def running(root: Path, **settings: Any) -> AsyncIterator[Engine]:
-    engine = Engine(Settings(weights=root / "one", device="cpu", **settings))
+    engine = Engine(Settings(weights=root / "one", device="cpu", decode_workers=1, **settings))
     engine.start()
     await reach(engine, Phase.READY)
     try:
         yield engine
     finally:
         await engine.stop()
+
+
+@pytest.fixture(scope="module")
+async def served(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Path, Engine]]:
+    """A folder as `root`, and an engine for tests after which it serves `one`."""
+    folder = tmp_path_factory.mktemp("weights")
+    shutil.copytree(tiny_weights, folder / "one")
+    async with running(folder) as engine:
+        yield folder, engine
 
 
 async def served_version(engine: Engine) -> str:
@@ -82,45 +94,45 @@ async def test_without_a_name_the_configured_folder_is_reloaded(root: Path) -> N
 )
 @pytest.mark.anyio
 async def test_a_bad_folder_is_refused_and_the_old_weights_stay(
-    root: Path, damage: Callable[[Path, Path], object], reason: str
+    served: tuple[Path, Engine], damage: Callable[[Path, Path], object], reason: str
 ) -> None:
+    root, engine = served
+    shutil.rmtree(root / "bad", ignore_errors=True)
     damage(root / "one", root / "bad")
-    async with running(root) as engine:
-        before = engine.checkpoint
-        with pytest.raises(ReloadRefused, match=reason):
-            await engine.reload("bad")
-        assert engine.checkpoint is before
-        assert engine.lifecycle.phase is Phase.READY
-        assert engine.batcher.alive
-        assert not engine.reloading
-        assert await served_version(engine) == before.version
-        assert await engine.reload("one")  # the next attempt is not blocked
+    before = engine.checkpoint
+    with pytest.raises(ReloadRefused, match=reason):
+        await engine.reload("bad")
+    assert engine.checkpoint is before
+    assert engine.lifecycle.phase is Phase.READY
+    assert engine.batcher.alive
+    assert not engine.reloading
+    assert await served_version(engine) == before.version
+    assert await engine.reload("one")  # the next attempt is not blocked
 
 
 @pytest.mark.anyio
-async def test_weights_that_do_not_fit_in_memory_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running(root) as engine:
+async def test_weights_that_do_not_fit_in_memory_are_refused(
+    served: tuple[Path, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(weights: Path, device: str, threads: int) -> Predictor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory")
 
-        def too_large(weights: Path, device: str, threads: int) -> Predictor:
-            raise RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
-            )
-
-        monkeypatch.setattr(Predictor, "load", too_large)
-        with pytest.raises(ReloadRefused, match="not enough memory"):
-            await engine.reload()
-        assert engine.lifecycle.ready
-
-
-@pytest.mark.anyio
-async def test_two_reloads_do_not_run_at_the_same_time(root: Path) -> None:
-    async with running(root) as engine:
-        first = asyncio.create_task(engine.reload())
-        await until(lambda: engine.reloading)
-        with pytest.raises(ReloadUnderway):
-            await engine.reload()
-        await first
+    _, engine = served
+    monkeypatch.setattr(Predictor, "load", too_large)
+    with pytest.raises(ReloadRefused, match="not enough memory"):
         await engine.reload()
+    assert engine.lifecycle.ready
+
+
+@pytest.mark.anyio
+async def test_two_reloads_do_not_run_at_the_same_time(served: tuple[Path, Engine]) -> None:
+    _, engine = served
+    first = asyncio.create_task(engine.reload())
+    await until(lambda: engine.reloading)
+    with pytest.raises(ReloadUnderway):
+        await engine.reload()
+    await first
+    await engine.reload()
 
 
 @pytest.mark.anyio
@@ -163,6 +175,36 @@ async def test_a_reload_succeeds_while_the_queue_is_full(root: Path) -> None:
         with engine.batcher.reserve():
             await engine.reload()
         assert engine.batcher.depth == 0
+
+
+def freed(predictor: weakref.ref[Predictor]) -> Callable[[], bool]:
+    return lambda: predictor() is None
+
+
+@pytest.mark.anyio
+async def test_replaced_weights_are_freed_without_garbage_collection(root: Path) -> None:
+    async with running(root) as engine:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(2):  # the weights of the start, then those of a reload
+                before = weakref.ref(engine._current())
+                await served_version(engine)
+                await engine.reload()
+                await until(freed(before))
+        finally:
+            gc.enable()
+
+
+@pytest.mark.anyio
+async def test_repeated_reloads_take_no_more_memory(served: tuple[Path, Engine]) -> None:
+    _, engine = served
+    await engine.reload()
+    resident = psutil.Process().memory_info
+    before = resident().rss
+    for _ in range(3):  # about 100 MB each
+        await engine.reload()
+    await until(lambda: resident().rss < 1.1 * before)
 
 
 # ---- names of weights folders ----------------------------------------------------------------------------------------

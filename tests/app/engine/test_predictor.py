@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from app.engine.predictor import Options, Predictor, PreparedRequest, is_out_of_memory
+from model.checkpoint import save_checkpoint
 from model.errors import CheckpointError, ConfigError
 from model.features.audio.raw_features import extract_voice
+from model.features.normalization import Preprocessing, Statistics
 from model.features.visual.openface import FaceTrack
 from model.modality import SUBSETS, Modality, ModalitySet
 from model.pipeline import Pipeline
 from model.types import FloatArray
 from tests.support.checkpoints import like, scaled
+from tests.support.network import random_network, tiny_config
 
 T, A, V = Modality
 V_ONLY = ModalitySet.of(V)
@@ -246,3 +249,12 @@ def test_cuda_graphs_are_recorded_on_load(tiny_weights: Path, monkeypatch: pytes
     monkeypatch.setattr(Pipeline, "record", record)
     predictor = Predictor.load(tiny_weights, "cpu")
     assert recorded == [predictor.pipeline]
+
+
+def test_weights_of_precomputed_features_are_not_served(tmp_path: Path) -> None:
+    config = tiny_config(precomputed={"audio": 5, "visual": 3})
+    statistics = {m: Statistics(np.zeros(d, np.float32), np.ones(d, np.float32)) for m, d in ((A, 5), (V, 3))}
+    save_checkpoint(tmp_path, random_network(config), Preprocessing(statistics))
+    assert Pipeline.load(tmp_path, "cpu").config == config
+    with pytest.raises(CheckpointError, match="expects precomputed audio and visual features, which cannot"):
+        Predictor.load(tmp_path, "cpu")

@@ -21,7 +21,8 @@ from app.errors import NothingUsable
 from app.settings import Settings
 from app.uploads.form import RawForm
 from model.features.audio.raw_features import AudioFeatures
-from model.features.visual.openface import ACTION_UNIT_COLUMNS, FaceTrack
+from model.features.visual.openface import FaceTrack
+from model.features.visual.table import ACTION_UNIT_COLUMNS
 from model.modality import Modality, ModalitySet
 from tests.support.device import until
 from tests.support.service import reach
@@ -35,7 +36,7 @@ SILENCE = encode(np.zeros(16_000, dtype=np.float32), "wav")
 
 @asynccontextmanager
 async def running(weights: Path, **settings: Any) -> AsyncIterator[Engine]:
-    engine = Engine(Settings(weights=weights, device="cpu", **settings))
+    engine = Engine(Settings(**{"weights": weights, "device": "cpu", "decode_workers": 1, **settings}))
     engine.start()
     await reach(engine, Phase.READY)
     try:

@@ -1,0 +1,66 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from app import linux
+from app.settings import SECRET_VARIABLES, Settings
+
+SECRET = "hunter2"
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+
+
+def run_python(code: str, **environment: str) -> str:
+    """Run statements in a process of its own and return what they print."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"from app import linux\n{code}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["EMMR_API_KEYS", "emmr_api_keys"])
+def test_an_erased_variable_is_in_no_view_of_the_environment(name: str) -> None:
+    shown = run_python(
+        "import os, pathlib, subprocess\nlinux.erase_variables(['EMMR_API_KEYS'])\n"
+        "print(dict(os.environ))\nprint(pathlib.Path('/proc/self/environ').read_bytes())\n"
+        "subprocess.run(['cat', '/proc/self/environ'])",
+        **{name: SECRET, "EMMR_PORT": "9000"},
+    )
+    assert SECRET not in shown
+    assert shown.count("9000") == 3
+
+
+def test_every_secret_setting_is_erased() -> None:
+    secret = [f"EMMR_{name.upper()}" for name, field in Settings.model_fields.items() if "Secret" in str(field)]
+    assert sorted(SECRET_VARIABLES) == sorted(secret)
+
+
+def test_a_process_without_dumps_hides_its_environment() -> None:
+    # The kernel then shows root as the owner of the files in /proc/PID. Root's own processes are not different.
+    become_user = "os.setuid(65534)" if os.getuid() == 0 else ""
+    owners = run_python(
+        f"import os\n{become_user}\nlinux.prctl(linux.PR_SET_DUMPABLE, 1)\n"
+        "print(os.stat('/proc/self/environ').st_uid, linux.forbid_dumps(), os.stat('/proc/self/environ').st_uid)"
+    ).split()
+    assert owners == [str(os.getuid() or 65534), "True", "0"]
+
+
+def test_a_failing_system_call_raises_its_error() -> None:
+    with pytest.raises(OSError, match="not implemented"):
+        linux.system_call(1_000_000)
+
+
+def test_freed_memory_is_returned() -> None:
+    before, after = run_python(
+        "import pathlib, resource\n"
+        "def resident(): return int(pathlib.Path('/proc/self/statm').read_text().split()[1])\n"
+        "blocks = [bytes(100_000) for _ in range(1000)]\nlast = bytes(100_000)\ndel blocks\nbefore = resident()\n"
+        "linux.return_free_memory()\nprint(before, resident())"
+    ).split()
+    assert int(after) < int(before) / 2
