@@ -38,7 +38,13 @@ class LocalDecoder:
 
 
 def predict_once(
-    settings: Settings, *, text: bytes | None, audio: Path | None, openface: Path | None, explain: bool
+    settings: Settings,
+    *,
+    text: bytes | None,
+    audio: Path | None,
+    openface: Path | None,
+    explain: bool,
+    face_id: int | None = None,
 ) -> Prediction:
     """Predict for one utterance; at least one of `text`, `audio` and `openface` is given.
 
@@ -59,7 +65,7 @@ def predict_once(
                 read_sound(opened[0], sound_limits(settings))
             opened[0].seek(0)
         predictor = Predictor.load(settings.weights, settings.device)
-        options = Options(explain, settings.key_threshold)
+        options = Options(explain, settings.key_threshold, face_id)
         preprocessor = Preprocessor(settings, LocalDecoder())
         request = asyncio.run(preprocessor.prepare(RawForm(text, *opened), options, predictor))
     (result,) = predictor.decide([request])
@@ -70,7 +76,7 @@ def render(prediction: Prediction) -> RenderableType:
     """Render a prediction as tables."""
     explained = prediction if isinstance(prediction, ExplainedPrediction) else None
     votes = Table("head", *prediction.model.classes)
-    for head, vote in {**(explained.votes if explained else {}), "answer": prediction.probabilities}.items():
+    for head, vote in {**((explained and explained.votes) or {}), "answer": prediction.probabilities}.items():
         votes.add_row(head, *(f"{vote[name]:.3f}" for name in prediction.model.classes))
     modalities = Table("modality", "status", "used")
     for name, use in prediction.modalities:

@@ -66,6 +66,10 @@ class UnsupportedFormat(ModalityError):
     """A container, codec or column set that is not accepted."""
 
 
+class FaceNotFound(ModalityError):
+    """The face that was asked for is not in the file."""
+
+
 class EmptyModality(ModalityError):
     """Well-formed content with nothing in it; the modality counts as missing.
 

@@ -16,9 +16,10 @@ from app.api.schemas import ExplainedPrediction, Prediction
 from app.decoding.parts import TEXT_PATTERN
 from app.engine.engine import Engine
 from app.engine.predictor import Options, Result
-from app.errors import ClientGone
+from app.errors import ClientGone, Fault, InvalidQuery
 from app.settings import Settings
 from app.uploads.form import read_form
+from model.features.visual.table import MAX_MAGNITUDE
 
 V = TypeVar("V")
 
@@ -28,7 +29,7 @@ _PARTS: Final = {
     "audio": {
         "type": "string",
         "format": "binary",
-        "description": "The voice: WAV, FLAC, OGG (Vorbis, Opus), MP3, WebM (Opus) or M4A (AAC).",
+        "description": "The voice: WAV, FLAC, OGG (Vorbis, Opus), MP3, WebM (Opus) or MP4, M4A (AAC, Opus).",
     },
     "openface": {"type": "string", "format": "binary", "description": "The face: the CSV that OpenFace 2 writes."},
 }
@@ -93,6 +94,15 @@ async def predict(
         ),
         WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1}),  # null is not accepted
     ] = None,
+    face_id: Annotated[
+        int | None,
+        Query(
+            ge=0,
+            le=int(MAX_MAGNITUDE),
+            description="The face to follow in an OpenFace file with several; the most confident one when not given.",
+        ),
+        WithJsonSchema({"type": "integer", "minimum": 0, "maximum": int(MAX_MAGNITUDE)}),
+    ] = None,
 ) -> Response:
     """Answer with the polarity, and with whether a missing modality would have changed it."""
     engine: Engine = request.app.state.engine
@@ -100,10 +110,13 @@ async def predict(
     with ExitStack() as upload:
         upload.enter_context(engine.uploading())
         start = time.perf_counter()
-        async with read_form(request, settings) as form:
+        async with read_form(request, settings, request.app.state.uploads) as form:
             parse_seconds = time.perf_counter() - start
             upload.close()
-            options = Options(explain, settings.key_threshold if threshold is None else threshold)
+            if face_id is not None and form.openface is None:
+                detail = "face_id chooses a face of the part openface, which was not sent"
+                raise InvalidQuery(detail, [Fault(part="openface", place="query.face_id", detail=detail)])
+            options = Options(explain, settings.key_threshold if threshold is None else threshold, face_id)
             result = await _cancel_on_disconnect(request, engine.answer(form, options))
     prediction = compose(request.state.request_id, result, parse_seconds)
     _record(request.app.state.metrics, result, prediction, parse_seconds)
@@ -145,7 +158,7 @@ def _record(metrics: Metrics, result: Result, prediction: Prediction, parse_seco
         metrics.stage.labels(stage=stage).observe(seconds)
     metrics.subset.labels(subset=result.request.presence.name).inc()
     metrics.polarity.labels(polarity=prediction.polarity).inc()
-    for modality in prediction.key_missing.modalities:
+    for modality in prediction.key_missing.modalities or ():
         metrics.key_missing.labels(modality=modality).inc()
     if prediction.ensemble.used:
         metrics.ensemble_used.inc()

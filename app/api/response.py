@@ -1,6 +1,6 @@
 """A decision and its inputs → the response's fields. HTTP and the command line share it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +11,7 @@ from model.network.decision import argmax
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
+    from model.network.decision import Decision
 
 FAMILIARITY_DIGITS: Final = 4
 SUMMARY_NOUNS: Final = {"text": "words", "audio": "voice", "visual": "face"}
@@ -45,18 +46,11 @@ def compose(request_id: str, result: Result, parsed: float) -> schemas.Predictio
     checkpoint, decision = result.checkpoint, result.decision
     classes = checkpoint.config.classes
     polarity, confidence = classes[decision.label_index], decision.probabilities[decision.label_index]
-    key_missing = schemas.KeyMissing(
-        detected=bool(decision.key_modalities),
-        modalities=[str(modality) for modality in decision.key_modalities],
-        polarity_full=classes[argmax(decision.full)],
-        polarity_available=classes[argmax(decision.available)],
-        score=decision.key_score,
-        by_modality={str(modality): p for modality, p in decision.key_by_modality.items()},
-        threshold=decision.threshold,
-        rule=schemas.Rule(detected=bool(decision.rule), modalities=[str(modality) for modality in decision.rule]),
-    )
+    key_missing = _key_missing(decision, classes)
     fitted = bool(checkpoint.reliability.verdict.fitted)
-    branch_weights = schemas.BranchWeights(**decision.branch_weights)
+    # A baseline has no branches, and with them no votes and no reconstruction.
+    has_branches = bool(decision.branch_weights)
+    branch_weights = schemas.BranchWeights(**decision.branch_weights) if has_branches else None
     timings = {stage: round(seconds * 1000, 3) for stage, seconds in {"parse": parsed, **result.timings}.items()}
     prediction = schemas.Prediction(
         request_id=request_id,
@@ -67,16 +61,34 @@ def compose(request_id: str, result: Result, parsed: float) -> schemas.Predictio
         modalities=_modalities(result),
         key_missing=key_missing,
         summary=summarise(polarity, confidence, key_missing, fitted=fitted),
-        ensemble=schemas.Ensemble(used=decision.ensemble_used, weights=branch_weights),
+        ensemble=schemas.Ensemble(used=decision.ensemble_used if has_branches else None, weights=branch_weights),
         warnings=[schemas.InputWarning(code=code, detail=detail) for code, detail in _warnings(result)],
         timings_ms=schemas.Timings(**timings),
     )
     if not result.request.options.explain:
         return prediction
+    votes = {head: dict(zip(classes, vote, strict=True)) for head, vote in (decision.votes or {}).items()}
+    reconstruction = {str(m): dict(figures) for m, figures in (decision.reconstruction or {}).items()}
     return schemas.ExplainedPrediction(
         **dict(prediction),
-        votes={head: dict(zip(classes, vote, strict=True)) for head, vote in (decision.votes or {}).items()},
-        reconstruction={str(m): dict(figures) for m, figures in (decision.reconstruction or {}).items()},
+        votes=votes if has_branches else None,
+        reconstruction=reconstruction if has_branches else None,
+    )
+
+
+def _key_missing(decision: "Decision", classes: Sequence[str]) -> schemas.KeyMissing:
+    """The verdict on what is missing; all null if the system gives none."""
+    if decision.key_score is None:
+        return schemas.KeyMissing(**dict.fromkeys(schemas.KeyMissing.model_fields))
+    return schemas.KeyMissing(
+        detected=bool(decision.key_modalities),
+        modalities=[str(modality) for modality in decision.key_modalities],
+        polarity_full=classes[argmax(decision.full)],
+        polarity_available=classes[argmax(decision.available)],
+        score=decision.key_score,
+        by_modality={str(modality): p for modality, p in decision.key_by_modality.items()},
+        threshold=decision.threshold,
+        rule=schemas.Rule(detected=bool(decision.rule), modalities=[str(modality) for modality in decision.rule]),
     )
 
 
@@ -87,9 +99,12 @@ def summarise(polarity: str, confidence: float, key: schemas.KeyMissing, *, fitt
         polarity: the predicted class.
         confidence: its probability.
         key: the missing modalities and their probabilities of another answer.
-        fitted: whether the weights have fitted probabilities of another answer; unfitted ones are not stated.
+        fitted: whether the weights have fitted probabilities of another answer; unfitted ones, and those of a system
+            that gives none, are not stated.
     """
     verdict = f"{polarity} ({_percent(confidence)})"
+    if key.score is None or key.by_modality is None:
+        return f"{verdict}."
     missing = " and ".join(SUMMARY_NOUNS[modality] for modality in key.by_modality)
     if not missing:
         return f"{verdict}; nothing is missing."
@@ -144,7 +159,7 @@ def _modalities(result: Result) -> schemas.Modalities:
         else schemas.VisualUse(
             **present(Modality.VISUAL),
             frames=track.kept,
-            skipped=track.skipped_unsuccessful + track.skipped_low_confidence,
+            skipped=track.skipped_unsuccessful + track.skipped_low_confidence + track.skipped_unreadable,
             faces=track.faces,
             truncated=track.truncated,
         ),
@@ -169,6 +184,8 @@ def _warnings(result: Result) -> Iterator[tuple[str, str]]:
         yield "language", detail
     if check is not None and check.low_information:
         yield "low_information", "The text holds no word, so it counts for nothing."
+    if check is not None and check.subtitles:
+        yield "subtitles", "The text looks like subtitles of a recording, whose times and numbers count as words."
     if audio is not None:
         if audio.truncated:
             yield "audio_truncated", "Only the beginning of the sound counts."
@@ -192,18 +209,7 @@ def _visual_warnings(request: PreparedRequest) -> Iterator[tuple[str, str]]:
         return
     if track.truncated:
         yield "visual_truncated", "Only the first frames of the face count."
-    if track.faces > 1:
-        yield "several_faces", f"The file holds {track.faces} faces; the most confident one was followed."
-    unsuccessful, unsure = track.skipped_unsuccessful, track.skipped_low_confidence
-    if unsuccessful or unsure:
-        detail = f"Frames left out: {unsuccessful} without success, {unsure} with too little confidence."
-        yield "frames_skipped", detail
-    if track.out_of_scale:
-        detail = (
-            f"In {track.out_of_scale} of {track.kept} frames an action unit is outside OpenFace's scale "
-            "(intensities 0 to 5, occurrences 0 or 1); what lies beyond an end of the scale counts as that end."
-        )
-        yield "out_of_scale", detail
+    yield from track.warnings.items()
     if track.all_zero:
         detail = "Every action unit is 0 in every frame, as in no real face, so the face counts for nothing."
         yield "unfamiliar_face", detail

@@ -24,7 +24,9 @@ class ModelName(_Response):
 
 class _ModalityUse(_Response):
     status: Literal["present", "missing"]
-    reason: str | None = Field(default=None, description="not_provided, silent, too_short, no_speech or no_face.")
+    reason: str | None = Field(
+        default=None, description="not_provided, no_tokens, silent, too_short, no_speech or no_face."
+    )
     familiarity: Fraction | None = Field(
         default=None,
         description="Similarity to the training data of the weights; under 0.5 the modality counts only in proportion. "
@@ -51,7 +53,10 @@ class VisualUse(_ModalityUse):
     """What was used of the face."""
 
     frames: int | None = Field(default=None, description="Frames of the followed face that were used.")
-    skipped: int | None = Field(default=None, description="Frames left out: no success, or too little confidence.")
+    skipped: int | None = Field(
+        default=None,
+        description="Frames of that face left out: no success, little confidence, or a needed cell without a number.",
+    )
     faces: int | None = Field(default=None, description="Different faces in the file; one of them is followed.")
     truncated: bool | None = None
 
@@ -72,21 +77,28 @@ class Rule(_Response):
 
 
 class KeyMissing(_Response):
-    """Whether giving something that is missing would change the answer."""
+    """Whether giving something that is missing would change the answer.
 
-    detected: bool = Field(description="Whether something is missing and `score` is at least `threshold`.")
-    modalities: list[str] = Field(description="Key missing modalities, the likeliest first; empty unless detected.")
-    polarity_full: str = Field(description="The answer with what is missing recovered; always `polarity`.")
-    polarity_available: str = Field(description="The answer without recovery; always `polarity` unless detected.")
-    score: Fraction = Field(
+    Every field is null where the system of the weights gives no verdict; only EMMR gives one.
+    """
+
+    detected: bool | None = Field(description="Whether something is missing and `score` is at least `threshold`.")
+    modalities: list[str] | None = Field(
+        description="Key missing modalities, the likeliest first; empty unless detected."
+    )
+    polarity_full: str | None = Field(description="The answer with what is missing recovered; always `polarity`.")
+    polarity_available: str | None = Field(
+        description="The answer without recovery; always `polarity` unless detected."
+    )
+    score: Fraction | None = Field(
         description="Calibrated probability that the missing modalities would change the answer; 0 where none is "
         "missing. Weights without a fitted probability give 1 minus the confidence."
     )
-    by_modality: dict[str, Probability] = Field(
+    by_modality: dict[str, Probability] | None = Field(
         description="For each missing modality, the probability that giving it alone would change the answer."
     )
-    threshold: Fraction = Field(description="Of `score`: the request's, the service's or the weights'.")
-    rule: Rule
+    threshold: Fraction | None = Field(description="Of `score`: the request's, the service's or the weights'.")
+    rule: Rule | None
 
 
 class BranchWeights(_Response):
@@ -98,10 +110,10 @@ class BranchWeights(_Response):
 
 
 class Ensemble(_Response):
-    """Whether the three branches were evaluated, and the weight of each."""
+    """Whether the three branches were evaluated, and the weight of each; null where the system has no branches."""
 
-    used: bool
-    weights: BranchWeights
+    used: bool | None
+    weights: BranchWeights | None
 
 
 class InputWarning(_Response):
@@ -140,11 +152,12 @@ class Prediction(_Response):
 class ExplainedPrediction(Prediction):
     """The answer with `explain=true`."""
 
-    votes: dict[str, dict[str, Probability]] = Field(
-        description="Class probabilities of each head: text+audio, text+visual, audio+visual, all."
+    votes: dict[str, dict[str, Probability]] | None = Field(
+        description="Class probabilities of each head: text+audio, text+visual, audio+visual, all. Null where the "
+        "system has none."
     )
-    reconstruction: dict[str, dict[str, float]] = Field(
-        description="Figures of each recovered modality; empty when nothing is missing."
+    reconstruction: dict[str, dict[str, float]] | None = Field(
+        description="Figures of each recovered modality; empty when nothing is missing. Null where the system has none."
     )
 
 
@@ -174,7 +187,7 @@ class Component(_Response):
 
     ok: bool
     state: str
-    detail: dict[str, str | int | float | bool | None] = {}
+    detail: dict[str, str | int | float | bool | dict[str, bool] | None] = {}
 
 
 class Health(_Response):

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from app.engine.warmup import still_face, tone
-from model.features.visual.openface import ACTION_UNIT_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS
 from tests.support.forms import MULTIPART, body, part
 from tests.support.sound import CONTAINERS, encode, voice_like
 from tools.load.service import Service, serving
@@ -217,11 +217,11 @@ def requests(canary: CanaryClient) -> None:
 def malformed_http(canary: CanaryClient) -> None:
     """Send tokens in requests that the server itself refuses, and in a truncated body."""
     word = canary.token("raw")
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {MULTIPART}\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {MULTIPART}\r\n"
     for sent in (
         f"{word} nonsense\r\n\r\n",
         f"GET / HTTP/1.1\r\n{word}\r\n\r\n",
-        f"{word.upper()} /predict HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"{word.upper()} /predict HTTP/1.1\r\nHost: localhost\r\n\r\n",
         f"{head}Transfer-Encoding: chunked\r\n\r\n{word}\r\n",
         f"{head}Content-Length: 100\r\n\r\n{word}",
     ):
@@ -279,7 +279,7 @@ def test_request_content_is_not_in_logs_metrics_or_responses(service: Service, o
         "metrics": metrics,
         "answers": b"\n".join(canary.responses),
     }
-    assert found_in["stderr"].count(b'"event": "request"') > 100
+    assert found_in["stderr"].count(b'"event": "request"') > 90
     # Every line is a log line of the service: the decoders have no output.
     assert [line for line in found_in["stderr"].splitlines() if not line.startswith(b"{")] == []
     assert found_in["stdout"] == b""

@@ -1,11 +1,11 @@
-"""Small uploads that decode to large or slow data are refused quickly and in little memory.
+"""Small uploads that decode to large or slow data are refused after little computation and in little memory.
 
-Memory is the rise of peak resident memory (VmHWM) of the server process and its decoders together.
+Both are those of the server process and its decoders together: processor time, and the rise of peak memory (VmHWM).
 """
 
 import io
-import time
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from tests.support.sound import wav_header
 from tests.support.sound_files import forged_flac
 from tools.load.service import Service, serving
 
-SECONDS = 2.0
+PROCESSOR_SECONDS = 2.0
 MIB = 2**20
 EXTRA_BYTES = 100 * MIB
-TRIES = 3  # the fastest counts for time, because the machine may be busy, and the largest for memory
+TRIES = 2  # the larger memory counts, and the shorter time: on a busy machine a computation takes longer
 RESET_PEAK = "5"  # written to clear_refs, resets VmHWM; see proc_pid_clear_refs(5)
 
 
@@ -69,7 +69,7 @@ class Cost:
     """Cost of one request."""
 
     status: int
-    seconds: float
+    processor_seconds: float
     extra_bytes: int
 
 
@@ -79,18 +79,22 @@ def resident(process: psutil.Process, line: str) -> int:
     return int(found.split()[1]) * 1024
 
 
+def processor_seconds(processes: Iterable[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
 def predict(service: Service, part_name: str, content: bytes) -> Cost:
     processes = [psutil.Process(service.pid), *service.decoders()]
     before = {process: resident(process, "VmRSS") for process in processes}
     for process in processes:
         Path(f"/proc/{process.pid}/clear_refs").write_text(RESET_PEAK, encoding="utf-8")
     sent = body(part(part_name, content, filename="a"))
-    start = time.perf_counter()
+    start = processor_seconds(processes)
     answer = httpx2.post(
         f"http://127.0.0.1:{service.port}/predict", content=sent, headers={"Content-Type": MULTIPART}, timeout=60
     )
-    seconds = time.perf_counter() - start
-    # The figure of a killed decoder would be lost.
+    seconds = processor_seconds(processes) - start
+    # The figures of a killed decoder would be lost.
     assert service.decoders() == processes[1:]
     extra = sum(resident(process, "VmHWM") - before[process] for process in processes)
     return Cost(answer.status_code, seconds, extra)
@@ -98,22 +102,24 @@ def predict(service: Service, part_name: str, content: bytes) -> Cost:
 
 @pytest.fixture(scope="module")
 def service(tiny_weights: Path) -> Iterator[Service]:
+    if os.geteuid() != 0:
+        pytest.skip("the memory of decoder processes is closed to all but root")
     with serving(tiny_weights) as service:
         predict(service, "text", b"The first request allocates memory that is kept.")
         yield service
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_quickly_and_in_little_memory(
+def test_a_bomb_is_refused_in_little_time_and_memory(
     service: Service, name: str, record_property: Callable[[str, Any], None]
 ) -> None:
     part_name, make, size, status = BOMBS[name]
     bomb = make()
     assert len(bomb) <= size
     costs = [predict(service, part_name, bomb) for _ in range(TRIES)]
-    seconds, extra = min(cost.seconds for cost in costs), max(cost.extra_bytes for cost in costs)
-    record_property("seconds", seconds)
+    seconds, extra = min(cost.processor_seconds for cost in costs), max(cost.extra_bytes for cost in costs)
+    record_property("processor_seconds", seconds)
     record_property("extra_mib", extra / MIB)
     assert {cost.status for cost in costs} == {status}
-    assert seconds < SECONDS
+    assert seconds < PROCESSOR_SECONDS
     assert extra < EXTRA_BYTES

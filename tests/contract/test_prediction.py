@@ -6,6 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from model.modality import SUBSETS, Modality, ModalitySet
+from tests.support.openface import simulate_openface_csv
 from tests.support.service import Part
 
 PART_OF = {Modality.TEXT: "text", Modality.AUDIO: "audio", Modality.VISUAL: "openface"}
@@ -143,6 +144,19 @@ def test_the_used_amount_of_each_modality_is_stated(client: TestClient, parts: M
     assert (modalities["visual"]["frames"], modalities["visual"]["faces"]) == (4, 1)
 
 
+def test_the_face_to_follow_may_be_chosen(client: TestClient) -> None:
+    rows = simulate_openface_csv(5, "action_units", faces=(0, 4), confidence=(0.9, 0.7))
+    alone = rows.splitlines(keepends=True)[0] + b"".join(rows.splitlines(keepends=True)[2::2])
+    answers = [
+        client.post(f"/predict{query}", files={"openface": ("f", content, "text/csv")}).json()
+        for query, content in (("", rows), ("?face_id=0", rows), ("?face_id=4", rows), ("", alone))
+    ]
+    votes = [answer["probabilities"] for answer in answers]
+    assert votes[0] == pytest.approx(votes[1], abs=1e-6) != pytest.approx(votes[2], abs=1e-6)
+    assert votes[2] == pytest.approx(votes[3], abs=1e-6)
+    assert "face 4, the one asked for, was followed" in answers[2]["warnings"][0]["detail"]
+
+
 def test_text_alone_may_be_urlencoded(client: TestClient) -> None:
     plain = client.post("/predict", data={"text": "Good & bad = 50 %"})
     multipart = client.post("/predict", files={"text": (None, b"Good & bad = 50 %", "text/plain")})
@@ -168,5 +182,7 @@ def test_openapi_names_the_parts_and_the_problems(client: TestClient) -> None:
     content = operation["requestBody"]["content"]
     assert list(content["multipart/form-data"]["schema"]["properties"]) == ["text", "audio", "openface"]
     assert list(content["application/x-www-form-urlencoded"]["schema"]["properties"]) == ["text"]
+    face_id = next(option for option in operation["parameters"] if option["name"] == "face_id")
+    assert face_id["schema"].items() >= {"type": "integer", "minimum": 0, "maximum": 10**9}.items()
     assert {"200", "400", "408", "413", "415", "422", "429", "503", "504"} <= set(operation["responses"])
     assert "application/problem+json" in operation["responses"]["422"]["content"]

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app.settings import DEFAULT_WEIGHTS
-from model.features.visual.openface import ACTION_UNIT_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS
 from model.modality import SUBSETS, Modality, ModalitySet
 from model.network.reliability import Reliability
 from tests.support.openface import simulate_openface_csv

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from model.features.visual.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS, ALL_COLUMNS
 
 
 def simulate_openface_csv(

@@ -2,19 +2,19 @@
 
 import io
 
-from model.features.visual.openface import (
-    ColumnSet,
-    FaceTrack,
-    OpenFaceLimits,
-    read_openface,
-)
+from model.features.visual.openface import FaceTrack, read_openface
+from model.features.visual.table import ColumnSet, OpenFaceLimits
 from tests.support.openface import simulate_openface_csv
 
 
 def read(
-    data: bytes, columns: ColumnSet = "action_units", min_confidence: float = 0.5, limits: OpenFaceLimits | None = None
+    data: bytes,
+    columns: ColumnSet = "action_units",
+    min_confidence: float = 0.5,
+    limits: OpenFaceLimits | None = None,
+    face_id: int | None = None,
 ) -> FaceTrack:
-    return read_openface(io.BytesIO(data), columns, min_confidence, limits)
+    return read_openface(io.BytesIO(data), columns, min_confidence, limits, face_id=face_id)
 
 
 def with_cell(data: bytes, line: int, column: str, cell: bytes) -> bytes:

@@ -26,7 +26,10 @@ def dictionary(target: str) -> list[bytes]:
             b"Xing", b"Info", b"\xff\xfb\x90\x64", b"\x1a\x45\xdf\xa3", b"\x1fC\xb6u", b"\x18S\x80g", b"ftypM4A ",
             b"moov", b"mdat", b"stsz", b"stts", b"esds", b"\xff\xff\xff\xff",
         ],
-        "openface": [b"nan", b"1e999", b"1_0", b"-inf", b"0x1", b"success", b"confidence", b"face_id", b"\r\n", b", "],
+        "openface": [
+            b"nan", b"-nan(ind)", b"1e999", b"1_0", b"-inf", b"0x1", b"success", b"confidence", b"face_id", b"\r\n",
+            b", ", b";", b"\t", b'"', b"\xff\xfe",
+        ],
         "form": [
             b"--frontier", b"\r\n--frontier\r\n", b"\r\n--frontier--", b'Content-Disposition: form-data; name="',
             b'name="text"', b'name="audio"', b'name="openface"', b"Content-Type: ", b"filename*=UTF-8''", b"text=",
@@ -63,6 +66,8 @@ def _tables() -> Iterator[tuple[str, bytes]]:
         "no face": simulate_openface_csv(2, "action_units", success=0),
         "old": simulate_openface_csv(2, "action_units", face_id=False),
         "header alone": simulate_openface_csv(0, "action_units"),
+        "semicolons": simulate_openface_csv(2, "action_units").replace(b",", b";").replace(b".", b","),
+        "UTF-16": simulate_openface_csv(2, "action_units").decode().encode("utf-16"),
         "commas": b"," * 2000,
     }.items():
         yield name, b"\xff" + whole

@@ -132,11 +132,17 @@ class TextEncoder:
             encoded.update(zip(batch, self._encode([kept[i] for i in batch]), strict=True))
         return [TextFeatures(encoded[i], lengths[i], lengths[i] > limit) for i in range(len(kept))]
 
+    def has_tokens(self, sentence: str) -> bool:
+        """Whether a sentence has tokens beside `[CLS]` and `[SEP]`; accents and control characters alone have none."""
+        alone, empty = self._tokenise([sentence, ""])
+        return len(alone) > len(empty)
+
     def _load_tokenizer(self) -> Callable[[list[str]], list[list[int]]]:
         if self._packed is None:
             tokenizer = self.tokenizer
             return lambda sentences: cast(
-                list[list[int]], tokenizer(sentences, add_special_tokens=True, truncation=False)["input_ids"]
+                list[list[int]],
+                tokenizer(sentences, add_special_tokens=True, truncation=False, split_special_tokens=True)["input_ids"],
             )
         try:
             plain = Tokenizer.from_file(str(Path(self._source) / TOKENIZER))
@@ -144,6 +150,7 @@ class TextEncoder:
             raise ValueError(f"{TOKENIZER}: {error}") from error
         plain.no_truncation()
         plain.no_padding()
+        plain.encode_special_tokens = True  # "[PAD]" in a sentence is text
         return lambda sentences: [e.ids for e in plain.encode_batch(sentences, add_special_tokens=True)]
 
     def _encode(self, ids: list[list[int]]) -> list[FloatArray]:

@@ -1,4 +1,4 @@
-"""Language check of a sentence: is it English, and does it hold a word at all?
+"""Check of a sentence: is it English, does it hold a word at all, and is it one sentence or subtitles?
 
 py3langid estimates the language of Latin, Cyrillic and Arabic text; each other script has one language.
 """
@@ -55,6 +55,8 @@ OTHER_SCRIPTS: Final[dict[str, tuple[str, ...]]] = {  # by the first word of a l
     **dict.fromkeys(KANA, ("ja",)),
 }
 ONE_LETTER_WORDS: Final = frozenset({"CJK", "HANGUL"})  # scripts in which one character is a syllable or a word
+# One cue of SRT ("00:00:00,000 --> 00:00:02,000") or WebVTT, which has points and may lack hours.
+_SUBTITLE_TIMES: Final = re.compile(r"\d\d:\d\d[,.]\d{3}[ \t]*-->[ \t]*(?:\d\d+:)?\d\d:\d\d[,.]\d{3}", re.ASCII)
 _lock = Lock()  # two threads that load the model would take 100 MB each
 
 
@@ -67,11 +69,13 @@ class TextCheck:
         english: probability in [0, 1] of English against the likeliest other language; 0 for another script, 0.5
             without a word, at least 0.5 for a single Latin word.
         low_information: whether there is no word: only emoji, punctuation, digits or single letters.
+        subtitles: whether there are times as in SRT and WebVTT files.
     """
 
     language: str
     english: float
     low_information: bool
+    subtitles: bool = False
 
     @property
     def foreign(self) -> bool:
@@ -86,6 +90,10 @@ def check_text(text: str) -> TextCheck:
     """
     # NFKC replaces styled letters (full width, mathematical script) by plain ones. It may lengthen the text.
     text = unicodedata.normalize("NFKC", text.lstrip()[:MAX_CHARACTERS])[:MAX_CHARACTERS]
+    return replace(_check_language(text), subtitles=_SUBTITLE_TIMES.search(text) is not None)
+
+
+def _check_language(text: str) -> TextCheck:
     text = " ".join(word for word in text.split() if not re.search("@|://|^www[.]", word))  # without addresses
     words = _words(text)
     scripts = Counter(_script(letter) for word in words for letter in word if letter.isalpha())

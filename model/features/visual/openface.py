@@ -1,79 +1,39 @@
 """An OpenFace 2 CSV (Baltrusaitis et al., FG 2018) → the frames of one face, or an error naming line and column.
 
-Own code: pandas accepts truncated rows, and `numpy.loadtxt`, slower for the usual 35 of 714 columns, names no cell.
-Shapes: R rows of the file, T kept frames, d columns, u used columns, K marks: bytes that are not digits.
+Shapes: R rows of the file, T kept frames, d columns, u used columns.
 """
 
-import math
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import BinaryIO, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
+from model.errors import EmptyModality, FaceNotFound
+from model.features.visual.table import (
+    ACTION_UNIT_COLUMNS,
+    INTENSITIES,
+    LISTED,
+    OCCURRENCES,
+    ColumnSet,
+    OpenFaceLimits,
+    Table,
+    corrupt,
+    read_table,
+)
 from model.modality import Modality
 from model.types import BoolArray, DoubleArray, FloatArray, IntArray
 
-ColumnSet = Literal["all", "action_units"]
-
-_INTENSITIES: Final = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
-_OCCURRENCES: Final = (*_INTENSITIES[:-1], 28, 45)
-
-ACTION_UNIT_COLUMNS: Final = (
-    *(f"AU{unit:02d}_r" for unit in _INTENSITIES),
-    *(f"AU{unit:02d}_c" for unit in _OCCURRENCES),
-)
-"""17 intensities, 0 to 5, then 18 occurrences, 0 or 1."""
 MAX_INTENSITY: Final = 5.0
 MAX_EXCESS: Final = 2.0
 """Accepted excess of an action unit beyond its scale: intensities from -2 to 7, occurrences from -2 to 3. A value that
 exceeds it means that the file uses another scale."""
 
-ALL_COLUMNS: Final = (
-    *(f"gaze_{eye}_{axis}" for eye in (0, 1) for axis in "xyz"),
-    "gaze_angle_x",
-    "gaze_angle_y",
-    *(f"eye_lmk_{axis}_{point}" for axis in "xyXYZ" for point in range(56)),
-    *(f"pose_{axis}" for axis in ("Tx", "Ty", "Tz", "Rx", "Ry", "Rz")),
-    *(f"{axis}_{point}" for axis in "xyXYZ" for point in range(68)),
-    *(f"p_{name}" for name in ("scale", "rx", "ry", "rz", "tx", "ty")),
-    *(f"p_{mode}" for mode in range(34)),
-    *ACTION_UNIT_COLUMNS,
-)
-"""In OpenFace's order: gaze 8, eye landmarks 280, pose 6, 2-D and 3-D landmarks 340, shape 40, action units 35."""
-
-_MAX_VALUES: Final = np.repeat([MAX_INTENSITY, 1.0], [len(_INTENSITIES), len(_OCCURRENCES)])  # the least are 0
-_KNOWN: Final = frozenset((*ALL_COLUMNS, "frame", "face_id", "face", "timestamp", "confidence", "success"))
-MAX_MAGNITUDE: Final = 1e9  # pixels, millimetres, radians: beyond any measurement, and its square fits in float32
-_NUMBER: Final = re.compile(rb"[ \t]*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[ \t]*")
-_NUMBER_BYTES: Final = b"0123456789+-.eE, \t"
-_corrupt: Final = partial(CorruptModality, Modality.VISUAL)
-_too_large: Final = partial(ModalityTooLarge, Modality.VISUAL)
-_BATCH_BYTES: Final = 128 * 2**10  # of rows parsed at once, so that arrays fit in the L2 cache
-
-# Plainly written numbers, see `parse_plain`.
-MAX_DIGITS: Final = 7  # on either side of the point: a whole number of fourteen digits is below 2⁵³, exact in float64
-_COMMA, _POINT, _MINUS, _SPACE, _ZERO = b",.- 0"
-_WORD: Final = 8  # bytes
-_PREFIX: Final = b" " * (_WORD - 1) + b","  # so that a word can be read before the first mark, and a mark precedes it
-_LAST_BYTES: Final = np.array([0, *(2**64 - 2 ** (64 - 8 * n) for n in range(1, _WORD + 1))], dtype=np.uint64)
-_POWERS: Final = 10 ** np.arange(MAX_DIGITS + 1, dtype=np.uint64)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenFaceLimits:
-    """Limits of a file: its bytes, bytes of a line without its end, columns, and rows without the header."""
-
-    max_bytes: int = 8 * 2**20
-    max_line_bytes: int = 64 * 2**10
-    max_columns: int = 1024
-    max_rows: int = 20_000
+_MAX_VALUES: Final = np.repeat([MAX_INTENSITY, 1.0], [len(INTENSITIES), len(OCCURRENCES)])  # the least are 0
+MAX_UNREADABLE: Final = 0.2
+"""Accepted share of a face's usable frames without a number in a cell that is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +41,17 @@ class FaceTrack:
     """The usable frames of one face.
 
     Args:
-        values: `(T, d)` float32, in the order of the column set.
+        values: `(T, d)` float32, in the order of the column set; or the slots that `FeatureExtractor.visual` computes.
+            Action units outside their scale are replaced by the nearest end of it.
         frames: rows of the file, including those of other faces.
         kept: T.
         skipped_unsuccessful: rows of this face with `success` 0.
         skipped_low_confidence: successful rows of this face below the minimum confidence.
         faces: number of faces in the file.
         face_id: of this face; None if the file does not number faces.
-        out_of_scale: rows of `values` with an intensity outside 0 to 5 or an occurrence other than 0 and 1; `values`
-            holds the nearest end of the scale.
+        skipped_unreadable: other rows of this face without a number in a cell that is needed.
         all_zero: whether every action unit of `values` is 0, which never is so for a real face.
+        warnings: code → detail: `several_faces`, `frames_skipped`, `out_of_scale`, `time_backwards`.
         truncated: whether frames were cut to fit the slots.
     """
 
@@ -101,193 +62,153 @@ class FaceTrack:
     skipped_low_confidence: int
     faces: int
     face_id: int | None
-    out_of_scale: int = 0
+    skipped_unreadable: int = 0
     all_zero: bool = False
+    warnings: Mapping[str, str] = field(default_factory=dict)
     truncated: bool = False
 
 
 def read_openface(
-    source: Path | BinaryIO, columns: ColumnSet, min_confidence: float, limits: OpenFaceLimits | None = None
+    source: Path | BinaryIO,
+    columns: ColumnSet,
+    min_confidence: float,
+    limits: OpenFaceLimits | None = None,
+    *,
+    face_id: int | None = None,
 ) -> FaceTrack:
-    """Read a whole file; every cell must be a finite number.
+    """Read a whole file.
 
-    Accepts names with leading spaces, a byte order mark, CRLF and LF, further columns, and files without `face_id`
-    (older versions: one face), without frame and timestamp (image mode, which numbers faces by `face`), and without
-    confidence or success (every frame is used). Of several faces, the one with the greatest sum of confidence over its
-    usable frames is returned, the lower id of equal ones.
+    Accepts names with leading spaces and in quotes, commas, semicolons (then with decimal points or commas) and tabs
+    between cells, a byte order mark, UTF-16 and UTF-32 with one, CRLF and LF, further columns, and files without
+    `face_id` (older versions: one face), without frame and timestamp (image mode, which numbers faces by `face`), and
+    without confidence or success (every frame is used). Of several faces, the one with the greatest sum of confidence
+    over its usable frames is returned, the lower id of equal ones.
+
+    Only cells that are used are judged: success, the confidence and face of successful rows, and the needed columns of
+    the frames that are returned. A frame without a number in one of them (empty, `nan`, `NA`) is skipped, up to
+    `MAX_UNREADABLE` of the frames.
 
     Args:
         source: a path, or a binary file at its current position.
         columns: the columns of `values`; others may be absent.
         min_confidence: frames below this confidence are skipped.
         limits: `OpenFaceLimits()` if not given.
+        face_id: the face to return instead of the most confident one.
 
     Raises:
-        UnsupportedFormat: a needed column is missing.
-        CorruptModality: not a CSV of numbers, or an action unit of a used row exceeds its scale by more than
-            `MAX_EXCESS`; names line and column.
+        UnsupportedFormat: a needed column is missing; names what the file is, if that is known.
+        CorruptModality: not a CSV of numbers, too many frames without one, or a value that exceeds its scale (an action
+            unit by more than `MAX_EXCESS`); names line and column.
+        FaceNotFound: there is no face `face_id`.
         ModalityTooLarge: a limit is exceeded.
         EmptyModality: `no_face`: no frame is usable.
         OSError: the path cannot be read.
     """
     limits = limits or OpenFaceLimits()
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
-        lines = _lines(file, limits)
-        header = _Header(next(lines, b""), columns, limits)
-        rows: list[bytes] = []
-        try:
-            rows.extend(_rows(lines, header, limits))
-        except ModalityError:
-            if rows:
-                header.parse(rows)  # an error in an earlier row is reported first
-            raise
-    if not rows:
+        table = read_table(file, columns, limits)
+    if not len(table.cells):
         raise EmptyModality(Modality.VISUAL, "no_face", "the file holds no frame")
-    return _select_face(header, header.parse(rows), min_confidence)
+    return _select_face(table, min_confidence, face_id)
 
 
-def _rows(lines: Iterator[bytes], header: "_Header", limits: OpenFaceLimits) -> Iterator[bytes]:
-    """Yield the rows, each as wide as the header; blank lines may follow the last one."""
-    blank = 0
-    for number, line in enumerate(lines, start=2):
-        if not line.strip():
-            blank = blank or number
-            continue
-        if blank:
-            raise _corrupt("a blank line stands among the rows", f"line {blank}")
-        if number - 2 == limits.max_rows:
-            raise _too_large(f"at most {limits.max_rows} rows are accepted", f"line {number}")
-        cells = line.count(b",") + 1
-        if cells != len(header.names):
-            raise _corrupt(f"{cells} cells stand under {len(header.names)} columns", f"line {number}")
-        yield line
-
-
-def _lines(source: BinaryIO, limits: OpenFaceLimits) -> Iterator[bytes]:
-    """Yield the lines without their ends."""
-    received = 0
-    # Two more for CR and LF, one more to detect that a line is too long.
-    for number, raw in enumerate(iter(lambda: source.readline(limits.max_line_bytes + 3), b""), start=1):
-        received += len(raw)
-        if received > limits.max_bytes:
-            raise _too_large(f"a file may hold at most {limits.max_bytes} bytes")
-        line = raw.removesuffix(b"\n").removesuffix(b"\r")
-        if len(line) > limits.max_line_bytes:
-            raise _too_large(f"a line may hold at most {limits.max_line_bytes} bytes", f"line {number}")
-        yield line
-
-
-class _Header:
-    """Names and positions of the columns."""
-
-    def __init__(self, line: bytes, columns: ColumnSet, limits: OpenFaceLimits) -> None:
-        if line.count(b",") >= limits.max_columns:
-            raise _too_large(f"at most {limits.max_columns} columns are accepted", "line 1")
-        try:
-            self.names = [name.strip() for name in line.removeprefix(b"\xef\xbb\xbf").decode("ascii").split(",")]
-        except UnicodeDecodeError:
-            raise _corrupt("the header is not ASCII text", "line 1") from None
-        self._index = {name: place for place, name in enumerate(self.names)}
-        wanted = ALL_COLUMNS if columns == "all" else ACTION_UNIT_COLUMNS
-        missing = [name for name in wanted if name not in self._index]
-        if missing:
-            detail = f"{len(missing)} of the {len(wanted)} columns needed are not there, {missing[0]} among them"
-            raise UnsupportedFormat(Modality.VISUAL, detail, "line 1")
-        if len(self._index) < len(self.names):
-            raise _corrupt("two columns have the same name", "line 1")
-        self.size = len(wanted)
-        self.success, self.confidence = self._index.get("success"), self._index.get("confidence")
-        self.face = self._index.get("face_id", self._index.get("face"))
-        optional = [index for index in (self.success, self.confidence, self.face) if index is not None]
-        self._used = np.array([self._index[name] for name in wanted] + optional, dtype=np.intp)
-
-    def parse(self, rows: Sequence[bytes]) -> DoubleArray:
-        """Parse all rows of the file, each as wide as the header.
-
-        Returns:
-            `(R, u)`: the values, then success, confidence and face if the file has them.
-
-        Raises:
-            CorruptModality: a cell is not a finite number, or a used cell exceeds `MAX_MAGNITUDE`.
-        """
-        step = max(1, _BATCH_BYTES * len(rows) // sum(map(len, rows)))
-        tables = []
-        for first in range(0, len(rows), step):
-            batch = rows[first : first + step]
-            values, other = parse_plain(batch, len(self.names), self._used)
-            if other:
-                values[other] = self._parse_any([batch[i] for i in other], [2 + first + i for i in other])
-            tables.append(values)
-        return np.concatenate(tables)
-
-    def _parse_any(self, rows: Sequence[bytes], lines: Sequence[int]) -> DoubleArray:
-        """Parse the used cells of rows with numbers in any notation; `lines` are their line numbers."""
-        if not any(row.translate(None, _NUMBER_BYTES) for row in rows):  # `loadtxt` also accepts nan and Unicode spaces
-            with suppress(ValueError):
-                table = np.loadtxt(rows, delimiter=",", comments=None, ndmin=2)
-                used = table[:, self._used]
-                if np.isfinite(table).all() and (np.abs(used) <= MAX_MAGNITUDE).all():
-                    return used
-        return np.stack([self._parse_row(row, line) for row, line in zip(rows, lines, strict=True)])
-
-    def _parse_row(self, row: bytes, line: int) -> DoubleArray:
-        """Parse the used cells of one row, `(u,)`; names the first faulty cell."""
-        cells = row.split(b",")
-        for column, cell in enumerate(cells):
-            if not _NUMBER.fullmatch(cell) or math.isinf(float(cell)):
-                raise _corrupt("a cell is not a finite number", self._place(line, column))
-        used = np.array([float(cells[i]) for i in self._used])
-        if not (np.abs(used) <= MAX_MAGNITUDE).all():
-            largest = int(self._used[np.abs(used).argmax()])
-            raise _corrupt("a cell is larger than any measure", self._place(line, largest))
-        return used
-
-    def _place(self, line: int, column: int) -> str:
-        name = self.names[column]
-        # Other names are the sender's content, which error messages do not repeat.
-        return f"line {line}, column {name if name in _KNOWN else column + 1}"
-
-
-def _select_face(header: _Header, table: DoubleArray, min_confidence: float) -> FaceTrack:
-    """Choose the face and keep its usable rows; `table` is `(R, u)` from `_Header.parse`."""
-    values, optional = np.split(table, [header.size], axis=1)
-    everywhere = np.ones(len(table))
-    rest = iter(optional.T)
-    success = everywhere if header.success is None else next(rest)
-    confidence = everywhere if header.confidence is None else next(rest)
-    successful = success > 0
-    usable = successful & (confidence >= min_confidence)
-    own, ids, chosen = everywhere > 0, np.zeros(0), None
-    if header.face is not None:
-        face = next(rest)
-        if not (whole := face == np.floor(face)).all():
-            place = f"line {2 + int(np.argmin(whole))}, column {header.names[header.face]}"
-            raise _corrupt("a face's number is not whole", place)
-        ids = np.unique(face)
-        # `argmax` returns the first of equal sums, which belongs to the lowest id.
-        chosen = ids[np.argmax([confidence[usable & (face == number)].sum() for number in ids])]
-        own = face == chosen
-    kept = usable & own
+def _select_face(table: Table, min_confidence: float, face_id: int | None) -> FaceTrack:
+    """Choose the face and keep its usable rows."""
+    rows = len(table.cells)
+    optional = table.optional()
+    confidence = optional.get("confidence", np.ones(rows))
+    failed = optional.get("success", np.ones(rows)) <= 0  # False where there is no number, as every comparison with NaN
+    unsure = ~failed & (confidence < min_confidence)
+    usable = ~failed & ~unsure
+    table.check(usable & (confidence > 1), "confidence", "a confidence lies outside its scale, 0 to 1")
+    own, ids, chosen = np.ones(rows, dtype=bool), np.zeros(0), None
+    if (face := optional.get("face")) is not None:
+        numbered = face == np.floor(face)
+        table.check(usable & ~numbered & ~np.isnan(face), "face", "a face's number is not whole")
+        ids, which = np.unique(face[numbered], return_inverse=True)
+        sums = np.bincount(which, np.where(usable, np.nan_to_num(confidence), 0)[numbered], minlength=len(ids))
+        if face_id is not None:
+            chosen = face_id
+        elif len(ids):
+            chosen = int(ids[sums.argmax()])  # the first of equal sums, which belongs to the lowest id
+        own = ~numbered | (face == chosen)
+    if face_id is not None and face_id not in ids:
+        raise FaceNotFound(Modality.VISUAL, f"there is no face {face_id}; the file has {_faces(ids)}")
+    unreadable = _unreadable(table, usable & own)
+    kept = usable & own & ~unreadable
     if not kept.any():
         raise EmptyModality(Modality.VISUAL, "no_face", "no frame shows a face with enough confidence")
-    used = values[kept]
+    warnings: dict[str, str] = {}
+    if len(ids) > 1:
+        reason = "the most confident one" if face_id is None else "the one asked for"
+        warnings["several_faces"] = f"The file holds {_faces(ids)}; face {chosen}, {reason}, was followed."
+    unsuccessful, low_confidence = int((own & failed).sum()), int((own & unsure).sum())
+    if unsuccessful or low_confidence or unreadable.any():
+        left_out = f"{unsuccessful} without success, {low_confidence} with too little confidence"
+        if unreadable.any():
+            left_out += f", {unreadable.sum()} without a number in a needed cell, first in {table.fault(unreadable)}"
+        warnings["frames_skipped"] = f"Frames left out: {left_out}."
+    used = table.cells[kept, -table.header.size :]
     units = used[:, -len(ACTION_UNIT_COLUMNS) :]  # the last columns of either column set
-    out_of_scale = _clip_to_scale(units, np.flatnonzero(kept))
+    indices = np.flatnonzero(kept)
+    warnings |= _clip_to_scale(units, indices)
+    warnings |= _check_time(table, indices)
     return FaceTrack(
         values=np.ascontiguousarray(used, dtype=np.float32),
-        frames=len(table),
-        kept=int(kept.sum()),
-        skipped_unsuccessful=int((own & ~successful).sum()),
-        skipped_low_confidence=int((own & successful & ~usable).sum()),
+        frames=rows,
+        kept=len(indices),
+        skipped_unsuccessful=unsuccessful,
+        skipped_low_confidence=low_confidence,
         faces=max(1, len(ids)),
-        face_id=None if chosen is None else int(chosen),
-        out_of_scale=out_of_scale,
+        face_id=chosen,
+        skipped_unreadable=int(unreadable.sum()),
         all_zero=not units.any(),
+        warnings=warnings,
     )
 
 
-def _clip_to_scale(units: DoubleArray, rows: npt.NDArray[np.intp]) -> int:
-    """Clip action units `(T, 35)` to their scales, in place; returns the number of rows with a value off its scale.
+def _faces(ids: DoubleArray) -> str:
+    """List the faces of a file."""
+    if not len(ids):
+        return "no numbered faces"
+    listed = ", ".join(f"{number:.0f}" for number in ids[:LISTED])
+    more = f" and {len(ids) - LISTED} more" if len(ids) > LISTED else ""
+    return f"{len(ids)} face{'s' if len(ids) > 1 else ''} (face_id {listed}{more})"
+
+
+def _unreadable(table: Table, usable: BoolArray) -> BoolArray:
+    """Return which of the usable rows `(R,)` have a cell without a number.
+
+    Raises:
+        CorruptModality: a cell of a usable row is faulty otherwise, or more than `MAX_UNREADABLE` rows have one.
+    """
+    unreadable = np.zeros(len(usable), dtype=bool)
+    for row, fault in table.faults.items():
+        if usable[row]:
+            if fault.detail is not None:
+                raise corrupt(fault.detail, table.header.place(row, fault.column))
+            unreadable[row] = True
+    count, frames = int(unreadable.sum()), int(usable.sum())
+    if count > MAX_UNREADABLE * frames:
+        detail = f"{count} of {frames} frames lack a number in a needed cell; at most {MAX_UNREADABLE:.0%} may"
+        raise corrupt(detail, table.fault(unreadable))
+    return unreadable
+
+
+def _check_time(table: Table, rows: IntArray) -> Mapping[str, str]:
+    """Return the warning `time_backwards` if the time of the used rows, given by index, decreases."""
+    if (time := table.optional().get("time")) is None:
+        return {}
+    timed = rows[~np.isnan(time[rows])]
+    if not len(backwards := timed[1:][np.diff(time[timed]) < 0]):
+        return {}
+    place = table.place(int(backwards[0]), "time")
+    detail = f"The time goes backwards in {place}, as in joined files; the frames were used in the file's order."
+    return {"time_backwards": detail}
+
+
+def _clip_to_scale(units: DoubleArray, rows: IntArray) -> Mapping[str, str]:
+    """Clip action units `(T, 35)` to their scales, in place; returns the warning `out_of_scale` if one was outside.
 
     Args:
         units: of the used rows.
@@ -300,77 +221,20 @@ def _clip_to_scale(units: DoubleArray, rows: npt.NDArray[np.intp]) -> int:
     excess = np.abs(units - clipped)
     if (far := excess > MAX_EXCESS).any():
         row, column = (int(index) for index in np.argwhere(far)[0])
-        is_intensity = column < len(_INTENSITIES)
+        is_intensity = column < len(INTENSITIES)
         scale = f"intensities go from 0 to {MAX_INTENSITY:g}" if is_intensity else "occurrences are 0 or 1"
         place = f"line {2 + rows[row]}, column {ACTION_UNIT_COLUMNS[column]}"
-        raise _corrupt(f"an action unit lies far outside its scale: {scale}", place)
+        raise corrupt(f"an action unit lies far outside its scale: {scale}", place)
     off = excess > 0
-    occurrences = clipped[:, len(_INTENSITIES) :]
-    off[:, len(_INTENSITIES) :] |= (occurrences != 0) & (occurrences != 1)
+    occurrences = clipped[:, len(INTENSITIES) :]
+    off[:, len(INTENSITIES) :] |= (occurrences != 0) & (occurrences != 1)
     units[:] = clipped
-    return int(off.any(axis=1).sum())
-
-
-def parse_plain(rows: Sequence[bytes], columns: int, used: npt.NDArray[np.intp]) -> tuple[DoubleArray, list[int]]:
-    """Parse rows of numbers separated by commas.
-
-    A plain number is: spaces, a minus sign, at most seven digits, a point, at most seven digits; only the digits before
-    or after the point are required. Its value equals `float`'s to the last bit: a whole number below 2⁵³ divided by a
-    power of ten below 10²² is rounded once (Clinger, PLDI 1990).
-
-    Args:
-        rows: R of them, each with `columns - 1` commas and no line end.
-        columns: d.
-        used: `(u,)` indices of the columns to return.
-
-    Returns:
-        `(R, u)` values, and the ascending indices of the rows with a cell that is not plain; their values are
-        undefined.
-    """
-    text = np.frombuffer(b"".join((_PREFIX, b",".join(rows), b",")), dtype=np.uint8)
-    positions = np.flatnonzero((text - np.uint8(_ZERO))[_WORD - 1 :] > 9) + (_WORD - 1)  # (K + 1,), the prefix's first
-    marks = text[positions]
-    digits = np.diff(positions) - 1  # (K,): between a mark and the previous one
-    cell_ends = np.flatnonzero(marks[1:] == _COMMA)  # (R * d,)
-    faults = np.flatnonzero(~_is_plain(marks, digits))
-    other = np.unique(np.searchsorted(cell_ends, faults) // columns)
-    ends = cell_ends.reshape(len(rows), columns)[:, used].reshape(-1)
-    values = _convert(text, positions[1:], marks[:-1], np.minimum(digits, MAX_DIGITS), ends)
-    return values.reshape(len(rows), len(used)), other.tolist()
-
-
-def _is_plain(marks: npt.NDArray[np.uint8], digits: IntArray) -> BoolArray:
-    """Whether each mark but the first, with the digits before it, may follow the previous mark; `(K,)`."""
-    before, mark = marks[:-1], marks[1:]
-    has_digits = digits > 0
-    after_point = before == _POINT
-    may_lead = ((before == _COMMA) | (before == _SPACE)) & ~has_digits
-    leads = ((mark == _SPACE) | (mark == _MINUS)) & may_lead
-    # The digits before a point may be the only ones of a cell.
-    before_point = np.concatenate(([False], has_digits[:-1])) & after_point
-    plain: BoolArray = leads | ((mark == _POINT) & ~after_point) | ((mark == _COMMA) & (has_digits | before_point))
-    return np.logical_and(plain, digits <= MAX_DIGITS, out=plain)
-
-
-def _convert(
-    text: npt.NDArray[np.uint8], positions: IntArray, before: npt.NDArray[np.uint8], digits: IntArray, ends: IntArray
-) -> DoubleArray:
-    """Values of the cells that end with the marks of index `ends`; the other arrays are by mark."""
-    has_point = before[ends] == _POINT
-    whole_ends = ends - has_point  # the mark after the whole part: the point, or the cell's end
-    decimals = np.where(has_point, digits[ends], 0)
-    words = np.ndarray((text.size - _WORD + 1,), dtype="<u8", buffer=text, strides=(1,))
-    whole = _parse_digits(words[positions[whole_ends] - _WORD], digits[whole_ends])
-    fraction = _parse_digits(words[positions[ends] - _WORD], decimals)
-    scale = _POWERS[decimals]
-    values = (whole * scale + fraction).astype(np.float64) / scale.astype(np.float64)
-    np.negative(values, out=values, where=before[whole_ends] == _MINUS)
-    return values
-
-
-def _parse_digits(words: npt.NDArray[np.uint64], count: IntArray) -> npt.NDArray[np.uint64]:
-    """Number written by the last `count` of eight characters, the first in the lowest byte (Mula and Lemire's SWAR)."""
-    ones = words & _LAST_BYTES[count] & np.uint64(0x0F0F0F0F0F0F0F0F)
-    tens = (ones * np.uint64(10 * 2**8 + 1) >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF)
-    hundreds = (tens * np.uint64(100 * 2**16 + 1) >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)
-    return hundreds * np.uint64(10_000 * 2**32 + 1) >> np.uint64(32)
+    if not off.any():
+        return {}
+    row, column = (int(index) for index in np.argwhere(off)[0])
+    detail = (
+        f"In {int(off.any(axis=1).sum())} of {len(units)} frames an action unit is outside OpenFace's scale "
+        "(intensities 0 to 5, occurrences 0 or 1); what lies beyond an end of the scale counts as that end. The first "
+        f"is in line {2 + rows[row]}, column {ACTION_UNIT_COLUMNS[column]}."
+    )
+    return {"out_of_scale": detail}

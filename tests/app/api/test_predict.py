@@ -1,5 +1,4 @@
 import asyncio
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -139,6 +138,4 @@ async def test_a_cancellation_by_the_server_is_not_client_gone(tiny_weights: Pat
 
 
 def test_creating_an_application_reads_no_weights(tmp_path: Path) -> None:
-    began = time.monotonic()
     assert isinstance(make_app(tmp_path / "nowhere"), FastAPI)
-    assert time.monotonic() - began < 5

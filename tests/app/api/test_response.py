@@ -1,10 +1,13 @@
+from collections.abc import Mapping
+
 import pytest
 from starlette.testclient import TestClient
 
 from app.api.response import LANGUAGE_NAMES, summarise
 from app.api.schemas import KeyMissing, Rule
 from model.features.text.language import ENGLISH, LATIN, OTHER_SCRIPTS
-from model.features.visual.openface import ACTION_UNIT_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS
+from tests.support.service import Part
 
 
 def key(score: float = 0.0, *, detected: bool = False, **by_modality: float) -> KeyMissing:
@@ -55,7 +58,7 @@ def test_every_identified_language_has_a_name() -> None:
     assert len(set(LANGUAGE_NAMES.values())) == len(codes)
 
 
-def test_several_faces_and_skipped_frames_give_warnings(client: TestClient) -> None:
+def test_warnings_of_the_face_name_faces_and_places(client: TestClient) -> None:
     header = "frame,face_id,timestamp,confidence,success," + ",".join(ACTION_UNIT_COLUMNS)
     rows = [
         f"{frame},{face},{frame / 30:.3f},{confidence},{success}," + ",".join([*["0.5"] * 17, *["1"] * 18])
@@ -65,13 +68,36 @@ def test_several_faces_and_skipped_frames_give_warnings(client: TestClient) -> N
             (2, 0, 0.98, 1),
             (3, 0, 0.2, 1),
             (4, 0, 0.9, 0),
+            *((frame, 0, 0.98, 1) for frame in range(5, 9)),
         ]
     ]
+    rows[6] = rows[6].replace(",0.5", ",-nan(ind)", 1)
+    rows[7] = rows[7].replace(",0.233,", ",0.1,").replace(",0.5", ",5.5", 1)
     csv = "\n".join([header, *rows]).encode()
     answer = client.post("/predict", files={"openface": ("a.csv", csv, "text/csv")}).json()
-    assert [warning["code"] for warning in answer["warnings"]] == ["several_faces", "frames_skipped"]
-    assert answer["modalities"]["visual"]["faces"] == 2
-    assert answer["modalities"]["visual"]["frames"] == 2
+    warnings = {warning["code"]: warning["detail"] for warning in answer["warnings"]}
+    assert list(warnings) == ["several_faces", "frames_skipped", "out_of_scale", "time_backwards"]
+    assert "face_id 0, 1" in warnings["several_faces"]
+    assert "1 without success, 1 with too little confidence" in warnings["frames_skipped"]
+    assert "line 8, column AU01_r" in warnings["frames_skipped"]
+    assert "line 9, column AU01_r" in warnings["out_of_scale"]
+    assert "line 9, column timestamp" in warnings["time_backwards"]
+    used = answer["modalities"]["visual"]
+    assert (used["faces"], used["frames"], used["skipped"]) == (2, 5, 3)
+
+
+def test_text_without_tokens_is_missing_beside_a_face(client: TestClient, parts: Mapping[str, Part]) -> None:
+    files = {"text": (None, "\u200b\ufe0f".encode(), "text/plain"), "openface": parts["openface"]}
+    answer = client.post("/predict", files=files).json()
+    assert [warning["code"] for warning in answer["warnings"]] == ["text_no_tokens"]
+    assert (answer["modalities"]["text"]["status"], answer["modalities"]["text"]["reason"]) == ("missing", "no_tokens")
+    alone = client.post("/predict", files={"text": files["text"]})
+    assert (alone.status_code, alone.json()["type"]) == (422, "/problems/nothing-usable")
+
+
+def test_subtitles_give_a_warning(client: TestClient) -> None:
+    text = "1\n00:00:00,000 --> 00:00:02,000\nWhat a lovely surprise!"
+    assert [w["code"] for w in client.post("/predict", data={"text": text}).json()["warnings"]] == ["subtitles"]
 
 
 def test_a_truncated_text_gives_a_warning(client: TestClient) -> None:

@@ -55,6 +55,25 @@ def test_features_are_the_last_hidden_states_from_cls_to_sep(encoder: TextEncode
     np.testing.assert_allclose(features.array, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["gelu", "relu"], ids=["packed", "transformers"])
+def test_special_tokens_in_a_sentence_are_words(small_bert: Path, tmp_path: Path, activation: str) -> None:
+    folder = Path(shutil.copytree(small_bert, tmp_path / "bert"))
+    config = (folder / "config.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(config.replace('"gelu"', f'"{activation}"'), encoding="utf-8")
+    typed, spaced = TextEncoder(small(folder), CPU)(["[PAD][CLS] good [SEP]", "[ PAD ] [ CLS ] good [ SEP ]"])
+    assert typed.tokens == spaced.tokens == 13  # [CLS] [ pad ] [ cl ##s ] good [ sep ] [SEP]
+    np.testing.assert_allclose(typed.array, spaced.array, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "found"), [("a", True), ("[PAD]", True), ("🙂", True), ("\ufe0f", False), ("\u200b\x01\u0301", False)]
+)
+def test_sentence_of_control_characters_and_accents_has_no_tokens(
+    encoder: TextEncoder, sentence: str, found: bool
+) -> None:
+    assert encoder.has_tokens(sentence) == found
+
+
 def test_truncation_keeps_sep_and_is_reported() -> None:
     encoder = TextEncoder(TextConfig(max_tokens=8), CPU)
     exact, cut = encoder(["one two three four five six", LONG])

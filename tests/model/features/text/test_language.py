@@ -186,3 +186,17 @@ def test_at_least_99_percent_of_real_foreign_sentences_are_foreign() -> None:
     texts = {row["text"] for row in rows if row["corpus"] != "turev"}  # its texts are single words
     assert texts
     assert sum(check_text(text).foreign for text in texts) >= 0.99 * len(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1\n00:00:00,000 --> 00:00:02,000\nI love this", True),
+        ("WEBVTT\n\n00:01.000 --> 00:04.000\nI love this", True),
+        ("00:00:01.500 --> 100:00:02.000 align:start\r\nYes.", True),
+        ("The train leaves at 10:30 --> platform 2.", False),
+        ("I love this", False),
+    ],
+)
+def test_times_of_subtitles_are_recognised(text: str, found: bool) -> None:
+    assert check_text(text).subtitles == found

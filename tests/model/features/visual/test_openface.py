@@ -2,17 +2,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from model.errors import CorruptModality, EmptyModality, ModalityError, ModalityTooLarge, UnsupportedFormat
-from model.features.visual.openface import (
-    ACTION_UNIT_COLUMNS,
-    ALL_COLUMNS,
-    ColumnSet,
-    OpenFaceLimits,
-    read_openface,
+from model.errors import (
+    CorruptModality,
+    EmptyModality,
+    FaceNotFound,
+    UnsupportedFormat,
 )
+from model.features.visual.openface import read_openface
+from model.features.visual.table import ACTION_UNIT_COLUMNS, ALL_COLUMNS, ColumnSet
 from tests.support.corpus import real_data
 from tests.support.openface import simulate_openface_csv
 from tests.support.openface_files import SMALL, read, with_cell
@@ -91,16 +89,12 @@ def test_path_and_file_object_give_the_same_result(tmp_path: Path) -> None:
     assert np.array_equal(read_openface(path, "action_units", 0.5).values, read(SMALL).values)
 
 
-def test_further_columns_are_checked_but_not_used() -> None:
+@pytest.mark.parametrize("cell", [b"-nan(ind)", b"", b"happy", b"1e999", b"\xff"])
+def test_cells_of_columns_that_are_not_used_are_not_judged(cell: bytes) -> None:
     data = simulate_openface_csv(3, (*ACTION_UNIT_COLUMNS, "mood"), spaces=False)
-    assert read(data).values.shape == (3, 35)
-    with pytest.raises(CorruptModality, match="finite") as caught:
-        read(with_cell(data, 3, "mood", b"nan"))
-    # The name of another column is the sender's content, which is not repeated.
-    assert caught.value.place == "line 3, column 41"
-
-
-# ---- which frames, which face ---------------------------------------------------------------------------------------
+    track = read(with_cell(with_cell(data, 3, "mood", cell), 2, "frame", cell))
+    assert np.array_equal(track.values, read(data).values)
+    assert track.warnings == {}
 
 
 def test_unsuccessful_and_unconfident_frames_are_skipped_and_counted() -> None:
@@ -138,6 +132,32 @@ def test_face_with_the_greater_sum_of_confidence_is_selected() -> None:
     assert (track.face_id, track.faces, track.kept) == (0, 2, 10)
 
 
+def test_faces_are_listed_and_may_be_chosen() -> None:
+    data = simulate_openface_csv(4, "action_units", faces=(2, 7), confidence=(0.7, 0.95))
+    track, other = read(data), read(data, face_id=2)
+    listed = "The file holds 2 faces (face_id 2, 7); face"
+    assert track.warnings == {"several_faces": f"{listed} 7, the most confident one, was followed."}
+    assert other.warnings == {"several_faces": f"{listed} 2, the one asked for, was followed."}
+    assert (track.face_id, other.face_id, other.faces) == (7, 2, 2)
+    assert not np.array_equal(track.values, other.values)
+    assert np.array_equal(read(data, face_id=7).values, track.values)
+
+
+@pytest.mark.parametrize(
+    ("data", "listed"),
+    [
+        (SMALL, "1 face (face_id 0)"),
+        (simulate_openface_csv(1, "action_units", faces=(2, 7)), "2 faces (face_id 2, 7)"),
+        (simulate_openface_csv(1, "action_units", faces=range(9)), "9 faces (face_id 0, 1, 2, 3, 4 and 4 more)"),
+        (simulate_openface_csv(1, "action_units", face_id=False), "no numbered faces"),
+    ],
+)
+def test_error_of_an_unknown_face_lists_the_faces(data: bytes, listed: str) -> None:
+    with pytest.raises(FaceNotFound) as caught:
+        read(data, face_id=9)
+    assert caught.value.detail == f"there is no face 9; the file has {listed}"
+
+
 def test_unsuccessful_frames_do_not_count_for_a_face() -> None:
     lost = simulate_openface_csv(10, "action_units", confidence=0.98, success=0)
     seen = simulate_openface_csv(2, "action_units", faces=(1,), confidence=0.8).split(b"\n", 1)[1]
@@ -160,50 +180,96 @@ def test_file_without_a_usable_frame_is_empty(data: bytes) -> None:
     assert caught.value.reason == "no_face"
 
 
-# ---- what is wrong --------------------------------------------------------------------------------------------------
-
-
-NO_NUMBERS = (
-    *(
-        b"nan",
-        b" NaN",
-        b"inf",
-        b"-inf",
-        b"Infinity",
-        b"1e999",
-        b"-1e999",
-        b"1_000",
-        b"",
-        b" ",
-        b"1 2",
-        b"0x10",
-        b"1\xa0",
-    ),
-    *(b"1.2.3", b"--1", b"1e", b".", b"e5", b"\xd9\xa1", b'"1"', b"one", b"1\0"),
+FAULTS: tuple[bytes, ...] = (
+    b"inf",
+    b"-inf",
+    b"Infinity",
+    b"1e999",
+    b"-1e999",
+    b"1_000",
+    b"1 2",
+    b"0x10",
+    b"1\xa0",
+    b"1.2.3",
+    b"--1",
 )
+FAULTS += (b"1e", b".", b"e5", b"\xd9\xa1", b"one", b"1\0", b'"one"', b'"1', b"nanny", b"nan(")
+NO_NUMBERS: tuple[bytes, ...] = (
+    b"",
+    b" ",
+    b'""',
+    b"nan",
+    b" NaN",
+    b"-nan",
+    b"nan(0x1)",
+    b"-nan(ind)",
+    b"-nan(snan)",
+    b"1.#QNAN",
+    b"-1.#IND",
+)
+NO_NUMBERS += (b"-1.#IND00", b"NA", b"N/A", b"#N/A", b"null")
 
 
-@pytest.mark.parametrize("cell", NO_NUMBERS)
-@pytest.mark.parametrize("column", ["AU12_r", "frame", "confidence"])
-def test_error_of_a_non_finite_cell_names_line_and_column(cell: bytes, column: str) -> None:
+@pytest.mark.parametrize("cell", FAULTS)
+@pytest.mark.parametrize("column", ["AU12_r", "success", "confidence", "face_id"])
+def test_error_of_a_faulty_cell_names_line_and_column(cell: bytes, column: str) -> None:
     with pytest.raises(CorruptModality, match="finite") as caught:
         read(with_cell(SMALL, 3, column, cell))
     assert caught.value.place == f"line 3, column {column}"
 
 
-def test_cells_of_skipped_rows_are_checked() -> None:
-    data = simulate_openface_csv(3, "action_units", success=(1, 0, 1))
+@pytest.mark.parametrize("cell", NO_NUMBERS)
+@pytest.mark.parametrize("column", ["AU12_r", "success", "confidence", "face_id"])
+def test_frame_without_a_number_is_skipped_with_a_warning(cell: bytes, column: str) -> None:
+    data = simulate_openface_csv(10, "action_units")
+    track = read(with_cell(data, 4, column, cell))
+    assert np.array_equal(track.values, np.delete(read(data).values, 2, axis=0))
+    assert (track.kept, track.skipped_unreadable) == (9, 1)
+    assert track.warnings == {
+        "frames_skipped": "Frames left out: 0 without success, 0 with too little confidence, 1 without a number in a "
+        f"needed cell, first in line 4, column {column}."
+    }
+
+
+@pytest.mark.parametrize(("faulty", "accepted"), [(1, True), (2, True), (3, False)])
+def test_a_fifth_of_the_frames_may_lack_a_number(faulty: int, accepted: bool) -> None:
+    # Ten usable frames of face 0 after one without success; those of face 1 do not count.
+    data = simulate_openface_csv(11, "action_units", success=(0, *(1,) * 10))
+    data += simulate_openface_csv(11, "action_units", faces=(1,), confidence=0.6).split(b"\n", 1)[1]
+    for line in range(2, 4 + faulty):
+        data = with_cell(data, line, "AU45_r" if line > 4 else "AU04_r", b"nan")
+    data = with_cell(data, 2, "AU04_r", b"nan")
+    data = with_cell(data, 3, "AU04_r", b"0") if faulty else data
+    if accepted:
+        assert read(data).skipped_unreadable == faulty
+        return
+    with pytest.raises(CorruptModality, match="3 of 10 frames lack a number in a needed cell; at most 20%") as caught:
+        read(data)
+    assert caught.value.place == "line 4, column AU04_r"
+
+
+@pytest.mark.parametrize("cell", [b"-nan(ind)", b"1e999", b"one", b"0.5"])
+@pytest.mark.parametrize(("success", "confidence"), [(0, 0.98), (1, 0.2)], ids=["no success", "no confidence"])
+def test_cells_of_skipped_rows_are_not_judged(cell: bytes, success: int, confidence: float) -> None:
+    skipped = simulate_openface_csv(1, "action_units", success=success, confidence=confidence)
+    for column in ("face_id", "timestamp", "AU01_r", "AU45_c", *(("confidence",) if success == 0 else ())):
+        skipped = with_cell(skipped, 2, column, cell)
+    track = read(SMALL + skipped.split(b"\n", 1)[1])
+    assert np.array_equal(track.values, read(SMALL).values)
+    assert track.skipped_unsuccessful + track.skipped_low_confidence == 1
+
+
+def test_cells_of_other_faces_are_not_judged() -> None:
+    data = simulate_openface_csv(2, "action_units", faces=(0, 1), confidence=(0.7, 0.9))
+    assert read(with_cell(data, 2, "AU12_r", b"one")).face_id == 1
     with pytest.raises(CorruptModality, match="finite"):
-        read(with_cell(data, 3, "AU01_r", b"nan"))
+        read(with_cell(data, 2, "AU12_r", b"one"), face_id=0)
 
 
 @pytest.mark.parametrize("cell", [b"1", b" 1 ", b"+1", b"-1", b"1.", b".5", b"1e3", b"1.5E-2", b"\t2", b"0001"])
 def test_every_notation_of_a_number_is_read(cell: bytes) -> None:
     track = read(with_cell(simulate_openface_csv(3), 2, "gaze_0_x", cell), "all")
     assert track.values[0, 0] == np.float32(float(cell))
-
-
-# ---- action units outside their scale -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -228,12 +294,14 @@ def test_small_excess_is_counted_and_clipped_to_the_scale(
 ) -> None:
     track = read(with_cell(simulate_openface_csv(3, columns), 3, column, cell), columns)
     assert track.values[1, -35 + ACTION_UNIT_COLUMNS.index(column)] == np.float32(taken)
-    assert track.out_of_scale == counted
+    warning = track.warnings.get("out_of_scale", "")
+    assert ("In 1 of 3 frames" in warning and warning.endswith(f"line 3, column {column}.")) == bool(counted)
+    assert list(track.warnings) == ["out_of_scale"] * counted
 
 
 def test_rows_off_scale_are_counted_once() -> None:
     data = with_cell(with_cell(with_cell(SMALL, 2, "AU01_r", b"6"), 2, "AU45_c", b"2"), 4, "AU12_r", b"-1")
-    assert read(data).out_of_scale == 2
+    assert "In 2 of 3 frames" in read(data).warnings["out_of_scale"]
 
 
 @pytest.mark.parametrize(
@@ -262,9 +330,9 @@ def test_error_names_the_first_faulty_line_of_the_file() -> None:
 def test_scale_applies_only_to_used_rows_and_columns() -> None:
     data = simulate_openface_csv(3, (*ACTION_UNIT_COLUMNS, "AU99_r"), success=(1, 0, 1))
     track = read(with_cell(with_cell(data, 3, "AU12_r", b"99"), 2, "AU99_r", b"99"))
-    assert (track.kept, track.out_of_scale) == (2, 0)
+    assert (track.kept, list(track.warnings)) == (2, ["frames_skipped"])
     two = simulate_openface_csv(2, "action_units", faces=(0, 1), confidence=(0.7, 0.9))
-    assert read(with_cell(two, 2, "AU12_r", b"99")).out_of_scale == 0
+    assert list(read(with_cell(two, 2, "AU12_r", b"99")).warnings) == ["several_faces"]
 
 
 def test_all_zero_is_set_only_if_every_action_unit_is_zero() -> None:
@@ -273,9 +341,34 @@ def test_all_zero_is_set_only_if_every_action_unit_is_zero() -> None:
         for column in ACTION_UNIT_COLUMNS:
             data = with_cell(data, line, column, b"0.00")
     assert read(data).all_zero
-    assert read(data).out_of_scale == 0
+    assert "out_of_scale" not in read(data).warnings
     assert not read(with_cell(data, 4, "AU45_c", b"1")).all_zero
     assert not read(SMALL).all_zero
+
+
+@pytest.mark.parametrize("cell", [b"1.01", b"98", b"1e5"])
+def test_confidence_above_one_is_an_error(cell: bytes) -> None:
+    with pytest.raises(CorruptModality, match="scale, 0 to 1") as caught:
+        read(with_cell(SMALL, 3, "confidence", cell))
+    assert caught.value.place == "line 3, column confidence"
+
+
+@pytest.mark.parametrize(("column", "cell"), [("timestamp", b"0.01"), ("frame", b"1")])
+def test_time_that_goes_backwards_gives_a_warning(column: str, cell: bytes) -> None:
+    data = simulate_openface_csv(4, "action_units")
+    if column == "frame":
+        data = data.replace(b"timestamp", b"elapsed")
+    assert read(data).warnings == {}
+    (code, detail), *others = read(with_cell(data, 4, column, cell)).warnings.items()
+    assert (code, others) == ("time_backwards", [])
+    assert f"line 4, column {column}" in detail
+
+
+def test_time_counts_only_in_frames_of_the_followed_face() -> None:
+    data = simulate_openface_csv(4, "action_units", faces=(0, 1), confidence=(0.9, 0.7))
+    assert list(read(with_cell(data, 3, "timestamp", b"9")).warnings) == ["several_faces"]
+    assert "time_backwards" in read(with_cell(data, 3, "timestamp", b"9"), face_id=1).warnings
+    assert "time_backwards" not in read(with_cell(SMALL, 3, "timestamp", b"nan")).warnings
 
 
 @pytest.mark.parametrize("cell", [b"1.01e9", b"-1e300"])
@@ -283,155 +376,3 @@ def test_too_large_number_in_a_used_column_is_an_error(cell: bytes) -> None:
     with pytest.raises(CorruptModality, match="larger") as caught:
         read(with_cell(SMALL, 4, "AU45_c", cell))
     assert caught.value.place == "line 4, column AU45_c"
-
-
-@pytest.mark.parametrize("change", [b", 0.5", b""], ids=["a cell more", "a cell less"])
-def test_row_of_another_width_is_an_error(change: bytes) -> None:
-    lines = SMALL.split(b"\n")
-    lines[2] = lines[2] + change if change else lines[2].rpartition(b",")[0]
-    with pytest.raises(CorruptModality) as caught:
-        read(b"\n".join(lines))
-    assert caught.value.place == "line 3"
-
-
-def test_file_truncated_within_a_row_is_an_error() -> None:
-    with pytest.raises(CorruptModality):
-        read(SMALL[: SMALL.rstrip(b"\n").rindex(b"\n") + 40])
-
-
-def test_blank_line_between_rows_is_an_error() -> None:
-    lines = SMALL.split(b"\n")
-    with pytest.raises(CorruptModality) as caught:
-        read(b"\n".join([*lines[:2], b"", *lines[2:]]))
-    assert caught.value.place == "line 3"
-
-
-def test_fractional_face_id_is_an_error() -> None:
-    with pytest.raises(CorruptModality, match="whole") as caught:
-        read(with_cell(SMALL, 3, "face_id", b"0.5"))
-    assert caught.value.place == "line 3, column face_id"
-
-
-def test_duplicate_column_names_are_an_error() -> None:
-    with pytest.raises(CorruptModality, match="same name"):
-        read(simulate_openface_csv(1, (*ACTION_UNIT_COLUMNS, "AU01_r")))
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"\n", b"frame, success\n1, 1\n", b"hello", SMALL.replace(b"AU12_r", b"AU99_r"), SMALL.replace(b",", b";")],
-)
-def test_file_without_the_needed_columns_is_unsupported(data: bytes) -> None:
-    with pytest.raises(UnsupportedFormat):
-        read(data)
-
-
-@pytest.mark.parametrize("head", [b"\xff\xfe", b"PK\x03\x04\x90", "é".encode()])
-def test_file_that_is_not_text_is_an_error(head: bytes) -> None:
-    with pytest.raises((CorruptModality, UnsupportedFormat)):
-        read(head + SMALL)
-
-
-def test_first_error_of_the_file_is_raised() -> None:
-    lines = with_cell(SMALL, 3, "AU05_r", b"nan").split(b"\n")
-    lines[3] = b"1, 2"
-    with pytest.raises(CorruptModality, match="finite") as caught:
-        read(b"\n".join(lines))
-    assert caught.value.place == "line 3, column AU05_r"
-
-
-def test_error_far_into_a_long_file_names_its_line() -> None:
-    data = simulate_openface_csv(1_500, "action_units")
-    assert read(data).kept == 1_500
-    with pytest.raises(CorruptModality, match="finite") as caught:
-        read(with_cell(data, 1_400, "AU45_r", b"1_0"))
-    assert caught.value.place == "line 1400, column AU45_r"
-
-
-def test_rows_with_exponents_are_read_among_plain_ones() -> None:
-    data = simulate_openface_csv(1_500, "action_units")
-    changed = with_cell(with_cell(data, 700, "AU45_r", b"25e-1"), 1_200, "AU45_r", b"0.30000000000000004")
-    place = ACTION_UNIT_COLUMNS.index("AU45_r")
-    expected = read(data).values
-    expected[[698, 1_198], place] = [2.5, 0.3]
-    assert np.array_equal(read(changed).values, expected)
-
-
-# ---- limits ---------------------------------------------------------------------------------------------------------
-
-
-def test_limit_of_bytes_is_enforced() -> None:
-    for allowance in (0, 1):
-        assert read(SMALL, limits=OpenFaceLimits(max_bytes=len(SMALL) + allowance)).kept == 3
-    with pytest.raises(ModalityTooLarge, match="bytes"):
-        read(SMALL, limits=OpenFaceLimits(max_bytes=len(SMALL) - 1))
-
-
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_limit_of_line_bytes_excludes_the_line_end(newline: str) -> None:
-    data = simulate_openface_csv(3, "action_units", newline=newline)
-    longest = max(len(line) for line in data.split(newline.encode()))
-    for allowance in (0, 1):
-        assert read(data, limits=OpenFaceLimits(max_line_bytes=longest + allowance)).kept == 3
-    with pytest.raises(ModalityTooLarge, match="a line") as caught:
-        read(data, limits=OpenFaceLimits(max_line_bytes=longest - 1))
-    assert caught.value.place == "line 1"
-
-
-def test_limit_of_columns_is_enforced() -> None:
-    for columns in (1_023, 1_024):
-        extra = tuple(f"c{i}" for i in range(columns - 40))
-        assert read(simulate_openface_csv(1, (*ACTION_UNIT_COLUMNS, *extra))).kept == 1
-    with pytest.raises(ModalityTooLarge, match="1024 columns"):
-        read(simulate_openface_csv(1, (*ACTION_UNIT_COLUMNS, *(f"c{i}" for i in range(1_025 - 40)))))
-
-
-def test_limit_of_rows_is_enforced() -> None:
-    data = simulate_openface_csv(5, "action_units")
-    for rows in (5, 6):
-        assert read(data, limits=OpenFaceLimits(max_rows=rows)).frames == 5
-    with pytest.raises(ModalityTooLarge, match="4 rows") as caught:
-        read(data, limits=OpenFaceLimits(max_rows=4))
-    assert caught.value.place == "line 6"
-
-
-@pytest.mark.parametrize(
-    "data", [b"," * 2_000_000, b",\n" * 1_000_000, SMALL.split(b"\n")[0] + b"\n" + b"," * 2_000_000]
-)
-def test_megabytes_of_commas_are_rejected(data: bytes) -> None:
-    with pytest.raises((ModalityTooLarge, UnsupportedFormat)):
-        read(data)
-
-
-header_line = st.sampled_from([SMALL.split(b"\n")[0], b"frame, success", b"", b"\xff"])
-cells = st.one_of(
-    st.floats().map(lambda x: str(x).encode()), st.integers().map(lambda x: str(x).encode()), st.binary(max_size=6)
-)
-rows = st.lists(st.lists(cells, min_size=38, max_size=42).map(b", ".join), max_size=4).map(b"\n".join)
-
-
-@given(
-    header=header_line, body=st.one_of(rows, st.binary(max_size=200)), split=st.sampled_from([b"\n", b"\r\n", b"\r"])
-)
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-def test_any_bytes_give_a_track_or_a_modality_error(header: bytes, body: bytes, split: bytes) -> None:
-    try:
-        track = read(header + split + body)
-    except ModalityError:
-        return
-    assert np.isfinite(track.values).all()
-
-
-@given(
-    line=st.integers(2, 4),
-    column=st.sampled_from(["frame", "face_id", "confidence", "success", "AU01_r", "AU45_c"]),
-    cell=cells.filter(lambda cell: b"," not in cell and b"\n" not in cell),
-)
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-def test_any_cell_gives_a_track_or_a_modality_error(line: int, column: str, cell: bytes) -> None:
-    try:
-        track = read(with_cell(SMALL, line, column, cell))
-    except ModalityError:
-        return
-    assert np.isfinite(track.values).all()
-    assert 1 <= track.kept <= track.frames == 3

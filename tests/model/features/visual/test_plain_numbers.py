@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.features.visual.openface import (
+from model.features.visual.plain_numbers import (
     MAX_DIGITS,
     parse_plain,
 )
@@ -66,9 +66,9 @@ def test_minus_zero_keeps_its_sign() -> None:
 
 
 def test_used_columns_are_returned_in_the_given_order() -> None:
-    values, other = parse_plain([b"1,2,3", b"4,5,x"], 3, np.array([1, 0]))
-    assert values.tolist() == [[2, 1], [5, 4]]
-    assert other == [1]
+    values, other = parse_plain([b"1,2,3", b"4,5,x", b"6,x,7"], 3, np.array([1, 0]))
+    assert values[:2].tolist() == [[2, 1], [5, 4]]
+    assert other == [2]
 
 
 @given(
