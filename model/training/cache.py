@@ -17,16 +17,25 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import track
+from threadpoolctl import threadpool_limits
 
 from model.errors import CorpusError, EmptyModality, ModalityError
-from model.training.datasets.base import ActionUnitMeansSource, OpenFaceSource, SoundSource, Source, TextSource
+from model.training.datasets.base import (
+    ActionUnitMeansSource,
+    ComputedSource,
+    OpenFaceSource,
+    SoundSource,
+    Source,
+    TextSource,
+)
 from model.types import FloatArray
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
-AnySource = TypeVar("AnySource", bound=Source)
+AnySource = TypeVar("AnySource", bound=ComputedSource)
 
 _FORMAT: Final = b"emmr-feature-1"  # part of every key: raise it when the entry layout changes
 _CHECKSUM_SIZE: Final = hashlib.sha256().digest_size
@@ -104,14 +113,14 @@ class FeatureCache:
                 outcomes[source] = outcome
         return {source: outcome for source, outcome in outcomes.items() if isinstance(outcome, np.ndarray)}
 
-    def _entry(self, source: Source) -> Path:
+    def _entry(self, source: ComputedSource) -> Path:
         key = hashlib.sha256(_FORMAT)
         for part in (self.recipe.encode(), *self._content(source)):
             key.update(len(part).to_bytes(8, "little") + part)
         name = key.hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.feature"
 
-    def _content(self, source: Source) -> tuple[bytes, ...]:
+    def _content(self, source: ComputedSource) -> tuple[bytes, ...]:
         match source:
             case TextSource(text):
                 return b"text", text.encode()
@@ -136,10 +145,19 @@ def _map(function: Callable[[Batch], Result], batches: Sequence[Batch], workers:
     if workers <= 1 or len(batches) <= 1:
         yield from map(function, batches)
         return
-    # Spawned, not forked: a forked child may deadlock on locks of the parent's threads (torch, BLAS).
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(batches)), mp_context=context) as pool:
+    with process_pool(min(workers, len(batches))) as pool:
         yield from pool.map(function, batches)
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that compute in one thread each: a thread per core in each is five times slower on small matrices."""
+    # Spawned, not forked: a forked child may deadlock on locks of the parent's threads (torch, BLAS).
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_use_one_thread)
+
+
+def _use_one_thread() -> None:
+    threadpool_limits(1)
+    torch.set_num_threads(1)
 
 
 def _attempt(

@@ -38,6 +38,7 @@ class Item:
         utterance: its features, as the predictor takes them.
         decided_by: which modalities carry the label, where that is known.
         origins: modality → the corpus its content was recorded for, where that is known.
+        score: of a regression.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Item:
     utterance: Utterance
     decided_by: str | None = None
     origins: Mapping[Modality, str] = field(default_factory=dict)
+    score: float | None = None
 
 
 def items_of(examples: Iterable[Example], features: Mapping[Source, FloatArray], classes: Sequence[str]) -> list[Item]:
@@ -66,7 +68,7 @@ def items_of(examples: Iterable[Example], features: Mapping[Source, FloatArray],
         arrays = {m: features[source] for m, source in example.sources.items() if source in features}
         if arrays:
             label, utterance = positions[example.label], Utterance(arrays)
-            items.append(Item(example.id, label, utterance, example.decided_by, example.origins))
+            items.append(Item(example.id, label, utterance, example.decided_by, example.origins, example.score))
     return items
 
 

@@ -70,6 +70,32 @@ def class_figures(truth: IntArray, predicted: IntArray, probabilities: DoubleArr
     }
 
 
+def score_figures(truth: DoubleArray, predicted: DoubleArray) -> dict[str, Any]:
+    """Figures of `(N,)` predicted sentiment scores in [-3, 3], as MMSA computes them (Mao et al., ACL 2022).
+
+    Returns:
+        `mae`; `pearson`: None where it is not defined; `accuracy2_non_negative` and its `f1_non_negative`: negative
+        against non-negative, all items; `accuracy2_positive` and its `f1_positive`: negative against positive, without
+        items of score 0; `accuracy5` and `accuracy7`: of scores rounded half to even and cut to [-2, 2] and [-3, 3];
+        `n`. Both F1 are means over the classes weighted by their frequency. Figures are None without items.
+    """
+    figures: dict[str, Any] = {"mae": None, "pearson": None}
+    if truth.size:
+        figures["mae"] = float(np.abs(truth - predicted).mean())
+        if truth.std() > 0 and predicted.std() > 0:
+            figures["pearson"] = float(np.corrcoef(truth, predicted)[0, 1])
+    signed = truth != 0
+    binary = {"non_negative": (truth >= 0, predicted >= 0), "positive": (truth[signed] > 0, predicted[signed] > 0)}
+    for name, (true, given) in binary.items():
+        figures[f"accuracy2_{name}"] = float(np.mean(true == given)) if true.size else None
+        figures[f"f1_{name}"] = float(f1_score(true, given, average="weighted")) if true.size else None
+    for classes in (5, 7):
+        most = classes // 2
+        true, given = (np.rint(np.clip(scores, -most, most)) for scores in (truth, predicted))
+        figures[f"accuracy{classes}"] = float(np.mean(true == given)) if truth.size else None
+    return {**figures, "n": truth.size}
+
+
 @dataclass(frozen=True, slots=True)
 class Bins:
     """A reliability diagram: equally wide bins of confidence over [0, 1], each closed at its upper end.

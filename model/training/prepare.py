@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.errors import ConfigError
 from model.features.audio.loading import read_sound
 from model.features.audio.raw_features import extract_voice
 from model.features.extractor import FeatureExtractor, raw_visual_features
@@ -24,6 +25,7 @@ from model.training.datasets.base import (
     Corpus,
     Example,
     OpenFaceSource,
+    PrecomputedSource,
     SoundSource,
     Source,
     Split,
@@ -99,24 +101,49 @@ def raw_features(
     varied: Sequence[Example] = (),
     variants: int = 0,
 ) -> RawFeatures:
-    """Compute audio and visual features of examples, or read them from the cache.
+    """Compute audio and visual features of examples, or read them from the cache; precomputed ones stay as they are.
 
     Of the sounds of `varied`, so many augmented `variants` are added.
 
     Raises:
         CorpusError: content that cannot be read; names the file.
+        ConfigError: precomputed features of another size than the config's, or where it has them computed, or none
+            where it expects them.
     """
     sources = [source for example in examples for source in example.sources.values()]
+    precomputed = _precomputed(examples, config)
     sounds = [source for source in sources if isinstance(source, SoundSource)]
     clips = [source for e in varied if isinstance(source := e.sources.get(Modality.AUDIO), SoundSource)]
     sounds += [SoundSource(clip.path, index) for clip in clips for index in range(1, variants + 1)]
     faces = [source for source in sources if isinstance(source, OpenFaceSource | ActionUnitMeansSource)]
     audio = FeatureCache(cache, f"{RECIPE_VERSION} {config.audio.model_dump_json()}")
     visual = FeatureCache(cache, f"{RECIPE_VERSION} {config.visual.model_dump_json()}")
-    return RawFeatures(
-        audio.get_or_compute(sounds, partial(_audio_features, config=config), title="Audio features", workers=workers),
-        visual.get_or_compute(faces, partial(_visual_features, config=config), title="Face features", workers=workers),
+    audio_features = audio.get_or_compute(
+        sounds, partial(_audio_features, config=config), title="Audio features", workers=workers
     )
+    face_features = visual.get_or_compute(
+        faces, partial(_visual_features, config=config), title="Face features", workers=workers
+    )
+    return RawFeatures(audio_features | precomputed[Modality.AUDIO], face_features | precomputed[Modality.VISUAL])
+
+
+def _precomputed(
+    examples: Sequence[Example | Unclassed], config: ModelConfig
+) -> Mapping[Modality, dict[Source, FloatArray]]:
+    """The vectors that examples contain, by modality, after a comparison of their size with the config's."""
+    found: dict[Modality, dict[Source, FloatArray]] = {Modality.AUDIO: {}, Modality.VISUAL: {}}
+    expected = config.precomputed.model_dump()
+    for example in examples:
+        for modality, source in example.sources.items():
+            size = source.values.shape[1] if isinstance(source, PrecomputedSource) else None
+            if size != expected.get(modality):
+                raise ConfigError(
+                    f"the corpus has {size or 'no'} precomputed {modality} features, and model.precomputed.{modality} "
+                    f"of the configuration is {expected.get(modality) or 'not set'}"
+                )
+            if isinstance(source, PrecomputedSource):
+                found[modality][source] = source.values
+    return found
 
 
 def slots_of(

@@ -38,6 +38,16 @@ _FIGURES: Final[Columns] = {**_BOTH, "UAR": "uar", "log loss": "log_loss", **_EC
 _RANKING: Final[Columns] = {"AUROC": "auroc", "AP": "average_precision"}
 _SHARES: Final[Columns] = {"reported": "detected_share:.1%", "true": "true_share:.1%", "ratio": "ratio:.2f"}
 _DETECTION: Final[Columns] = {**_RANKING, "precision": "precision", "recall": "recall", "F1": "f1", **_ECE, **_SHARES}
+_ORDINAL: Final[Columns] = {
+    "MAE": "mae",
+    "r": "pearson",
+    "Acc-2 (−/0+)": "accuracy2_non_negative",
+    "F1 (−/0+)": "f1_non_negative",
+    "Acc-2 (−/+)": "accuracy2_positive",
+    "F1 (−/+)": "f1_positive",
+    "Acc-5": "accuracy5",
+    "Acc-7": "accuracy7",
+}
 # Of the Markdown tables.
 _ITEMS: Final = {"Calibration error": "calibration_error", "Items": "n"}
 _RATE_COLUMNS: Final = {"Macro-F1": "macro_f1", "Accuracy": "accuracy", "Items": "n"}
@@ -127,6 +137,9 @@ def tables(evaluation: Evaluation) -> Iterator[ReportTable]:
     else:
         columns = {"present": "name", **_FIGURES, "items": "n", "left out": "left_out"}
         yield ReportTable.of("By what is present", columns, _named(evaluation["patterns"]))
+        if evaluation["scores"] is not None:
+            columns = {"present": "name", **_ORDINAL, "items": "n"}
+            yield ReportTable.of("Scores, by what is present", columns, _named(evaluation["scores"]))
         columns = {"rate": "name", **_BOTH, "items": "n"}
         yield ReportTable.of("By missing rate", columns, _named(evaluation["rates"]))
     if kinds := evaluation["decided_by"]:

@@ -1,8 +1,6 @@
 """Voice slots of speech and of generated sounds without speech, for the check of `model.network.reliability`."""
 
-import multiprocessing
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Final
 
@@ -13,6 +11,7 @@ from model.errors import EmptyModality
 from model.features.audio.raw_features import extract_voice
 from model.features.normalization import reduce_to_slots
 from model.modality import Modality
+from model.training.cache import process_pool
 from model.training.datasets.base import Corpus, Example, SoundSource
 from model.training.nonspeech import nonspeech
 from model.training.prepare import PreparedCorpus
@@ -69,8 +68,7 @@ def nonspeech_features(
     streams = rng.spawn(count)
     if workers == 1:
         return [compute(stream) for stream in streams]
-    # Spawned, not forked: a forked child would inherit the locks of the parent's threads (torch, BLAS) without them.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         return list(pool.map(compute, streams, chunksize=16))
 
 

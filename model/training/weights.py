@@ -5,11 +5,9 @@ The seed with the best validation macro-F1 is shipped, with a model card and eve
 
 import argparse
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -25,6 +23,7 @@ from model.config import ModelConfig
 from model.features.text.encoder import TextEncoder
 from model.network.emmr import EMMR
 from model.network.reliability import Reliability
+from model.training.cache import process_pool
 from model.training.commands import DEFAULT_CACHE
 from model.training.crossfit import FOLDS, CrossFitPart, CrossFold
 from model.training.datasets.base import Corpus, Example, Source, Split
@@ -85,10 +84,8 @@ def build(
     corpus = Composite2Corpus(data)
     prepared = prepare(corpus, recipe, paths)
     console.print(f"prepared in {time.monotonic() - started:.0f} s")
-    # Small networks gain little from a second thread, so runs are parallel instead, one thread each.
-    context = multiprocessing.get_context("spawn")
-    workers = min(len(seeds) + FOLDS, cores)
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # Small networks gain little from a second thread, so runs are parallel instead.
+    with process_pool(min(len(seeds) + FOLDS, cores)) as pool:
         folds = [pool.submit(_train, data, recipe, _fold_paths(paths, fold), fold, 0, resume) for fold in range(FOLDS)]
         runs = {seed: pool.submit(_train, data, recipe, paths, None, seed, resume) for seed in seeds}
         for fold in folds:

@@ -1,6 +1,7 @@
 """Examples of a corpus, whose modalities name where their content is stored, and the interface of a corpus."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from typing import Final, Literal, Protocol, Self, get_args
 import numpy as np
 
 from model.modality import Modality, ModalitySet
+from model.types import FloatArray
 
 Split = Literal["train", "val", "test", "ood"]
 """`ood`: examples of corpora that have no training part; empty where there are none."""
@@ -17,6 +19,11 @@ SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 
 CLASSES: Final = ("negative", "neutral", "positive")
 """The polarities, in the order of the class indices."""
+
+MAX_SCORE: Final = 3.0
+"""Sentiment scores lie between minus this value and this value."""
+SCORE_CLASSES: Final = tuple(str(score) for score in range(-int(MAX_SCORE), int(MAX_SCORE) + 1))
+"""The classes of corpora with scores: the nearest whole number, in ascending order."""
 
 EMOTIONS: Final = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 """The emotion names used in every corpus."""
@@ -62,7 +69,27 @@ class ActionUnitMeansSource:
     values: tuple[float, ...]
 
 
-Source = TextSource | SoundSource | OpenFaceSource | ActionUnitMeansSource
+@dataclass(frozen=True, slots=True)
+class PrecomputedSource:
+    """Feature vectors that a corpus contains in place of recordings.
+
+    Args:
+        path: the file they are stored in.
+        key: of the utterance, unique in that file.
+        modality: of the vectors; one file may store several.
+        values: `(T, d)` float32. Sources are compared by the other fields.
+    """
+
+    path: Path
+    key: str
+    modality: Modality
+    values: FloatArray = field(compare=False, repr=False)
+
+
+ComputedSource = TextSource | SoundSource | OpenFaceSource | ActionUnitMeansSource
+"""Sources whose features are computed, and cached."""
+
+Source = ComputedSource | PrecomputedSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +105,7 @@ class Example:
         emotions: the emotion of each modality, finer than its polarity, where the corpus has it.
         origins: the corpus that each modality was recorded for, where several are combined. Origins have equal weight
             in training, whatever their size, and metrics are reported for each.
+        score: the sentiment, from -`MAX_SCORE` to `MAX_SCORE`, in corpora with scores; `label` is its class.
     """
 
     id: str
@@ -87,11 +115,39 @@ class Example:
     decided_by: str | None = None
     emotions: Mapping[Modality, str] = field(default_factory=dict)
     origins: Mapping[Modality, str] = field(default_factory=dict)
+    score: float | None = None
 
     @property
     def presence(self) -> ModalitySet:
         """The modalities that the corpus has for this utterance."""
         return ModalitySet(frozenset(self.sources))
+
+
+def scored_example(example_id: str, score: float, sources: Mapping[Modality, Source], *, regression: bool) -> Example:
+    """Return an example with a sentiment score in [-`MAX_SCORE`, `MAX_SCORE`].
+
+    Args:
+        example_id: unique within its corpus.
+        score: the sentiment.
+        sources: at least one.
+        regression: keep the score, with the nearest of `SCORE_CLASSES` as label (half to even, as the field rounds);
+            otherwise the label is the sign of the score, one of `CLASSES` (paper, 4.1).
+    """
+    if regression:
+        return Example(example_id, SCORE_CLASSES[round(score) + int(MAX_SCORE)], sources, score=score)
+    return Example(example_id, CLASSES[1 + (score > 0) - (score < 0)], sources)
+
+
+def draw_groups(groups: Iterable[str], share: float, purpose: str) -> frozenset[str]:
+    """Draw a share of groups (videos, dialogues) by hash: the same ones on every run and machine.
+
+    Args:
+        groups: names; repeated ones count once.
+        share: of the groups to draw; at least one is drawn.
+        purpose: different purposes draw different groups.
+    """
+    ordered = sorted(set(groups), key=lambda name: hashlib.sha256(f"{purpose} {name}".encode()).digest())
+    return frozenset(ordered[: max(1, round(share * len(ordered)))])
 
 
 @dataclass(frozen=True, slots=True)

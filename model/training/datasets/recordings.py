@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
-from model.features.visual.openface import ACTION_UNIT_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS
 from model.modality import Modality
 from model.training.datasets import ravdess
 from model.training.datasets.base import (

@@ -1,14 +1,44 @@
 """Comma-separated corpus files, read row by row; every error names file and line."""
 
+import codecs
 import csv
 import io
 import math
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from model.errors import CorpusError
 from model.training.datasets.base import CLASSES, EMOTIONS, SPLITS, SYNONYMS, Split
+
+AS_WINDOWS_1252: Final = "emmr-windows-1252"
+"""The `errors` of `bytes.decode` that reads bytes that are not UTF-8 as Windows-1252."""
+
+_WINDOWS_1252: Final = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
+_TO_BYTES: Final = {ord(character): code for code, character in _WINDOWS_1252.items()}
+
+
+def repair(text: str) -> str:
+    """Restore characters whose encoding was mistaken between UTF-8 and Windows-1252 (`â€™` or U+0092 for `’`)."""
+    return re.sub(r"[^\x00-\x7f]+", _restore, text).translate(_WINDOWS_1252)
+
+
+def _restore(run: re.Match[str]) -> str:
+    """Characters outside ASCII that are UTF-8 read as Windows-1252; others as they are."""
+    try:
+        return run[0].translate(_TO_BYTES).encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return run[0]
+
+
+def _as_windows_1252(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("latin-1").translate(_WINDOWS_1252), error.end
+
+
+codecs.register_error(AS_WINDOWS_1252, _as_windows_1252)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +79,12 @@ class Row:
             raise self.fault(f"column {column} holds no finite number")
         return value
 
+    def whole_number(self, column: str) -> int:
+        """Return a cell that holds a whole number, 0 or more."""
+        if not (self.cells[column].isascii() and self.cells[column].isdecimal()):
+            raise self.fault(f"column {column} holds no whole number")
+        return int(self.cells[column])
+
     def choice(self, column: str, allowed: Collection[str]) -> str:
         """Return a cell that is one of `allowed`."""
         if self.cells[column] not in allowed:
@@ -79,7 +115,7 @@ def read_table(path: Path, columns: Sequence[str], undecodable: str = "strict") 
         path: a CSV file with a header; a byte-order mark is allowed.
         columns: names the header must have; others may be there too.
         undecodable: the `errors` of `bytes.decode` for bytes that are not UTF-8; `replace` where only ASCII cells are
-            used.
+            used, or `AS_WINDOWS_1252`.
 
     Raises:
         CorpusError: no such file, not UTF-8, a NUL byte, a header without one of `columns` or with one twice, a record

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, pearsonr
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -30,6 +30,7 @@ from model.training.metrics import (
     precision_recall_points,
     ranking_bootstrap,
     reliability,
+    score_figures,
 )
 from model.types import DoubleArray, IntArray
 
@@ -273,3 +274,38 @@ def test_the_interval_repeats_with_the_seed() -> None:
 def test_runs_with_another_number_of_items_are_refused() -> None:
     with pytest.raises(ValueError, match="one prediction for each item"):
         paired_bootstrap(np.array([0, 1]), np.array([0, 1]), np.array([0, 1, 2]))
+
+
+def test_score_figures_equal_those_computed_by_hand() -> None:
+    truth = np.array([-3, -1, 0, 0.4, 2, 3])
+    predicted = np.array([-1.6, 0.5, -0.2, 0.6, 1.4, 2.8])
+    figures = score_figures(truth, predicted)
+    assert figures == {
+        "mae": pytest.approx((1.4 + 1.5 + 0.2 + 0.2 + 0.6 + 0.2) / 6),
+        "pearson": pytest.approx(pearsonr(truth, predicted).statistic),
+        "accuracy2_non_negative": pytest.approx(4 / 6),  # 0 counts as not negative
+        "f1_non_negative": pytest.approx((2 * 2 / 4 + 4 * 6 / 8) / 6),
+        "accuracy2_positive": pytest.approx(4 / 5),  # without the item of score 0
+        "f1_positive": pytest.approx((2 * 2 / 3 + 3 * 6 / 7) / 5),
+        "accuracy5": pytest.approx(3 / 6),  # -3 and -1.6 both become -2
+        "accuracy7": pytest.approx(2 / 6),  # 0.5 rounds to 0, half to even
+        "n": 6,
+    }
+
+
+@pytest.mark.parametrize(("predicted", "r"), [([3, 5, 7], 1.0), ([1, 3, 2], 0.5), ([3, 2, 1], -1.0), ([2, 2, 2], None)])
+def test_the_correlation_is_that_of_pearson(predicted: list[float], r: float | None) -> None:
+    figure = score_figures(np.array([1.0, 2.0, 3.0]), np.array(predicted, dtype=np.float64))["pearson"]
+    assert figure == (None if r is None else pytest.approx(r))
+
+
+def test_scores_that_are_all_zero_have_no_positive_accuracy() -> None:
+    figures = score_figures(np.zeros(3), np.array([0.1, 0.2, -0.1]))
+    assert (figures["accuracy2_positive"], figures["f1_positive"], figures["pearson"]) == (None, None, None)
+    assert figures["accuracy2_non_negative"] == pytest.approx(2 / 3)
+
+
+def test_no_scores_have_no_figures() -> None:
+    figures = score_figures(np.zeros(0), np.zeros(0))
+    assert figures.pop("n") == 0
+    assert set(figures.values()) == {None}

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from model.config import AudioConfig, TextConfig
-from model.errors import CorpusError
+from model.errors import ConfigError, CorpusError
 from model.features.audio.acoustic import acoustic_features
 from model.features.audio.conditioning import condition
 from model.features.audio.raw_features import extract_voice
@@ -18,7 +18,15 @@ from model.features.normalization import reduce_to_slots
 from model.features.text.encoder import TextEncoder
 from model.modality import Modality
 from model.training.augmentation import variant
-from model.training.datasets.base import ActionUnitMeansSource, Example, OpenFaceSource, SoundSource, Source, TextSource
+from model.training.datasets.base import (
+    ActionUnitMeansSource,
+    Example,
+    OpenFaceSource,
+    PrecomputedSource,
+    SoundSource,
+    Source,
+    TextSource,
+)
 from model.training.datasets.composite import CompositeCorpus
 from model.training.prepare import RawFeatures, prepare_split, raw_features, slots_of
 from model.training.trainer import RunPaths
@@ -175,3 +183,41 @@ def test_an_error_names_content_that_cannot_be_read(tmp_path: Path, name: str, m
     source = SoundSource(path) if modality == A else OpenFaceSource(path)
     with pytest.raises(CorpusError, match=name.replace(".", r"\.")):
         raw_features([Example("x", "neutral", {modality: source})], CONFIG, tmp_path / "cache", 1)
+
+
+def precomputed(audio: int, count: int = 3) -> list[Example]:
+    """Examples with audio vectors of so many features, two slots each."""
+    rng = np.random.default_rng(0)
+    return [
+        Example(str(n), "neutral", {A: PrecomputedSource(Path("a"), str(n), A, rng.random((2, audio), np.float32))})
+        for n in range(count)
+    ]
+
+
+def test_precomputed_features_are_normalised_like_computed_ones(encoder: TextEncoder, tmp_path: Path) -> None:
+    config, examples = tiny_config(precomputed={"audio": 7}), precomputed(7)
+    raw = raw_features(examples, config, tmp_path, 1)
+    preprocessing = raw.measure(examples, config)
+    slots = slots_of(examples, raw, FeatureExtractor(config, preprocessing, encoder), tmp_path, "plain")
+    together = np.concatenate([slots[example.sources[A]] for example in examples])
+    assert together.shape == (6, 7)
+    np.testing.assert_allclose(together.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(together.std(axis=0), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (None, r"has 7 precomputed audio features, and model\.precomputed\.audio of the configuration is not set"),
+        (8, "is 8"),
+    ],
+)
+def test_precomputed_features_of_another_size_are_refused(tmp_path: Path, size: int | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        raw_features(precomputed(7), tiny_config(precomputed={"audio": size}), tmp_path, 1)
+
+
+def test_sounds_are_refused_where_precomputed_features_are_expected(tmp_path: Path) -> None:
+    examples = [Example("x", "neutral", {A: SoundSource(write_tone(tmp_path / "a.wav"))})]
+    with pytest.raises(ConfigError, match=r"has no precomputed audio features, and .* is 7"):
+        raw_features(examples, tiny_config(precomputed={"audio": 7}), tmp_path, 1)

@@ -2,6 +2,7 @@ import copy
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,12 @@ def test_runs_of_other_items_are_not_averaged(evaluation: Evaluation) -> None:
 def test_markdown_without_a_run_is_refused() -> None:
     with pytest.raises(ValueError, match="no evaluation to show"):
         markdown([])
+
+
+def test_scores_of_a_regression_have_a_table() -> None:
+    items = [replace(item, score=score) for item, score in zip(ITEMS, (1.0, 1.0, 0.0, -1.0), strict=True)]
+    scored = evaluate(Strongest(), items, ("-1", "0", "1"), resamples=20)
+    table = next(table for table in tables(scored) if table.title == "Scores, by what is present")
+    assert table.headers[:3] == ["present", "MAE", "r"]
+    assert next(row for row in table.rows if row[0] == "audio")[1] == "0.4000"
+    assert "Scores, by what" not in shown(evaluate(Strongest(), ITEMS, CLASSES, resamples=20))

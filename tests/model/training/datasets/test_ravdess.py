@@ -1,11 +1,17 @@
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from model.errors import CorpusError
+from model.modality import MODALITIES
 from model.training.datasets.base import EMOTIONS as SHARED_EMOTIONS
-from model.training.datasets.base import ActionUnitMeansSource, SoundSource
-from model.training.datasets.ravdess import EMOTIONS, ClipName, parse_clip_name, read_clips
+from model.training.datasets.base import ActionUnitMeansSource, OpenFaceSource, SoundSource, TextSource
+from model.training.datasets.ravdess import EMOTIONS, ClipName, RavdessCorpus, parse_clip_name, read_clips
 from tests.support.corpus import clip_name, write_composite
+from tests.support.native_corpora import write_ravdess
+
+T, A, V = MODALITIES
 
 
 def test_clip_names_are_parsed_into_five_fields() -> None:
@@ -69,3 +75,37 @@ def test_only_clips_with_both_a_voice_and_a_face_are_read(tmp_path: Path) -> Non
     assert clip.voice.source == SoundSource(folder / "Actor_02" / f"{clip_name(4, 2)}.flac")
     assert isinstance(clip.face.source, ActionUnitMeansSource)
     assert len(clip.face.source.values) == 35
+
+
+def test_the_release_is_a_corpus_with_statement_voice_and_face(tmp_path: Path) -> None:
+    corpus = RavdessCorpus(write_ravdess(tmp_path))
+    counts = [Counter(example.label for example in corpus.examples(split)) for split in ("train", "val", "test")]
+    assert counts == [{"negative": n * 4, "neutral": n * 2, "positive": n} for n in (2, 1, 1)]  # not actor 24
+    example = next(e for e in corpus.examples("train") if e.id == clip_name(3, 1))
+    assert example.sources == {
+        T: TextSource("Kids are talking by the door."),
+        A: SoundSource(tmp_path / "ravdess" / "Actor_01" / f"{clip_name(3, 1)}.wav"),
+        V: OpenFaceSource(tmp_path / "ravdess" / "openface" / f"{clip_name(3, 1)}.csv"),
+    }
+    assert {e.presence.name for e in corpus.examples("test")} == {"text+audio"}
+
+
+def test_the_corpus_has_seven_emotions_with_calm_as_neutral(tmp_path: Path) -> None:
+    corpus = RavdessCorpus(write_ravdess(tmp_path), emotions=True)
+    labels = Counter(example.label for example in corpus.examples("test"))
+    assert labels == {name: 2 if name == "neutral" else 1 for name in corpus.classes}
+
+
+def test_the_corpus_reads_action_units_where_they_are(tmp_path: Path) -> None:
+    write_composite(tmp_path, rounds=1)
+    face = RavdessCorpus(tmp_path).examples("train")[0].sources[V]
+    assert isinstance(face, ActionUnitMeansSource)
+
+
+def test_a_folder_without_clips_or_with_others_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"ravdess: holds no Actor_NN/\*\.wav or \*\.flac"):
+        RavdessCorpus(tmp_path)
+    path = write_ravdess(tmp_path) / "ravdess" / "Actor_01" / "song.wav"
+    path.touch()
+    with pytest.raises(CorpusError, match=r"song\.wav: 'song' is not the name of a RAVDESS speech clip"):
+        RavdessCorpus(tmp_path)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model.errors import CorpusError
-from model.features.visual.openface import ACTION_UNIT_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS
 from model.modality import Modality, ModalitySet
 from model.training.datasets.base import SPLITS, ActionUnitMeansSource, SoundSource
 from model.training.datasets.recordings import (

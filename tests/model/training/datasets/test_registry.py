@@ -3,8 +3,17 @@ from pathlib import Path
 import pytest
 
 from model.errors import ConfigError
-from model.training.datasets.registry import open_corpus
+from model.training.datasets.base import SPLITS
+from model.training.datasets.registry import CORPORA, open_corpus
 from tests.support.corpus import write_composite2, write_manifest
+from tests.support.native_corpora import (
+    write_csd,
+    write_iemocap,
+    write_meld,
+    write_mmsa,
+    write_mosi,
+    write_ravdess,
+)
 
 
 def test_corpora_open_by_name(tmp_path: Path) -> None:
@@ -19,8 +28,23 @@ def test_corpora_open_by_name(tmp_path: Path) -> None:
     assert open_corpus("manifest", write_manifest(tmp_path, rows)).name == "manifest"
 
 
+def test_corpora_in_the_layout_of_their_releases_open_by_name(tmp_path: Path) -> None:
+    writers = {"mosi": write_mosi, "meld": write_meld, "ravdess": write_ravdess, "iemocap": write_iemocap}
+    places = {name: write(tmp_path / name) for name, write in writers.items()}
+    places |= {"csd": write_csd(tmp_path / "csd"), "mmsa": write_mmsa(tmp_path / "features.pkl")}
+    names = [name for name in CORPORA if name.partition("-")[0] in places]
+    assert len(names) == 13
+    for name in names:
+        corpus = open_corpus(name, places[name.partition("-")[0]])
+        assert corpus.name == name
+        for split in SPLITS[:3]:
+            examples = corpus.examples(split)
+            assert examples
+            assert {example.label for example in examples} <= set(corpus.classes)
+
+
 def test_an_unknown_name_says_which_are_known(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="unknown corpus 'iemocap'; known are composite, composite2, voices, faces, manifest"
+        ConfigError, match=r"unknown corpus 'iemocap'; known are composite, composite2, voices, .*, manifest"
     ):
         open_corpus("iemocap", tmp_path)
