@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import subprocess
@@ -21,6 +22,21 @@ def test_each_service_builds_a_stage_of_the_dockerfile(
         build = service["build"]
         assert (repository / build["context"] / build["dockerfile"]).samefile(repository / "docker" / "Dockerfile")
         assert build["target"] in stages
+
+
+def test_the_base_image_is_replaced_by_its_digest(services: Services, stages: dict[str, Stage]) -> None:
+    (base,) = {stage.base for stage in stages.values() if stage.base not in stages}
+    for service in services.values():
+        ((name, source),) = service["build"]["additional_contexts"].items()
+        assert name == base
+        assert re.fullmatch(rf"docker-image://{re.escape(base)}@sha256:[0-9a-f]{{64}}", source)
+
+
+def test_the_page_builds_the_same_base_image(repository: Path, services: Services) -> None:
+    page = (repository / "docs" / "supply-chain.md").read_text(encoding="utf-8")
+    for service in services.values():
+        ((name, source),) = service["build"]["additional_contexts"].items()
+        assert f"{name}={source} ." in page
 
 
 def test_only_the_gpu_service_starts_by_default_and_it_reserves_an_nvidia_gpu(services: Services) -> None:
@@ -81,7 +97,7 @@ def test_memory_and_processes_are_limited(services: Services) -> None:
 def test_settings_come_from_an_optional_file_that_is_never_committed(repository: Path, services: Services) -> None:
     ignored = (repository / ".gitignore").read_text(encoding="utf-8").splitlines()
     for service in services.values():
-        (source,) = service["env_file"]
+        *_, source = service["env_file"]  # the last one takes precedence
         assert source["required"] is False
         assert f"*{Path(source['path']).suffix}" in ignored
         assert "environment" not in service
@@ -99,3 +115,17 @@ def test_docker_itself_reads_the_file_when_it_is_here(repository: Path) -> None:
         check=False,
     )
     assert read.returncode == 0, read.stderr
+
+
+def test_the_temporary_folder_holds_the_uploaded_files(services: Services) -> None:
+    for service in services.values():
+        (size,) = (re.search(r"/tmp:size=(\d+)g", mount) for mount in service["tmpfs"])
+        assert size is not None
+        assert Settings().max_spooled_bytes <= 0.75 * int(size[1]) * 2**30
+
+
+def test_the_published_loopback_port_has_a_list_of_hosts(repository: Path, services: Services) -> None:
+    for name, service in services.items():
+        settings = (repository / service["env_file"][0]["path"]).read_text(encoding="utf-8")
+        (hosts,) = re.findall(r"^EMMR_ALLOWED_HOSTS=(.*)$", settings, re.MULTILINE)
+        assert name in Settings(allowed_hosts=json.loads(hosts)).allowed_hosts

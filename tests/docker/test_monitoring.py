@@ -140,7 +140,7 @@ def test_monitoring_comes_only_when_asked_for_pinned_and_without_privileges(moni
     assert set(monitoring) == {"prometheus", "grafana"}
     for service in monitoring.values():
         assert service["profiles"] == ["monitoring"]
-        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", service["image"])
+        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", service["image"])
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
