@@ -9,8 +9,8 @@ from functools import cache
 from typing import Final, Literal
 
 from tests.support.openface import simulate_openface_csv
-from tests.support.sound import CONTAINERS, encode, voice_like
-from tools.load.payloads import face, sound
+from tests.support.sound import CONTAINERS, encode
+from tools.load.payloads import face, sound, speech
 
 Content = Literal["good", "damaged"]
 CONTENT: Final = "EMMR_FUZZ_CONTENT"  # the environment variable with the `Content`
@@ -23,9 +23,7 @@ FILES: Final = ("audio", "openface")
 def good(part: str) -> tuple[bytes, ...]:
     """Return files that the service must accept: every container, several kinds of table."""
     if part == "audio":
-        encodings = [
-            encode(voice_like(SECONDS, 8_000), "wav", 8_000, subtype) for subtype in ("PCM_U8", "PCM_24", "FLOAT")
-        ]
+        encodings = [encode(speech(SECONDS, 8_000), "wav", 8_000, subtype) for subtype in ("PCM_U8", "PCM_24", "FLOAT")]
         return (*(sound(container, SECONDS) for container in CONTAINERS), *encodings)
     return (
         face(0, 5),

@@ -21,7 +21,8 @@ from app.uploads.form import read_form
 from model.errors import ModalityError
 from model.features.audio import SAMPLE_RATE
 from model.features.audio.loading import SoundLimits, read_sound
-from model.features.visual.openface import ACTION_UNIT_COLUMNS, OpenFaceLimits, read_openface
+from model.features.visual.openface import read_openface
+from model.features.visual.table import ACTION_UNIT_COLUMNS, OpenFaceLimits
 from tests.support.forms import MULTIPART, URLENCODED, contents, in_chunks
 from tests.support.openface import simulate_openface_csv
 

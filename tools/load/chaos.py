@@ -14,7 +14,14 @@ from typing import Final
 
 import psutil
 
-from tools.load import faults_client, faults_decoder, faults_disk, faults_forward, faults_shutdown
+from tools.load import (
+    faults_client,
+    faults_decoder,
+    faults_disk,
+    faults_forward,
+    faults_reload,
+    faults_shutdown,
+)
 from tools.load.faults_common import FULL, Scale
 from tools.load.generator import run
 from tools.load.report import Result, add_options, report
@@ -22,24 +29,29 @@ from tools.load.service import WEIGHTS, WITH_FAULTS, Service, serving
 
 Case = Callable[[Service, Scale], Awaitable[Result]]
 
-BODY_SECONDS: Final = 10.0  # for a whole body; the default of 30 would only make the cases longer
+SLOW_SECONDS: Final = 10.0  # for a whole head or body; the default of 30 for bodies would only make the cases longer
 EXIT_RATE: Final = 30.0  # requests a second during the shutdown
 
 SHARED: Final[dict[str, Case]] = {
     "decoder-killed": faults_decoder.killed,
+    "decoders-killed": faults_decoder.killed_again,
     "decoder-stopped": faults_decoder.stopped,
     "decoders-stopped-idle": faults_decoder.stopped_idle,
     "forward-raises": faults_forward.raising,
     "forward-out-of-memory": faults_forward.out_of_memory,
     "forward-out-of-memory-in-company": faults_forward.out_of_memory_in_batch,
-    "slow-bodies": partial(faults_client.slow_bodies, limit=BODY_SECONDS),
-    "slow-heads": partial(faults_client.slow_heads, limit=BODY_SECONDS),
+    "slow-bodies": partial(faults_client.slow_bodies, limit=SLOW_SECONDS),
+    "slow-heads": partial(faults_client.slow_heads, limit=SLOW_SECONDS),
+    "upgrades": faults_client.upgrades,
     "resets": faults_client.resets,
 }
 """Cases that one process survives; they run in this order."""
 
 SEPARATE: Final[dict[str, Case]] = {
     "disk-full": faults_disk.full,
+    "temporary-space": faults_disk.over_budget,
+    "half-sent-heads": faults_client.half_sent_heads,
+    "reloads": faults_reload.repeated,
     "device-lost": faults_forward.device_lost,
     "sigterm": partial(faults_shutdown.sigterm, rate=EXIT_RATE),
     "sigterm-unheeded": partial(faults_shutdown.sigterm_ignored, rate=EXIT_RATE),
@@ -56,8 +68,7 @@ def run_cases(weights: Path, scale: Scale, chosen: frozenset[str]) -> Iterator[R
                 yield run(run_case(name, case, service, scale))
     for name, case in SEPARATE.items():
         if name in chosen:
-            start = {"disk-full": faults_disk.with_full_disk, "device-lost": _with_faults}.get(name, serving)
-            with start(weights) as service:
+            with STARTS.get(name, serving)(weights) as service:
                 yield run(run_case(name, case, service, scale))
 
 
@@ -70,7 +81,19 @@ async def run_case(name: str, case: Case, service: Service, scale: Scale) -> Res
 
 
 def _with_faults(weights: Path) -> AbstractContextManager[Service]:
-    return serving(weights, program=WITH_FAULTS, EMMR_BODY_TIMEOUT=str(BODY_SECONDS))
+    return serving(
+        weights, program=WITH_FAULTS, EMMR_BODY_TIMEOUT=str(SLOW_SECONDS), EMMR_HEAD_TIMEOUT=str(SLOW_SECONDS)
+    )
+
+
+STARTS: Final[dict[str, Callable[[Path], AbstractContextManager[Service]]]] = {
+    "disk-full": faults_disk.with_full_disk,
+    "temporary-space": faults_disk.with_small_budget,
+    "half-sent-heads": faults_client.with_few_descriptors,
+    "reloads": faults_reload.with_reloads,
+    "device-lost": _with_faults,
+}
+"""How these processes are started, where not by `serving`."""
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Final, cast
 
 HOST: Final = "127.0.0.1"
@@ -129,10 +130,13 @@ class Client:
         port: on 127.0.0.1.
         keep: whether connections are reused.
         timeout: seconds for one response.
+        addresses: number of loopback addresses that connections come from, since the service limits each of them.
     """
 
-    def __init__(self, port: int, *, keep: bool = True, timeout: float = 60.0) -> None:
+    def __init__(self, port: int, *, keep: bool = True, timeout: float = 60.0, addresses: int = 1) -> None:
         self.port, self.keep, self.timeout = port, keep, timeout
+        several = [(f"127.0.0.{1 + number}", 0) for number in range(addresses)]
+        self._local = cycle(several if addresses > 1 else [None])
         self._idle: list[_Connection] = []
 
     async def send(self, request: Request) -> Response:
@@ -157,7 +161,9 @@ class Client:
             if connection.reusable:
                 return connection
             connection.close()
-        _, made = await asyncio.get_running_loop().create_connection(_Connection, HOST, self.port)
+        _, made = await asyncio.get_running_loop().create_connection(
+            _Connection, HOST, self.port, local_addr=next(self._local)
+        )
         return made
 
     async def _exchange(self, connection: _Connection, request: Request) -> Received:

@@ -1,6 +1,6 @@
-"""A full disk: no space for an upload that is too large to be kept in memory.
+"""A full disk, and a full budget of temporary space: no room for an upload that is too large to be kept in memory.
 
-The temporary folder is a tmpfs of 1 MiB in a mount namespace; where that is not permitted, file sizes are limited.
+The full disk is a tmpfs of 1 MiB in a mount namespace; where that is not permitted, file sizes are limited.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tools.load import faults_common, payloads
-from tools.load.client import Client
+from tools.load.client import HOST, Client, Request, Response
 from tools.load.faults_common import Scale, evaluate
 from tools.load.generator import background
 from tools.load.report import Result
@@ -25,6 +25,10 @@ from tools.load.service import MIB, WEIGHTS, Service, serving
 DISK_BYTES: Final = MIB  # bytes on the disk
 LARGE: Final = 6 * MIB  # bytes of the upload
 VICTIMS: Final = 4  # at once
+BUDGET: Final = 64 * MIB  # bytes of all uploads on disk
+PENDING: Final = 40  # uploads of `LARGE` that are not finished: 240 MiB
+LARGE_SECONDS: Final = 15.0  # for all of them to arrive
+ADDRESSES: Final = 4  # that they come from, so that the limit of one address is not reached
 REJECTED: Final = frozenset({503, 507})
 
 
@@ -68,3 +72,49 @@ async def full(service: Service, scale: Scale) -> Result:
         took = await faults_common.recovery(service, lambda: service.resources().temporary == 0, scale.recovery)
         await asyncio.sleep(scale.calm)
     return evaluate("disk full", victims, others, took, REJECTED)
+
+
+@contextmanager
+def with_small_budget(weights: Path = WEIGHTS, **environment: str) -> Iterator[Service]:
+    """Serve with a `BUDGET` for temporary files, on a disk with space for more."""
+    with serving(weights, temporary=None, EMMR_MAX_SPOOLED_BYTES=str(BUDGET), **environment) as service:
+        yield service
+
+
+async def over_budget(service: Service, scale: Scale) -> Result:
+    """Send uploads, without their last byte, that together pass the budget: those beyond it are refused at once."""
+    request = payloads.audio(payloads.sound("wav", LARGE / 32_000), "victim")
+    async with background(service.port, payloads.valid(), scale.rate) as others:
+        await asyncio.sleep(scale.calm)
+        pending = [asyncio.create_task(_pending(service.port, request, number)) for number in range(PENDING)]
+        done, waiting = await asyncio.wait(pending, timeout=2 * scale.calm + LARGE_SECONDS)
+        spooled = service.metric("emmr_spooled_bytes")
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        took = await faults_common.recovery(service, lambda: _nothing_spooled(service), scale.recovery)
+    victims = [task.result() for task in done]
+    result = evaluate("temporary space", victims, others, took, frozenset({503}))
+    result.figures |= {"uploads": PENDING, "budget MiB": BUDGET / MIB, "on disk MiB": spooled / MIB}
+    result.expect(spooled <= BUDGET, f"{spooled:.0f} bytes were on disk")
+    result.expect(all((one.retry_after or "").isdecimal() for one in victims), "a refusal has no Retry-After")
+    return result
+
+
+async def _pending(port: int, request: Request, number: int) -> Response:
+    """Send an upload without its last byte, from one of `ADDRESSES`, and wait for a response."""
+    local = (f"127.0.1.{1 + number % ADDRESSES}", 0)
+    reader, writer = await asyncio.open_connection(HOST, port, local_addr=local)
+    try:
+        writer.write(request.wire[:-1])
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        status_line, *lines = head.lower().split("\r\n")
+        headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        body = await reader.readexactly(int(headers["content-length"]))
+        return Response(int(status_line.split(" ")[1]), 0.0, headers.get("retry-after"), body)
+    finally:
+        writer.transport.abort()
+
+
+def _nothing_spooled(service: Service) -> bool:
+    return service.metric("emmr_spooled_bytes") == 0 and service.resources().temporary == 0

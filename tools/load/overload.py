@@ -22,6 +22,7 @@ from tools.load.service import MIB, WEIGHTS, Service, monitoring, peak, serving
 PROBE_SECONDS: Final = 0.2  # between two probes of the latency during recovery
 SLOWER: Final = 1.5  # a latency up to this many times the p95 of an idle service counts as recovered
 IDLE_PROBES: Final = 20
+ADDRESSES: Final = 8  # of the clients together: the limits of one address are not what is tested
 RECOVERY_SECONDS: Final = 5.0
 # See docs/memory.md:
 OVERHEAD_BYTES: Final = MIB // 4  # of one request beside its body: socket buffer, task and connection
@@ -56,7 +57,7 @@ def memory_bound(idle: int, sent: Sequence[Request], seconds: float, settings: S
 
 async def overload(service: Service, plan: Plan) -> Result:
     """Measure the capacity, exceed it, stop, and wait for recovery."""
-    settings, valid, client = Settings(), payloads.valid(), Client(service.port)
+    settings, valid, client = Settings(), payloads.valid(), Client(service.port, addresses=ADDRESSES)
     measured = await capacity(client, drawn(valid, 1), plan.measuring, plan.settling)
     probe = payloads.text(payloads.SENTENCES[0], "probe")
     idle = await _probes(client, probe, IDLE_PROBES)

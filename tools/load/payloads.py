@@ -1,16 +1,19 @@
 """HTTP requests of every subset of the modalities, and requests with an error, each with the statuses it may get.
 
-Voices and faces are simulated (`tests.support.sound`, `tests.support.openface`).
+Speech is synthesised, faces are simulated (`tests.support.speech`, `tests.support.openface`).
 """
 
 from functools import cache
 from typing import Final
 
 import numpy as np
+import soxr
 
+from model.types import FloatArray
 from tests.support.forms import URLENCODED, body, part
 from tests.support.openface import simulate_openface_csv
-from tests.support.sound import CONTAINERS, Container, encode, voice_like
+from tests.support.sound import CONTAINERS, Container, encode
+from tests.support.speech import SAMPLE_RATE, speech_of
 from tools.load.client import OK, Request
 
 MULTIPART: Final = "multipart/form-data; boundary=frontier"
@@ -28,7 +31,9 @@ def post(
 ) -> Request:
     """Return a request to `/predict`; `length` is the Content-Length, where it is not that of the content."""
     length = len(content) if length is None else length
-    head = f"POST /predict HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+    )
     return Request(name, head.encode(), content, expected)
 
 
@@ -42,18 +47,24 @@ def audio(content: bytes, name: str = "audio", expected: frozenset[int] = OK) ->
     return post(name, body(part("audio", content, filename="a")), expected=expected)
 
 
+def speech(seconds: float, rate: int = SAMPLE_RATE, start: int = 0) -> FloatArray:
+    """Return speech at `rate` Hz: `(S,)` float32; `start` is where it begins in a longer text, in seconds."""
+    spoken = speech_of(start + seconds)[start * SAMPLE_RATE :]
+    return np.asarray(soxr.resample(spoken, SAMPLE_RATE, rate), dtype=np.float32)
+
+
 @cache
-def sound(container: Container, seconds: float = 2.5, seed: int = 0) -> bytes:
-    """Return a voice-like sound in a container."""
-    rate = RATES.get(container, 16_000)
-    return encode(voice_like(seconds, rate, seed), container, rate)
+def sound(container: Container, seconds: float = 2.5, start: int = 0) -> bytes:
+    """Return speech in a container."""
+    rate = RATES.get(container, SAMPLE_RATE)
+    return encode(speech(seconds, rate, start), container, rate)
 
 
 @cache
 def long_sound(seconds: float) -> bytes:
-    """Return a repeated voice, in the container with the longest decoding time for its encoding time."""
+    """Return repeated speech, in the container with the longest decoding time for its encoding time."""
     samples = round(seconds * RATES["webm"])
-    return encode(np.resize(voice_like(2.5, RATES["webm"]), samples), "webm", RATES["webm"])
+    return encode(np.resize(speech(2.5, RATES["webm"]), samples), "webm", RATES["webm"])
 
 
 @cache
@@ -67,7 +78,7 @@ def valid() -> list[Request]:
     found = []
     for number, container in enumerate(CONTAINERS):
         text_part = part("text", SENTENCES[number % len(SENTENCES)].encode())
-        audio_part = part("audio", sound(container, seed=number), filename=f"a.{container}")
+        audio_part = part("audio", sound(container, start=number), filename=f"a.{container}")
         openface_part = part("openface", face(number), filename="a.csv")
         for names in ("text", "audio", "face", "text+audio", "text+face", "audio+face", "text+audio+face"):
             parts = [
@@ -97,7 +108,7 @@ def invalid() -> list[Request]:
         audio(b"\x7fELF" + bytes(1000), "not a sound", unsupported),
         audio(cut_flac, "cut FLAC", unprocessable),
         audio(bytes(damaged), "damaged Ogg", unprocessable),
-        audio(encode(voice_like(1.0) * 0, "wav"), "silence alone", unprocessable),
+        audio(encode(speech(1.0) * 0, "wav"), "silence alone", unprocessable),
         post("not a CSV", body(part("openface", b"\x00" * 500)), expected=unprocessable),
         post("not a number", body(part("openface", face().replace(b" 0.98", b" nan"))), expected=unprocessable),
     ]

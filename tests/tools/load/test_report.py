@@ -54,6 +54,6 @@ def test_only_the_text_between_the_markers_is_replaced() -> None:
         with_section(page, "chaos", [])
 
 
-@pytest.mark.parametrize("test", ["schemathesis", "atheris", "chaos", "overload", "soak"])
+@pytest.mark.parametrize("test", ["schemathesis", "http", "sequences", "atheris", "chaos", "overload", "soak"])
 def test_the_page_has_a_section_for_every_load_test(test: str) -> None:
     assert with_section(PAGE.read_text(encoding="utf-8"), test, [result()])
