@@ -16,6 +16,8 @@ SEED ?= 1
 CASES ?= 1500
 SECONDS ?= 60
 RECORD ?=
+# Processes of the tests. Many tests wait for a service to start, so one more than two processors is not too many.
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,6 +31,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 SERVE_STAMP := $(VENV)/.installed-serve
 DEV_STAMP := $(VENV)/.installed-dev
 FUZZ_STAMP := $(VENV)/.installed-fuzz
+AUDIT_STAMP := $(VENV)/.installed-audit
 RESULTS = $(if $(RECORD),--record) --json .cache/benches
 BENCH_STAMP := $(VENV)/.installed-bench
 
@@ -56,7 +59,7 @@ checks: $(DEV_STAMP)
 	$(MAKE) --no-print-directory docker-lint
 
 pytest: $(DEV_STAMP)
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal --cov --cov-report=term
 
 .PHONY: docker-lint
 docker-lint: $(DEV_STAMP)  ## Lint the Dockerfile and hold docker-compose.yml against the Compose Specification
@@ -97,9 +100,11 @@ device-report: $(BENCH_STAMP)  ## Test and measure a CUDA device (DEVICE=cuda:1 
 		--json benchmarks/results/device.json --document docs/performance.md
 
 .PHONY: fuzz
-fuzz: $(FUZZ_STAMP)  ## Fuzz the service from its OpenAPI document (CASES each), then its readers (MINUTES=10 each)
+fuzz: $(FUZZ_STAMP)  ## Fuzz the service: OpenAPI (CASES), raw HTTP and sequences (MINUTES=10 each), readers (MINUTES each)
 	@status=0; \
 	$(BIN)/python -m tools.fuzz.run_schemathesis --cases $(CASES) --seed $(SEED) $(RESULTS)/schemathesis.json || status=1; \
+	$(BIN)/python -m tools.fuzz.run_http --minutes $(or $(MINUTES),10) --seed $(SEED) $(RESULTS)/http.json || status=1; \
+	$(BIN)/python -m tools.fuzz.run_sequences --minutes $(or $(MINUTES),10) --seed $(SEED) $(RESULTS)/sequences.json || status=1; \
 	$(BIN)/python -m tools.fuzz.run_atheris --minutes $(or $(MINUTES),10) --seed $(SEED) $(RESULTS)/atheris.json || status=1; \
 	exit $$status
 
@@ -119,11 +124,27 @@ overload: $(DEV_STAMP)  ## Load the service at four times its capacity for SECON
 constraints:  ## Write constraints.txt again, from the newest allowed versions
 	rm -rf .venv-constraints
 	'$(PYTHON)' -m venv .venv-constraints
-	.venv-constraints/bin/python -m pip install --editable '.[bench,dev,fuzz]'
+	.venv-constraints/bin/python -m pip install --editable '.[audit,bench,dev,fuzz]'
 	{ grep '^#' constraints.txt; .venv-constraints/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 		| sed -E 's/\+[a-z0-9.]+$$//'; } > .venv-constraints/new
 	mv .venv-constraints/new constraints.txt
 	rm -rf .venv-constraints
+
+.PHONY: hashes
+hashes:  ## Write the image's requirement files and docs/licenses.md again, from constraints.txt (CPU_WHEEL=… for a new torch)
+	rm -rf .venv-constraints
+	'$(PYTHON)' -m venv .venv-constraints
+	.venv-constraints/bin/python -m pip install --quiet --upgrade pip
+	.venv-constraints/bin/python -m tools.supply_chain.lock $(if $(CPU_WHEEL),--cpu-wheel '$(CPU_WHEEL)')
+	rm -rf .venv-constraints
+
+.PHONY: sbom
+sbom: $(DEV_STAMP)  ## Write bills of materials of the images (CycloneDX) to build/sbom
+	$(BIN)/python -m tools.supply_chain.sbom
+
+.PHONY: audit
+audit: $(AUDIT_STAMP)  ## Look up known vulnerabilities of the image's packages; a warning where no database answers
+	$(BIN)/python -m tools.supply_chain.audit $(if $(GITHUB_ACTIONS),--annotate)
 
 .PHONY: clean
 clean:  ## Remove .venv and everything the tools left behind
@@ -145,6 +166,10 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 $(BENCH_STAMP): $(DEV_STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,dev]'
+	@touch $@
+
+$(AUDIT_STAMP): $(DEV_STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[audit,dev]'
 	@touch $@
 
 $(FUZZ_STAMP): pyproject.toml constraints.txt | $(BIN)/python

@@ -5,6 +5,11 @@ Imports are inside the fixtures, so that tests without them start without PyTorc
 
 from __future__ import annotations
 
+import os
+
+# Before the import of NumPy, which reads it: one thread is fastest for small arrays, and pytest runs several processes.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +85,7 @@ def canary() -> str:
 def parts(canary: str) -> dict[str, Part]:
     """One valid part of each kind."""
     from app.engine.warmup import still_face, tone
-    from model.features.visual.openface import ACTION_UNIT_COLUMNS
+    from model.features.visual.table import ACTION_UNIT_COLUMNS
 
     return {
         "text": (None, f"What a lovely {canary}!".encode(), "text/plain"),

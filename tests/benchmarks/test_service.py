@@ -1,4 +1,3 @@
-import asyncio
 import math
 
 import pytest
@@ -6,6 +5,7 @@ import pytest
 from benchmarks.__main__ import BENCHES, table
 from benchmarks.service import PEERS, Measured, Trial, difference, offer
 from model.modality import COMPLETE, SUBSETS
+from tests.support.virtual_time import run
 from tools.load.client import Client, Request, Response
 from tools.load.generator import drawn
 from tools.load.payloads import text
@@ -50,12 +50,12 @@ class Fast(Client):
 
 
 def test_trials_count_200s_at_the_offered_rate() -> None:
-    trial = asyncio.run(offer(Fast(200), drawn([text("Hello.")], 0), 50, 0.4))
+    trial = run(offer(Fast(200), drawn([text("Hello.")], 0), 50, 0.4))
     assert (trial.rate, trial.failed, trial.sustained) == (50, 0, True)
-    assert trial.answered == pytest.approx(50, rel=0.5)
+    assert trial.answered == pytest.approx(50, rel=0.1)
 
 
 def test_responses_other_than_200_are_failures() -> None:
-    trial = asyncio.run(offer(Fast(503), drawn([text("Hello.")], 0), 20, 0.2))
+    trial = run(offer(Fast(503), drawn([text("Hello.")], 0), 20, 0.2))
     assert (trial.failed, trial.sustained) == (4, False)
     assert math.isinf(trial.p50)

@@ -16,6 +16,7 @@ def like(weights: Path, folder: Path, change: Callable[[EMMR], None] = lambda _:
     from model.checkpoint import load_checkpoint, save_checkpoint
 
     loaded = load_checkpoint(weights, torch.device("cpu"))
+    assert isinstance(loaded.network, EMMR)
     change(loaded.network)
     return save_checkpoint(folder, loaded.network, loaded.preprocessing, card=loaded.card)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from model.features.visual.openface import ACTION_UNIT_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS
 from model.training.datasets.ravdess import POLARITIES
 from model.types import FloatArray
 

@@ -26,7 +26,7 @@ class Process:
         self.popen = subprocess.Popen(
             [sys.executable, *program, "serve", "--port", "0", "--device", device, "--weights", str(weights)],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "EMMR_DECODE_WORKERS": "1", **environment},
             stderr=subprocess.PIPE,
             text=True,
         )

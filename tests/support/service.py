@@ -21,8 +21,8 @@ Part = tuple[str | None, bytes, str]
 
 
 def make_app(weights: Path, **settings: Any) -> FastAPI:
-    """Return an application with `weights` on the CPU and the given settings."""
-    return create_app(Settings(weights=weights, device="cpu", **settings))
+    """Return an application with `weights` on the CPU, one decoder, which starts soonest, and the given settings."""
+    return create_app(Settings(**{"weights": weights, "device": "cpu", "decode_workers": 1, **settings}))
 
 
 def ready(client: TestClient, seconds: float = 120.0) -> None:

@@ -53,16 +53,19 @@ class Toy(FixedCorpus):
         return self.parts["train"]
 
 
-def toy(train: int = 48, val: int = 21, *, mixed: bool = False) -> tuple[Toy, dict[Source, FloatArray]]:
+def toy(
+    train: int = 48, val: int = 21, *, mixed: bool = False, config: ModelConfig = CONFIG
+) -> tuple[Toy, dict[Source, FloatArray]]:
     """A corpus with well separated classes in every modality, and its features.
 
     Args:
         train: training examples.
         val: validation examples.
         mixed: let examples lack modalities, each of the seven subsets in turn.
+        config: gives the feature sizes.
     """
     rng = np.random.default_rng(0)
-    centres = {m: 2 * rng.standard_normal((3, CONFIG.feature_size(m))) for m in MODALITIES}
+    centres = {m: 2 * rng.standard_normal((3, config.feature_size(m))) for m in MODALITIES}
     features: dict[Source, FloatArray] = {}
 
     def example(split: str, number: int, presence: ModalitySet) -> Example:
@@ -70,7 +73,7 @@ def toy(train: int = 48, val: int = 21, *, mixed: bool = False) -> tuple[Toy, di
         sources: dict[Modality, Source] = {}
         for modality in presence:
             slots = 1 if modality == Modality.VISUAL else int(rng.integers(2, 9))
-            noise = rng.standard_normal((slots, CONFIG.feature_size(modality)))
+            noise = rng.standard_normal((slots, config.feature_size(modality)))
             sources[modality] = source_of(modality, f"{split}-{number}")
             features[sources[modality]] = (centres[modality][label] + noise).astype(np.float32)
         return Example(f"{split}-{number}", CLASSES[label], sources)

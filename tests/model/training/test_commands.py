@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
+from model.baselines.systems import TITLES
 from model.checkpoint import load_checkpoint, verify_hashes
 from model.errors import CheckpointError, ConfigError, CorpusError
 from model.modality import SUBSETS
 from model.pipeline import Pipeline, choose_device
-from model.training import plots
-from model.training.commands import DEFAULT_CACHE, RUNS, evaluate, read_recipe, train
+from model.training import commands, plots
+from model.training.commands import RUNS, evaluate, read_recipe, train
 from model.training.missing_patterns import RATES
 from model.training.settings import Recipe
 from tests.support.corpus import write_composite2, write_manifest, write_openface, write_tone
+from tests.support.native_corpora import write_mosi
 from tests.support.training import tiny_recipe
 
 PITCHES = {"negative": 140.0, "neutral": 220.0, "positive": 400.0}
@@ -45,9 +47,11 @@ def manifest(folder: Path, splits: dict[str, int], labels: Sequence[str] = tuple
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default cache lies under the working folder: keep it out of the repository."""
+def _computing(tmp_path: Path, feature_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute features in this process, and share them."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("model.training.commands.DEFAULT_CACHE", feature_cache)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
 
 
 @pytest.fixture
@@ -60,7 +64,7 @@ def recipe(tmp_path: Path) -> Path:
 def train_on(data: Path, out: Path, recipe: Path, **changes: Any) -> int:
     arguments: dict[str, Any] = {
         "corpus": "manifest", "data": data, "out": out, "config": recipe, "seed": 0, "epochs": None, "resume": False,
-        "device": "cpu", "cache": DEFAULT_CACHE, "workers": 1,
+        "device": "cpu", "cache": commands.DEFAULT_CACHE, "workers": 1,
     }  # fmt: skip
     return train(**(arguments | changes))
 
@@ -88,9 +92,9 @@ def test_weights_trained_on_a_manifest_can_be_evaluated(tmp_path: Path, recipe: 
 
 
 def test_the_composite_corpus_is_scored_by_what_carries_the_label(
-    tmp_path: Path, composite_data: Path, feature_cache: Path, recipe: Path
+    tmp_path: Path, composite_data: Path, recipe: Path
 ) -> None:
-    assert train_on(composite_data, tmp_path / "w", recipe, corpus="composite", cache=feature_cache, epochs=1) == 0
+    assert train_on(composite_data, tmp_path / "w", recipe, corpus="composite", epochs=1) == 0
     measured = json.loads((tmp_path / "w" / "results.json").read_text(encoding="utf-8"))
     assert measured["decided_by"].keys() == {"congruent", "text", "voice+face", "voice", "face", "native"}
     assert measured["gate"]["n"] == 6 * measured["n"]
@@ -130,25 +134,67 @@ def test_corpora_of_one_modality_are_evaluated_separately(
     assert (measured["key_missing"], measured["gate"], measured["steps"]) == (None, None, [])
 
 
+@pytest.mark.parametrize("system", ["ae", "late-fusion"])
+def test_another_system_is_trained_and_evaluated(tmp_path: Path, recipe: Path, system: str) -> None:
+    data, out = manifest(tmp_path, {"train": 18, "val": 6, "test": 6}), tmp_path / "other"
+    assert train_on(data, out, recipe, system=system, epochs=1) == 0
+    checkpoint = load_checkpoint(out, choose_device("cpu"))
+    assert checkpoint.config.system == system
+    assert TITLES[checkpoint.config.system] in checkpoint.card
+    assert evaluate("manifest", data, "test", out, tmp_path / "r.json", "cpu", system=system) == 0
+    measured = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert measured["patterns"].keys() == {s.name for s in SUBSETS}
+    assert (measured["key_missing"], measured["gate"]) == (None, None)
+    with pytest.raises(ConfigError, match=f"are of {system}, not of emmr"):
+        evaluate("manifest", data, "test", out, None, "cpu", system="emmr")
+
+
+def test_an_unknown_system_is_refused(tmp_path: Path, recipe: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown system 'mmim'; known are emmr, ae"):
+        train_on(tmp_path / "absent", tmp_path / "w", recipe, system="mmim")
+
+
 def test_a_report_without_its_packages_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs matplotlib"):
         evaluate("corpse", tmp_path, "test", tmp_path, None, "cpu", tmp_path / "out.html")
 
 
-def test_processes_of_torchrun_train_together_and_one_writes(tmp_path: Path, recipe: Path) -> None:
-    data, out = manifest(tmp_path, {"train": 9, "val": 3}), tmp_path / "together"
+def test_two_processes_train_the_weights_of_one_and_one_writes(tmp_path: Path, feature_cache: Path) -> None:
+    # Neither the batch size divides the rows nor the number of processes the remainder. Without dropout, because each
+    # process draws masks for its own rows.
+    data = manifest(tmp_path, {"train": 46, "val": 21})
+    settings = {"epochs": 5, "batch_size": 15, "learning_rate": 3e-3, "class_balance": 0.0}
+    recipe = tiny_recipe(**settings)
+    network = recipe.model.network.model_copy(update={"dropout": 0.0})
+    path = tmp_path / "recipe.json"
+    path.write_text(
+        recipe.model_copy(update={"model": recipe.model.model_copy(update={"network": network})}).model_dump_json(),
+        encoding="utf-8",
+    )
+    assert train_on(data, tmp_path / "one" / "w", path) == 0
+    # torchrun chooses a free port, so that runs on one machine do not collide.
     ran = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
             "--no-python", Path(sys.executable).parent / "emmr", "train", "--corpus", "manifest", "--data", data,
-            "--out", out, "--config", recipe, "--device", "cpu",
+            "--out", tmp_path / "two" / "w", "--config", path, "--device", "cpu", "--cache", feature_cache,
         ],
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("validation macro-F1") == 1 + tiny_recipe().training.epochs  # each epoch, and the result
-    assert verify_hashes(out)
+    assert ran.stdout.count("validation macro-F1") == 1 + recipe.training.epochs  # each epoch, and the result
+    assert verify_hashes(tmp_path / "two" / "w")
+    runs = [tmp_path / number / RUNS / "w" / "seed-0" for number in ("one", "two")]
+    assert len({frozenset(path.name for path in run.iterdir()) for run in runs}) == 1
+    one, two = (
+        load_checkpoint(tmp_path / number / "w", choose_device("cpu")).network.state_dict() for number in ("one", "two")
+    )
+    assert max(float((two[name] - value).abs().max()) for name, value in one.items()) < 1e-2
+    alone, together = (json.loads((run / "state.json").read_text(encoding="utf-8"))["report"] for run in runs)
+    assert alone["best_macro_f1"] > 0.6
+    assert together["by_pattern"] == pytest.approx(alone["by_pattern"], abs=0.06)  # one of 21 items
+    assert together["history"] == pytest.approx(alone["history"], abs=0.03)
 
 
 def test_epochs_can_be_set_and_a_run_resumed(tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,3 +273,16 @@ def test_a_file_without_a_recipe_is_refused(tmp_path: Path, content: bytes | Non
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"recipe\.json holds no recipe"):
         read_recipe(path)
+
+
+def test_scores_are_learned_from_precomputed_vectors(tmp_path: Path, recipe: Path) -> None:
+    data, out, results = write_mosi(tmp_path), tmp_path / "scores", tmp_path / "r.json"
+    assert train_on(data, out, recipe, corpus="mosi-scores", epochs=1) == 0
+    config = load_checkpoint(out, choose_device("cpu")).config
+    assert (config.task, config.precomputed.audio, config.precomputed.visual) == ("regression", 73, 100)
+    assert evaluate("mosi-scores", data, "test", out, results, "cpu") == 0
+    scores = json.loads(results.read_text(encoding="utf-8"))["scores"]
+    assert scores.keys() == {s.name for s in SUBSETS}
+    assert all(0 <= figures["mae"] <= 6 and figures["n"] == 10 for figures in scores.values())
+    with pytest.raises(ConfigError, match="the weights do not know the class 'negative'"):
+        evaluate("mosi", data, "test", out, None, "cpu")

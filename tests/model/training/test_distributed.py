@@ -1,47 +1,14 @@
-"""Two processes that train together take the same steps as one."""
+"""Division of a batch among processes; `test_commands.py` has two train together."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from model.modality import Modality
 from model.training.distributed import SINGLE_PROCESS, DistributedContext
 from tests.support.training import toy
-
-MODULE = "tests.support.train_toy"
-
-
-def train(folder: Path, processes: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        # torchrun chooses a free port, so that runs on one machine do not collide.
-        command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    ran = subprocess.run([*command, MODULE, str(folder)], capture_output=True, text=True, timeout=240, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return load_file(folder / "network.safetensors"), json.loads((folder / "report.json").read_text(encoding="utf-8"))
-
-
-def test_two_processes_reach_the_scores_of_one(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    one, alone = train(tmp_path / "one", 1)
-    two, together = train(tmp_path / "two", 2)
-    assert alone["best_macro_f1"] > 0.6
-    assert together["by_pattern"] == pytest.approx(alone["by_pattern"], abs=0.06)  # one of 21 items
-    assert together["history"] == pytest.approx(alone["history"], abs=0.03)
-    furthest = max(float((two[name] - value).abs().max()) for name, value in one.items())
-    assert furthest < 1e-2
-    assert together["processes"] == 2
-    assert sorted(p.name for p in (tmp_path / "two" / "seed-0").iterdir()) == sorted(
-        p.name for p in (tmp_path / "one" / "seed-0").iterdir()
-    )
 
 
 def test_shards_cover_all_rows_and_their_mean_is_the_batch_mean(training_batch: Callable[[int], Any]) -> None:

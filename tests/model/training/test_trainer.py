@@ -1,5 +1,6 @@
 """Training: convergence, reproducibility, early stopping and exact resumption."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,16 @@ def trainer(folder: Path, corpus: Toy = CORPUS, **options: Any) -> Trainer:
 
 
 def fit(folder: Path, corpus: Toy = CORPUS, *, resume: bool = False, **settings: Any) -> tuple[EMMR, FitReport]:
-    return trainer(folder, corpus, **settings).fit(resume=resume)
+    network, report = trainer(folder, corpus, **settings).fit(resume=resume)
+    assert isinstance(network, EMMR)
+    return network, report
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EMMR, FitReport]:
+    """The folder and the result of a run, which no test changes."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, *fit(folder)
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -84,8 +94,8 @@ def test_the_averaged_parameters_are_validated_and_stored(tmp_path: Path) -> Non
     assert made.validate(last) != facts["report"]["by_pattern"]
 
 
-def test_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
-    first, report = fit(tmp_path / "a")
+def test_weights_depend_on_the_seed_only(finished: tuple[Path, EMMR, FitReport], tmp_path: Path) -> None:
+    _, first, report = finished
     again, same = fit(tmp_path / "b")
     assert_same(first, again)
     assert report == same
@@ -109,24 +119,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, s
     assert scalars(tmp_path / "torn") == scalars(tmp_path / "whole")
 
 
-def test_a_run_interrupted_in_its_first_epoch_starts_anew(tmp_path: Path) -> None:
+def test_a_run_interrupted_in_its_first_epoch_starts_anew(
+    finished: tuple[Path, EMMR, FitReport], tmp_path: Path
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "torn", Toy(CORPUS.parts, fail_at=1))
-    whole, _ = fit(tmp_path / "whole")
+    _, whole, _ = finished
     resumed, _ = fit(tmp_path / "torn", resume=True)
     assert_same(whole, resumed)
 
 
-def test_resuming_a_finished_run_returns_its_result(tmp_path: Path) -> None:
-    network, report = fit(tmp_path)
+def test_resuming_a_finished_run_returns_its_result(finished: tuple[Path, EMMR, FitReport]) -> None:
+    folder, network, report = finished
     untouched = Toy(CORPUS.parts, fail_at=0)
-    again, same = fit(tmp_path, untouched, resume=True)
+    again, same = fit(folder, untouched, resume=True)
     assert_same(network, again)
     assert report == same
 
 
-def test_a_run_starts_anew_unless_resumed(tmp_path: Path) -> None:
-    first, _ = fit(tmp_path)
+def test_a_run_starts_anew_unless_resumed(finished: tuple[Path, EMMR, FitReport], tmp_path: Path) -> None:
+    folder, first, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     fresh = Toy(CORPUS.parts)
     again, _ = fit(tmp_path, fresh)
     assert fresh.redraws == 3
@@ -134,10 +147,11 @@ def test_a_run_starts_anew_unless_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"epochs": 3}, {"learning_rate": 3e-3}], ids=lambda c: next(iter(c)))
-def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, change: dict[str, Any]) -> None:
-    fit(tmp_path)
+def test_a_run_is_not_resumed_with_another_recipe(
+    finished: tuple[Path, EMMR, FitReport], change: dict[str, Any]
+) -> None:
     with pytest.raises(ConfigError, match="another recipe"):
-        fit(tmp_path, resume=True, **change)
+        fit(finished[0], resume=True, **change)
 
 
 def test_training_stops_when_validation_does_not_improve(tmp_path: Path) -> None:
@@ -161,12 +175,12 @@ def test_scalars_are_written_for_every_epoch(tmp_path: Path) -> None:
     assert [value for _, value in recorded["validation/macro_f1"]] == pytest.approx(report.history)
 
 
-def test_the_guidance_network_is_stored(tmp_path: Path) -> None:
-    fit(tmp_path)
-    state = load_state(tmp_path / "seed-0")
+def test_the_guidance_network_is_stored(finished: tuple[Path, EMMR, FitReport]) -> None:
+    folder, *_ = finished
+    state = load_state(folder / "seed-0")
     assert state is not None
     assert any(name.startswith("guidance.") for name in state[0])
-    assert all(value > 0 for _, value in scalars(tmp_path)["loss/forward"])
+    assert all(value > 0 for _, value in scalars(folder)["loss/forward"])
 
 
 @pytest.mark.parametrize(
@@ -226,7 +240,7 @@ def test_every_epoch_prints_its_scores(tmp_path: Path) -> None:
 
 def test_soft_targets_replace_wrong_labels(tmp_path: Path) -> None:
     known = [replace(e, modality_labels=dict.fromkeys(e.sources, e.label)) for e in CORPUS.examples("train")]
-    teacher = fit_teacher(Toy({"train": known, "val": known}), FEATURES, CONFIG, variants=0, steps=200)
+    teacher = fit_teacher(Toy({"train": known, "val": known}), FEATURES, CONFIG, variants=0, steps=80)
     assert teacher is not None
     wrong = {"negative": "positive", "neutral": "negative", "positive": "neutral"}
     mislabelled = Toy({"train": [replace(e, label=wrong[e.label]) for e in known], "val": CORPUS.examples("val")})
