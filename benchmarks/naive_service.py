@@ -21,8 +21,9 @@ from model.checkpoint import load_checkpoint
 from model.features.audio.raw_features import extract_voice
 from model.features.normalization import reduce_to_slots
 from model.features.text.encoder import packaged_folder
-from model.features.visual.openface import ACTION_UNIT_COLUMNS, ALL_COLUMNS
+from model.features.visual.table import ACTION_UNIT_COLUMNS, ALL_COLUMNS
 from model.modality import Modality, Utterance
+from model.network.emmr import EMMR
 from model.types import FloatArray
 
 
@@ -32,6 +33,7 @@ class Naive:
     def __init__(self, weights: Path) -> None:
         checkpoint = load_checkpoint(weights, torch.device("cpu"))
         self.config, self.statistics = checkpoint.config, checkpoint.preprocessing.statistics
+        assert isinstance(checkpoint.network, EMMR)
         self.network = naive_port(checkpoint.network)
         packaged = self.config.text.encoder == "minilm"
         source = str(packaged_folder()) if packaged else self.config.text.encoder

@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.baselines.systems import Network, build_network
 from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.features.audio.whisper import WhisperEncoder
 from model.features.normalization import Preprocessing
 from model.features.text.encoder import TextEncoder
 from model.modality import Modality
-from model.network.emmr import EMMR
 from model.network.reliability import Reliability
 
 CONFIG: Final = "config.json"
@@ -43,7 +43,7 @@ class Checkpoint:
     """A loaded weights folder; the network is in eval mode and the text encoder has its adapters merged."""
 
     config: ModelConfig
-    network: EMMR
+    network: Network
     reliability: Reliability
     preprocessing: Preprocessing
     text_encoder: TextEncoder
@@ -54,7 +54,7 @@ class Checkpoint:
 
 def save_checkpoint(
     folder: Path,
-    network: EMMR,
+    network: Network,
     preprocessing: Preprocessing,
     adapters: Mapping[str, Tensor] | None = None,
     card: str = "",
@@ -104,7 +104,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
         shape = (config.feature_size(modality),)
         if statistics is None or not statistics.mean.shape == statistics.std.shape == shape:
             raise CheckpointError(f"{folder}: {PREPROCESSING} does not fit the config's {modality} features")
-    network, reliability = EMMR(config), Reliability(config)
+    network, reliability = build_network(config), Reliability(config)
     try:
         network.load_state_dict(_under(tensors, NETWORK_PREFIX))
         if fitted := _under(tensors, RELIABILITY_PREFIX):

@@ -3,7 +3,8 @@
 Source: Table 7 of the paper for `ModelConfig.paper`; the shipped values were chosen on validation data.
 """
 
-from typing import Final, Literal, Self
+from itertools import pairwise
+from typing import Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +14,12 @@ BRANCHES: Final = ("transformer", "autoencoder", "cascade")
 """The three reconstruction branches (paper 3.5), in the order of β."""
 TRANSFORMER: Final = BRANCHES[0]
 """The branch that every answer needs: its encoding is classified and its reconstructions are voted on."""
+
+
+System = Literal["emmr", "ae", "cra", "mctn", "transm", "mmin", "tate", "late-fusion", "classical"]
+"""The systems that can be trained; all but the first are in `model.baselines`."""
+SYSTEMS: Final[tuple[System, ...]] = get_args(System)
+EMMR: Final[System] = SYSTEMS[0]
 
 
 class _Frozen(BaseModel):
@@ -72,6 +79,15 @@ class VisualConfig(_Frozen):
         return 709 if self.columns == "all" else 35
 
 
+class PrecomputedConfig(_Frozen):
+    """Sizes of feature vectors that a corpus contains in place of recordings; None for features computed here."""
+
+    audio: int | None = Field(default=None, gt=0)
+    """Features of an audio slot, instead of those of `AudioConfig`."""
+    visual: int | None = Field(default=None, gt=0)
+    """Features of a visual slot, instead of those of `VisualConfig`."""
+
+
 class Slots(_Frozen):
     """The maximum number of time slots of each modality (the paper's T_t, T_a, T_v)."""
 
@@ -116,10 +132,18 @@ class ModelConfig(_Frozen):
     """Everything needed to build the network of a checkpoint."""
 
     name: str = "default"
+    system: System = Field(default=EMMR, exclude_if=lambda system: system == EMMR)
+    """What answers. EMMR is not written, so that configs from before there were others stay the same."""
     classes: tuple[str, ...] = ("negative", "neutral", "positive")
+    task: Literal["classification", "regression"] = "classification"
+    """`regression`: the classes are numbers in ascending order, and the score of an utterance is the expected value of
+    its class distribution (Rothe et al., "DEX: Deep EXpectation", ICCV workshops 2015)."""
     text: TextConfig = TextConfig()
     audio: AudioConfig = AudioConfig()
     visual: VisualConfig = VisualConfig()
+    precomputed: PrecomputedConfig = PrecomputedConfig()
+    """Sizes of feature vectors that are read from a corpus. Weights with any are for evaluation only: a service would
+    have to compute such vectors from uploads."""
     slots: Slots
     network: NetworkConfig
 
@@ -130,15 +154,22 @@ class ModelConfig(_Frozen):
         for modality in Modality:
             if self.network.imputed_slots.of(modality) > self.slots.of(modality):
                 raise ValueError(f"{modality}: more slots imputed than the modality can have")
-        if self.audio.encoder != "acoustic" and self.slots.audio != 1:
+        if self.precomputed.audio is None and self.audio.encoder != "acoustic" and self.slots.audio != 1:
             raise ValueError("a voice described as a whole fills exactly one audio slot")
-        if self.visual.reduce == "mean" and self.slots.visual != 1:
+        if self.precomputed.visual is None and self.visual.reduce == "mean" and self.slots.visual != 1:
             raise ValueError("the mean over frames fills exactly one visual slot")
+        if self.task == "regression" and not _ascending_numbers(self.classes):
+            raise ValueError("the classes of a regression must be numbers in ascending order")
         return self
+
+    @property
+    def class_values(self) -> tuple[float, ...]:
+        """The classes of a regression as numbers."""
+        return tuple(float(name) for name in self.classes)
 
     def feature_size(self, modality: Modality) -> int:
         """d_m: features of one slot of a modality."""
-        return int(getattr(self, modality).size)
+        return int(getattr(self.precomputed, modality, None) or getattr(self, modality).size)
 
     @classmethod
     def paper(cls) -> Self:
@@ -151,3 +182,11 @@ class ModelConfig(_Frozen):
             slots=slots,
             network=NetworkConfig(imputed_slots=slots),
         )
+
+
+def _ascending_numbers(names: tuple[str, ...]) -> bool:
+    try:
+        values = [float(name) for name in names]
+    except ValueError:
+        return False
+    return all(a < b for a, b in pairwise(values))

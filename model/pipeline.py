@@ -7,15 +7,16 @@ from typing import Self
 
 import torch
 
+from model.baselines.systems import decide
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import ModelConfig
 from model.features.extractor import FeatureExtractor
 from model.modality import Modality, Utterance
 from model.network.batch import collate
 from model.network.decision import Decision
+from model.network.emmr import EMMR
 from model.network.inference.cuda_graphs import StaticGraph, record
 from model.network.inference.fused import FusedNetwork
-from model.network.inference.sparse import decide
 from model.network.reliability import decide_with_reliability
 
 
@@ -32,7 +33,8 @@ class Pipeline:
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.checkpoint = checkpoint
         self.device = device
-        self._network = FusedNetwork(checkpoint.network)
+        network = checkpoint.network
+        self._network = FusedNetwork(network) if isinstance(network, EMMR) else network
         self._graphs: dict[int, StaticGraph] = {}
         self.extractor = FeatureExtractor(
             checkpoint.config, checkpoint.preprocessing, checkpoint.text_encoder, reliability=checkpoint.reliability
@@ -55,14 +57,14 @@ class Pipeline:
         return self.checkpoint.config
 
     def record(self) -> tuple[int, ...]:
-        """Record CUDA graphs for small batches, which `decide` then replays; does nothing on other devices.
+        """Record CUDA graphs for small batches, which `decide` then replays; nothing on other devices and of baselines.
 
         It takes about a second.
 
         Returns:
             Batch sizes of the recorded graphs.
         """
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and isinstance(self._network, FusedNetwork):
             self._graphs = record(self._network, self.device)
         return tuple(self._graphs)
 
@@ -78,8 +80,8 @@ class Pipeline:
 
         Args:
             utterances: as for `model.network.reliability.decide_with_reliability`.
-            explain: as for `model.network.inference.sparse.decide`.
-            both_paths: as for `model.network.inference.sparse.decide`.
+            explain: as for `model.baselines.systems.decide`.
+            both_paths: as for `model.baselines.systems.decide`.
             doubtful: as for `model.network.reliability.run_network`.
             thresholds: as for `model.network.reliability.finalize`.
         """

@@ -14,7 +14,8 @@ from model.errors import EmptyModality
 from model.features.audio.raw_features import AudioFeatures
 from model.features.normalization import Preprocessing, reduce_to_slots
 from model.features.text.encoder import TextEncoder, TextFeatures
-from model.features.visual.openface import ACTION_UNIT_COLUMNS, FaceTrack
+from model.features.visual.openface import FaceTrack
+from model.features.visual.table import ACTION_UNIT_COLUMNS
 from model.modality import Modality
 from model.types import FloatArray
 

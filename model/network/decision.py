@@ -12,6 +12,9 @@ Distribution = tuple[float, ...]
 class Decision:
     """One utterance's decision; every distribution is over the config's classes, in their order.
 
+    A baseline (`model.baselines`) gives `probabilities` alone: its `full` and `available` equal them, `key_score` and,
+    finalized, `threshold` are None, and `branch_weights` is empty.
+
     The network's own decision has no fitted calibration; `model.network.reliability.finalize` replaces some fields.
 
     Args:
@@ -41,7 +44,7 @@ class Decision:
     full: Distribution
     available: Distribution
     key_modalities: tuple[Modality, ...]
-    key_score: float
+    key_score: float | None
     ensemble_used: bool
     branch_weights: Mapping[str, float]
     votes: Mapping[str, Distribution] | None = None
@@ -53,7 +56,7 @@ class Decision:
     rule: tuple[Modality, ...] = ()
     key_by_modality: Mapping[Modality, float] = field(default_factory=dict)
     familiarity: Mapping[Modality, float] = field(default_factory=dict)
-    threshold: float = 0.5
+    threshold: float | None = 0.5
 
     @property
     def label_index(self) -> int:

@@ -47,6 +47,10 @@ class LossSettings(BaseModel):
     """`complete`: the common sequence of everything held; `input`: the paper's, the sequence with missing slots."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Of labels; soft targets are used unchanged."""
+    score_loss: Literal["l1", "mse"] = "l1"
+    """Distance of the score (the expected value of the class distribution) to the true one, in a regression."""
+    score_weight: float = Field(default=0.5, ge=0)
+    """Weight of that distance, the mean of both paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,15 @@ class Targets:
         labels: `(B,)` class indices.
         modality_labels: modality → `(B,)` class indices of its own polarity, `IGNORED` where unknown.
         class_weights: `(C,)` weights of the classes, or None for equal ones.
+        scores: `(B,)` of a regression, or None.
+        class_values: `(C,)` the classes of a regression as numbers, or None.
     """
 
     labels: Tensor
     modality_labels: Mapping[Modality, Tensor]
     class_weights: Tensor | None = None
+    scores: Tensor | None = None
+    class_values: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,9 @@ def total_loss(
             target = None if soft is None else soft.alone[m]
             losses.append(cross_entropy(output.modality_heads[m], labels, target, rows))
     parts["modality"] = torch.stack(losses).mean() if losses else output.transformer.new_zeros(())
+    score = output.transformer.new_zeros(())
+    if targets.scores is not None:
+        parts["score"] = score = score_distance(torch.stack([output.transformer, output.ensemble]), targets, settings)
     if guidance is not None:
         weights = output.known.to(guidance.dtype)
         parts["forward"] = torch.stack(
@@ -136,6 +147,7 @@ def total_loss(
         + settings.modality_weight * parts["modality"]
         + settings.forward_weight * parts["forward"]
         + settings.backward_weight * parts["backward"]
+        + settings.score_weight * score
     )
     return total, {name: part.detach() for name, part in parts.items()}
 
@@ -177,6 +189,15 @@ def _backward(output: Output, settings: LossSettings) -> Tensor:
     return torch.stack(
         [_similarity(output.decodings[b], target.detach(), weights, settings.similarity) for b in BRANCHES]
     ).mean()
+
+
+def score_distance(logits: Tensor, targets: Targets, settings: LossSettings) -> Tensor:
+    """Mean distance of the expected values of `(…, B, C)` logits to the scores of a regression."""
+    assert targets.scores is not None
+    assert targets.class_values is not None
+    expected = logits.float().softmax(dim=-1) @ targets.class_values  # (…, B)
+    distance = F.l1_loss if settings.score_loss == "l1" else F.mse_loss
+    return distance(expected, targets.scores.expand_as(expected))
 
 
 def _auxiliary(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.config import BRANCHES, TRANSFORMER, ModelConfig
+from model.config import TRANSFORMER, ModelConfig
 from model.modality import MODALITIES, SUBSETS, Modality, ModalitySet, Utterance
 from model.network.decision import Decision, Distribution, argmax
 from model.network.familiarity import FAMILIAR, Familiarity, familiar_part
@@ -216,7 +216,8 @@ def finalize(
         thresholds: for each, the score from which a key missing modality is reported; None for the fitted one.
     """
     calibrated = [calibrate_decision(reliability, each) for each in raw]
-    cases = [(i, provided) for i, each in enumerate(raw) for provided in provided_sets(each.presence)]
+    judged = [(i, each.presence) for i, each in enumerate(raw) if each.decision.key_score is not None]
+    cases = [(i, provided) for i, presence in judged for provided in provided_sets(presence)]
     scores: list[dict[ModalitySet, float]] = [{} for _ in raw]
     for (i, provided), score in zip(cases, _verdicts(reliability, raw, calibrated, cases), strict=True):
         scores[i][provided] = score
@@ -253,7 +254,7 @@ def calibrate_decision(reliability: Reliability, raw: RawDecision) -> Decision:
         decision,
         probabilities=transformer if ensemble is None or not gated else ensemble,
         ensemble_used=gated,
-        branch_weights=decision.branch_weights if gated else {b: float(b == TRANSFORMER) for b in BRANCHES},
+        branch_weights={b: p if gated else float(b == TRANSFORMER) for b, p in decision.branch_weights.items()},
         available=transformer,
         vote_full=decision.full,
         vote_available=decision.available,
@@ -328,6 +329,8 @@ def _report_key_modalities(
     decision: Decision, presence: ModalitySet, scores: Mapping[ModalitySet, float], threshold: float
 ) -> Decision:
     """Compare the score with the threshold; without a key missing modality, both votes equal the answer."""
+    if decision.key_score is None:
+        return replace(decision, full=decision.probabilities, available=decision.probabilities, threshold=None)
     by_modality = {m: scores[ModalitySet.of(m)] for m in presence.missing}
     score = scores[ModalitySet.of(*presence.missing)] if presence.missing else 0.0
     answer = decision.probabilities

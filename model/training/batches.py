@@ -36,17 +36,26 @@ class TrainingBatch:
         return replace(
             self,
             batch=self.batch.select(rows),
-            targets=replace(self.targets, labels=self.targets.labels[rows], modality_labels=labels),
+            targets=replace(
+                self.targets,
+                labels=self.targets.labels[rows],
+                modality_labels=labels,
+                scores=None if self.targets.scores is None else self.targets.scores[rows],
+            ),
             examples=[self.examples[row] for row in rows.tolist()],
         )
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
-        weights = self.targets.class_weights
+        given = self.targets
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
         targets = Targets(
-            self.targets.labels.to(device, non_blocking=True),
-            {m: labels.to(device, non_blocking=True) for m, labels in self.targets.modality_labels.items()},
-            None if weights is None else weights.to(device, non_blocking=True),
+            given.labels.to(device, non_blocking=True),
+            {m: labels.to(device, non_blocking=True) for m, labels in given.modality_labels.items()},
+            *map(moved, (given.class_weights, given.scores, given.class_values)),
         )
         return replace(self, batch=self.batch.to(device), targets=targets)
 
@@ -166,7 +175,11 @@ class BatchSource:
             m: torch.tensor([index[e.modality_labels[m]] if m in e.modality_labels else IGNORED for e in examples])
             for m in MODALITIES
         }
-        return Targets(torch.tensor([index[e.label] for e in examples]), polarities, weights)
+        labels = torch.tensor([index[e.label] for e in examples])
+        if self.config.task != "regression":
+            return Targets(labels, polarities, weights)
+        scores = torch.tensor([float(e.label) if e.score is None else e.score for e in examples])
+        return Targets(labels, polarities, weights, scores, torch.tensor(self.config.class_values))
 
     def _class_weights(self, examples: Sequence[Example]) -> Tensor | None:
         """`(C,)`, a power of the inverse class frequency; None without class balance."""

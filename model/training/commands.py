@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from model.checkpoint import save_checkpoint
+from model.config import EMMR, SYSTEMS
 from model.errors import ConfigError
 from model.pipeline import Pipeline, choose_device
 from model.training.datasets.base import Split
@@ -36,24 +37,26 @@ def train(
     device: str,
     cache: Path,
     workers: int,
+    system: str | None = None,
 ) -> int:
     """Train on a corpus and write a weights folder.
 
     Args:
-        corpus: `composite` or `manifest`.
-        data: folder of the corpus, or the manifest file.
+        corpus: see `open_corpus`.
+        data: folder of the corpora, or of one, or a file.
         out: the weights folder; the run's state is kept in `runs/` beside it, until the next run of that name.
         config: a recipe as JSON (`Recipe`); the default one otherwise.
         seed: of everything random but the text adapters.
-        epochs: instead of the recipe's.
+        epochs: instead of the recipe's; of each stage of a baseline.
         resume: continue an interrupted run.
         device: `auto`, `cpu`, `cuda`, …
         cache: folder of the feature cache.
         workers: processes for features.
+        system: one of `SYSTEMS`, instead of the recipe's.
 
     Raises:
         CorpusError: bad data; names file and row.
-        ConfigError: a recipe that cannot be used.
+        ConfigError: an unknown system, or a recipe that cannot be used.
     """
     # Not at the top: they import packages of the `train` extra that `evaluate` does not need.
     from model.training.crossfit import CrossFitPart
@@ -63,10 +66,12 @@ def train(
     from model.training.reliability import fit_reliability
     from model.training.trainer import RunPaths, Trainer
 
-    source = open_corpus(corpus, data)
     recipe = read_recipe(config)
-    settings = recipe.training if epochs is None else recipe.training.model_copy(update={"epochs": epochs})
-    recipe = Recipe(model=adapted_config(recipe.model, source.classes, out.name), training=settings)
+    network_config = recipe.model.model_copy(update={"system": _known_system(system or recipe.model.system)})
+    source = open_corpus(corpus, data)
+    changed = {} if epochs is None else {"epochs": epochs, "baseline_epochs": epochs}
+    settings = recipe.training.model_copy(update=changed)
+    recipe = Recipe(model=adapted_config(network_config, source, out.name), training=settings)
     chosen = choose_device(device)
     with DistributedContext.join(chosen) as distributed:
         paths = RunPaths(out.parent / RUNS / out.name, cache, workers, distributed.device(chosen), distributed)
@@ -99,6 +104,7 @@ def evaluate(
     json_out: Path | None,
     device: str,
     report: Path | None = None,
+    system: str | None = None,
 ) -> int:
     """Measure a weights folder by every protocol and print the figures.
 
@@ -110,19 +116,23 @@ def evaluate(
         json_out: JSON file to write every figure to.
         device: `auto`, `cpu`, `cuda`, …
         report: HTML file to write figures and diagrams to.
+        system: one of `SYSTEMS` that the weights must be of; any if None.
 
     Raises:
         CorpusError: bad data; names file and row.
         CheckpointError: a weights folder that cannot be loaded.
-        ConfigError: an unknown corpus or split, an empty split, classes that are not the weights', or a report
-            without Matplotlib.
+        ConfigError: an unknown corpus, split or system, weights of another system, an empty split, classes that are
+            not the weights', or a report without Matplotlib.
     """
     if report is not None:
         check_packages()
     if split not in get_args(Split):
         raise ConfigError(f"unknown split {split!r}; known are {', '.join(get_args(Split))}")
+    _known_system(system or EMMR)
     source = open_corpus(corpus, data)
     pipeline = Pipeline.load(weights, device)
+    if system not in (None, pipeline.config.system):
+        raise ConfigError(f"the weights {weights} are of {pipeline.config.system}, not of {system}")
     if unknown := set(source.classes) - set(pipeline.config.classes):
         raise ConfigError(f"the weights do not know the class {min(unknown)!r}")
     part = cast(Split, split)
@@ -142,6 +152,12 @@ def evaluate(
         write_report(evaluation, report, f"{source.name}, {split}: weights {checkpoint.version}")
         console.print(f"written to {report}")
     return 0
+
+
+def _known_system(name: str) -> str:
+    if name not in SYSTEMS:
+        raise ConfigError(f"unknown system {name!r}; known are {', '.join(SYSTEMS)}")
+    return name
 
 
 def read_recipe(path: Path | None) -> Recipe:

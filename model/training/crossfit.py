@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 import torch
 
+from model.baselines.systems import Network
 from model.modality import MODALITIES, SUBSETS, Modality, ModalitySet, Utterance
 from model.network.decision import Decision
-from model.network.emmr import EMMR
 from model.network.reliability import RawDecision, Reliability, calibrate_decision, run_network
 from model.training.datasets import ravdess
 from model.training.datasets.base import Example, Source, Split, TextSource, Unclassed, example_of, unclassed_of
@@ -113,7 +113,7 @@ class CrossFitPart:
         weight: of the complete examples in total.
     """
 
-    network: EMMR
+    network: Network
     training: Sequence[Example]
     unseen: Sequence[Example]
     complete: Sequence[Example]

@@ -6,11 +6,10 @@ from functools import partial
 
 import torch
 
+from model.baselines.systems import Network, decide
 from model.modality import Utterance
 from model.network.batch import collate
 from model.network.decision import Decision
-from model.network.emmr import EMMR
-from model.network.inference.sparse import decide
 from model.network.reliability import Reliability, decide_with_reliability
 from model.training.datasets.base import Corpus, Source, Split
 from model.training.decision_table import items_of
@@ -22,7 +21,7 @@ from model.types import FloatArray
 class NetworkPredictor:
     """A network and its calibration as a `Predictor`; the network is in eval mode and on `device`."""
 
-    network: EMMR
+    network: Network
     device: torch.device
     reliability: Reliability
 
@@ -38,7 +37,7 @@ class NetworkPredictor:
 
 
 def evaluate_split(
-    network: EMMR,
+    network: Network,
     reliability: Reliability,
     corpus: Corpus,
     split: Split,

@@ -12,7 +12,15 @@ import numpy as np
 from model.modality import SUBSETS, ModalitySet
 from model.training.decision_table import Case, DecisionTable, Item, Predictor
 from model.training.key_missing import IncompleteCases, gate, key_missing, verdict_diagrams
-from model.training.metrics import RESAMPLES, class_figures, class_scores, macro_f1, paired_bootstrap, reliability
+from model.training.metrics import (
+    RESAMPLES,
+    class_figures,
+    class_scores,
+    macro_f1,
+    paired_bootstrap,
+    reliability,
+    score_figures,
+)
 from model.training.missing_patterns import RatePatterns
 
 PATTERN_SEED: Final = 2022  # of the missing rates' draws when none are passed in; the same for every system and seed
@@ -23,12 +31,14 @@ class Evaluation(TypedDict):
 
     `patterns`: subset → figures. `rates`: missing rate → scores. `decided_by`: kind → subset → scores. The others: see
     the functions of their names. Scores and figures are those of `model.training.metrics.class_scores` and
-    `class_figures`; `left_out` of a pattern: items that lack one of its modalities.
+    `class_figures`; `left_out` of a pattern: items that lack one of its modalities. `scores`: of a regression, subset →
+    figures of `model.training.metrics.score_figures`; None otherwise.
     """
 
     classes: list[str]
     n: int
     patterns: dict[str, dict[str, Any]]
+    scores: dict[str, dict[str, Any]] | None
     rates: dict[str, dict[str, Any]]
     decided_by: dict[str, dict[str, dict[str, Any]]]
     corpora: dict[str, Any] | None
@@ -71,6 +81,7 @@ def evaluate(
         classes=list(classes),
         n=len(items),
         patterns=patterns(table),
+        scores=scores(table, classes),
         rates={str(rate): _scores(table, enumerate(kept)) for rate, kept in rate_patterns.kept.items()},
         decided_by={
             kind: {
@@ -98,6 +109,20 @@ def patterns(table: DecisionTable) -> dict[str, dict[str, Any]]:
     for subset in SUBSETS:
         cases = table.cases(subset)
         found[subset.name] = {**class_figures(*table.arrays(cases)), "left_out": len(table.items) - len(cases)}
+    return found
+
+
+def scores(table: DecisionTable, classes: Sequence[str]) -> dict[str, Any] | None:
+    """Every subset's figures of the expected value of the class distribution; None where an item has no score."""
+    truth = [item.score for item in table.items if item.score is not None]
+    if len(truth) < len(table.items):
+        return None
+    values = np.array([float(name) for name in classes])
+    found = {}
+    for subset in SUBSETS:
+        cases = table.cases(subset)
+        _, _, probabilities = table.arrays(cases)
+        found[subset.name] = score_figures(np.array([truth[index] for index, _ in cases]), probabilities @ values)
     return found
 
 

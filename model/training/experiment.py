@@ -16,7 +16,7 @@ from model.features.extractor import FeatureExtractor
 from model.features.text.encoder import TextEncoder
 from model.modality import Modality
 from model.training.adapters import train_adapters
-from model.training.datasets.base import Corpus, Example, Source, Split, Unclassed
+from model.training.datasets.base import Corpus, Example, PrecomputedSource, Source, Split, Unclassed
 from model.training.prepare import PreparedCorpus, raw_features, slots_of
 from model.training.settings import Recipe
 from model.training.teacher import Teacher, fit_teacher
@@ -75,7 +75,7 @@ def _teacher(
 
     content = [
         corpus.name,
-        config.model_dump(exclude={"name", "network"}),
+        config.model_dump(exclude={"name", "network", "system"}),
         settings.audio_variants,
         settings.expert_steps,
         encoder_id,
@@ -119,6 +119,10 @@ def _store(
     return path
 
 
-def adapted_config(config: ModelConfig, classes: Sequence[str], name: str) -> ModelConfig:
-    """The config with another name and the classes of a corpus."""
-    return ModelConfig.model_validate({**config.model_dump(), "classes": tuple(classes), "name": name})
+def adapted_config(config: ModelConfig, corpus: Corpus, name: str) -> ModelConfig:
+    """The config with another name, and with the classes, task and sizes of precomputed features of a corpus."""
+    examples = corpus.examples("train")
+    sizes = {m: s.values.shape[1] for e in examples for m, s in e.sources.items() if isinstance(s, PrecomputedSource)}
+    task = "regression" if any(example.score is not None for example in examples) else "classification"
+    changes = {"classes": corpus.classes, "name": name, "task": task, "precomputed": sizes}
+    return ModelConfig.model_validate({**config.model_dump(), **changes})

@@ -66,9 +66,9 @@ class IncompleteCases:
 
     @classmethod
     def of(cls, table: DecisionTable) -> "IncompleteCases | None":
-        """Collect them; None where no item is complete."""
+        """Collect them; None where no item is complete, or the predictor gives no verdict."""
         items = [index for index, _ in table.cases(COMPLETE)]
-        if not items:
+        if not items or table[items[0], COMPLETE].key_score is None:
             return None
         truth, complete, _ = table.arrays(table.cases(COMPLETE))
         grid = [[table[index, subset] for index in items] for subset in SUBSETS]

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from model.baselines.systems import TITLES
+from model.config import ModelConfig
 from model.modality import Modality
 from model.training.datasets.base import Corpus
 from model.training.evaluation import Evaluation
@@ -35,6 +37,24 @@ speaker or picture, sentences by dialogue or video. The weights inherit the most
 research only**, see LICENSE. None of the data is contained in them or shipped with them.
 """
 
+TERMS = {
+    "mosi": "CMU-MOSI (Zadeh et al. 2016), research use, with the vectors of the bc-LSTM release (MIT)",
+    "mmsa": "a feature file of MMSA: CMU-MOSI, CMU-MOSEI or CH-SIMS, each for research use",
+    "csd": "computational sequences of the CMU-MultimodalSDK: CMU-MOSI or CMU-MOSEI, for research use",
+    "meld": "MELD (Poria et al. 2019), GPL-3.0 repository; its clips are of a television series",
+    "iemocap": "IEMOCAP (Busso et al. 2008), under its release form, for research use",
+    "ravdess": "RAVDESS (Livingstone & Russo 2018), CC BY-NC-SA 4.0",
+}
+"""Corpus name up to its first hyphen → content and terms; see `docs/data.md`."""
+
+
+def _terms(corpus: Corpus) -> list[str]:
+    if corpus.name.startswith("composite"):
+        return [COMPOSITE_TERMS]
+    terms = TERMS.get(corpus.name.partition("-")[0])
+    return [] if terms is None else [f"## Data and its terms\n\nTrained on {terms}. The weights inherit these terms.\n"]
+
+
 USE = """\
 ## What it is for, and what it must not be used for
 
@@ -55,6 +75,24 @@ VOICES = {
     "whisper": "mean hidden state of Whisper tiny.en's encoder after two layers ({size})",
     "both": "mean hidden state of Whisper tiny.en's encoder and statistics of 33 acoustic features ({size})",
 }
+
+
+PRECOMPUTED = "{} precomputed features of the corpus; the weights can be evaluated on such features and not served"
+
+
+def _voice(config: ModelConfig) -> str:
+    if config.precomputed.audio is not None:
+        return PRECOMPUTED.format(config.precomputed.audio)
+    return VOICES[config.audio.encoder].format(size=config.audio.size)
+
+
+def _face(config: ModelConfig) -> str:
+    if config.precomputed.visual is not None:
+        return PRECOMPUTED.format(config.precomputed.visual)
+    return f"OpenFace 2 columns `{config.visual.columns}` ({config.visual.size}), {config.visual.reduce}"
+
+
+INPUTS = "text, voice and OpenFace face features"
 
 
 def model_card(
@@ -79,13 +117,13 @@ def model_card(
     adapted = f", low-rank adapters of rank {rank}" if rank else ""
     parts = [
         f"# {config.name}\n",
-        f"EMMR weights for {' / '.join(config.classes)}, from any subset of text, voice and OpenFace face features.\n",
+        f"{TITLES[config.system]} weights for {' / '.join(config.classes)}, from any subset of {INPUTS}.\n",
         f"- Text: {config.text.encoder}, {config.text.size} features, at most {config.text.max_tokens} tokens{adapted}",
-        f"- Voice: {VOICES[config.audio.encoder].format(size=config.audio.size)}",
-        f"- Face: OpenFace 2 columns `{config.visual.columns}` ({config.visual.size}), {config.visual.reduce}",
+        f"- Voice: {_voice(config)}",
+        f"- Face: {_face(config)}",
         f"- Slots: {sizes}, longer input: {config.slots.reduction}; hidden {config.network.hidden}",
         f"- Trained on: {corpus.name}, {training} training and {validation} validation items; {len(reports)} seed(s)\n",
-        *([COMPOSITE_TERMS] if corpus.name.startswith("composite") else []),
+        *_terms(corpus),
         USE,
         "## Selection\n",
         "| Seed | Best epoch | Validation macro-F1 (mean of the patterns) | |",

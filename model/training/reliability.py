@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import EMMR, ModelConfig
 from model.modality import MODALITIES, SUBSETS, Modality, ModalitySet
 from model.network.decision import argmax
 from model.network.familiarity import FAMILIAR, Familiarity
@@ -67,6 +67,7 @@ def fit_reliability(
     if decided:
         _fit_floors(reliability, decided)
         _fit_temperatures(reliability, decided)
+    if decided and config.system == EMMR:  # the baselines have neither a gate nor a verdict
         reliability.gated.fill_(value=gate_is_accurate(reliability, decided[0]))
         cases = verdict_dataset(reliability, decided)
         if len(cases.inputs) >= MIN_CASES:

@@ -30,6 +30,8 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=8, gt=0)
+    baseline_epochs: int | None = Field(default=None, gt=0, exclude_if=lambda epochs: epochs is None)
+    """Most epochs of each stage of a baseline; those of its source if None."""
     guidance_epochs: int = Field(default=2, ge=0)
     """Epochs of the guidance network on complete inputs; 0 omits the forward loss."""
     pretraining_epochs: int = Field(default=120, ge=0)
@@ -79,7 +81,7 @@ class TrainingSettings(BaseModel):
     word_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of text slots that are masked in a step."""
     text_exchange: float = Field(default=0.3, ge=0, le=1)
-    """Share of utterances with several modalities whose text is exchanged for another's, with the same label. Each
+    """Share of utterances with several modalities whose text is exchanged for another's while the label stays. Each
     modality is more accurate on its training content than on new content; without exchange, fusion would rely on it too
     much."""
     audio_exchange: float = Field(default=0.3, ge=0, le=1)

@@ -1,6 +1,6 @@
-"""Training of the guidance network and EMMR: epochs, schedule, validation, early stopping and resumption.
+"""Training of EMMR and of the baselines: stages, epochs, schedule, validation, early stopping and resumption.
 
-Paper 3.7 and Table 7; schedule, moving average and class balance were chosen on validation data.
+Paper 3.7 and Table 7; EMMR's schedule, moving average and class balance were chosen on validation data.
 """
 
 import math
@@ -8,21 +8,24 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
+from model.baselines.base import AnswerLoss, NeuralBaseline, Reference
+from model.baselines.systems import BASELINES, Network, build_network, decide
+from model.config import EMMR as EMMR_NAME
+from model.config import System
 from model.errors import ConfigError
 from model.modality import SUBSETS
 from model.network.batch import collate
 from model.network.emmr import EMMR
 from model.network.guidance import GuidanceNetwork
-from model.network.inference.sparse import decide
 from model.network.losses import SoftTargets, total_loss
 from model.training.batches import BatchSource, TrainingBatch
 from model.training.datasets.base import Corpus, Example
@@ -70,6 +73,26 @@ def set_rate(optimiser: Optimizer, settings: TrainingSettings, step: int, total:
     factor = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
     for group in optimiser.param_groups:
         group["lr"] = settings.learning_rate * factor * group["factor"]
+
+
+def stage_settings(system: System, settings: TrainingSettings) -> list[TrainingSettings]:
+    """The settings of each stage of a system's training: for EMMR the given ones, for a reference none.
+
+    For a baseline the given ones, with the schedule and optimiser of its source. What is not of the stage is common to
+    all systems: missing patterns, augmentation, soft targets, class balance and moving average.
+    """
+    if system == EMMR_NAME:
+        return [settings]
+    baseline = BASELINES[system]
+    found = []
+    for stage in baseline.stages if issubclass(baseline, NeuralBaseline) else ():
+        own: dict[str, object] = {"complete_share": 1.0, "one_missing_share": 0.0} if stage.complete else {}
+        for name in ("learning_rate", "weight_decay", "clip_norm", "batch_size", "patience"):
+            if (value := getattr(stage, name)) is not None:
+                own[name] = value
+        own["epochs"] = settings.baseline_epochs or stage.epochs
+        found.append(settings.model_copy(update=own))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +143,10 @@ class Trainer:
         self.device, self.distributed = self.paths.device, self.paths.distributed
         self.folder = self.paths.folder / f"seed-{self.seed}"
         config, settings = self.config, self.settings
+        self.stages = stage_settings(config.system, settings)
         if not self.distributed.is_main:
             self.console = Console(quiet=True)
-        self.source = BatchSource(config, settings, features, self.seed, self.teacher is not None)
+        self.source = self._batches(settings)
         self.validation = items_of(corpus.examples("val"), features, config.classes)
         self.fixed = corpus.examples("train")
         if not self.validation:
@@ -130,15 +154,19 @@ class Trainer:
         training = items_of(self.fixed, features, config.classes)
         if not training:
             raise ConfigError("the corpus has no training example with any features")
-        self.steps_per_epoch = -(-len(self.fixed) // settings.batch_size)  # at most
         self.pretraining_epochs = settings.taught_pretraining_epochs if self.teacher else settings.pretraining_epochs
         self.encoder_rate = settings.encoder_rate if self.pretraining_epochs else 1.0
-        self.guided = bool(settings.guidance_epochs and settings.losses.forward_weight) and any(
-            item.utterance.presence.complete for item in training
+        self.guided = (
+            config.system == EMMR_NAME
+            and bool(settings.guidance_epochs and settings.losses.forward_weight)
+            and any(item.utterance.presence.complete for item in training)
         )
 
-    def fit(self, *, resume: bool = False) -> tuple[EMMR, FitReport]:
-        """Train guidance network and EMMR; returns the network of the best epoch, in eval mode, and the scores.
+    def fit(self, *, resume: bool = False) -> tuple[Network, FitReport]:
+        """Train the config's system; returns the network of the best epoch, in eval mode, and the scores.
+
+        EMMR is trained in one stage, after its encoders and guidance network. A baseline may have several stages, each
+        of which starts from the best epoch of the one before. The report is that of the last stage.
 
         Args:
             resume: continue an interrupted run in the same folder; a finished one returns its result.
@@ -148,23 +176,53 @@ class Trainer:
             CheckpointError: its state cannot be read.
         """
         torch.manual_seed(self.seed)
-        network = EMMR(self.config).to(self.device)
+        network = build_network(self.config).to(self.device)
+        if isinstance(network, Reference):
+            return self._fit_reference(network)
+        assert isinstance(network, EMMR | NeuralBaseline)
         self.distributed.broadcast_parameters(network)
         state = load_state(self.folder) if resume else None
-        if state is None:
+        if state is not None and state[1]["recipe"] != self._recipe():
+            raise ConfigError(f"{self.folder} holds a run with another recipe: start anew or use its own")
+        if state is None and isinstance(network, EMMR):
             self._pretrain(network)
-            optimiser = build_optimiser(network, self.settings, encoder_rate=self.encoder_rate)
-            average, report, start = MovingAverage(network, self.settings.average_decay), FitReport(), 0
+        epoch = 0 if state is None else int(state[1]["epoch"])  # number of epochs that the state has, over all stages
+        monitor = Monitor(self.console, self.folder if self.distributed.is_main else None, epoch)
+        report, first = FitReport(), 0
+        for number, settings in enumerate(self.stages):
+            if first + settings.epochs >= epoch:
+                report = self._fit_stage(network, number, first, state if epoch > first else None, monitor)
+            first += settings.epochs
+        monitor.close()
+        return network.eval(), report
+
+    def _fit_stage(
+        self,
+        network: EMMR | NeuralBaseline,
+        number: int,
+        first: int,
+        state: tuple[dict[str, Tensor], dict[str, Any]] | None,
+        monitor: Monitor,
+    ) -> FitReport:
+        """Train one stage, from its state if there is one; `network` is that of its best epoch afterwards.
+
+        `first` is the number of the stage's first epoch, counted over the stages' full lengths.
+        """
+        settings = self.stages[number]
+        self.source, last = self._batches(settings), first + settings.epochs
+        if isinstance(network, NeuralBaseline):
+            network.begin(number)
+        if state is None:
+            optimiser = self._optimiser(network, settings)
+            average, report, start = MovingAverage(network, settings.average_decay), FitReport(), first
             best = {name: value.clone() for name, value in average.module.state_dict().items()}
-            guidance = self._fit_guidance(network) if self.guided else None
+            guidance = self._fit_guidance(network) if self.guided and isinstance(network, EMMR) else None
         else:
             tensors, facts = state
-            if facts["recipe"] != self._recipe():
-                raise ConfigError(f"{self.folder} holds a run with another recipe: start anew or use its own")
             network.load_state_dict(with_prefix(tensors, "network."))
-            optimiser = build_optimiser(network, self.settings, encoder_rate=self.encoder_rate)
+            optimiser = self._optimiser(network, settings)
             restore_optimiser(optimiser, tensors)
-            average = MovingAverage(network, self.settings.average_decay, facts["steps"])
+            average = MovingAverage(network, settings.average_decay, facts["steps"])
             average.module.load_state_dict(with_prefix(tensors, "average."))
             report, start = FitReport(**facts["report"]), facts["epoch"]
             best = with_prefix(tensors, "best.")
@@ -174,11 +232,10 @@ class Trainer:
         if guidance is not None:
             guidance.eval().requires_grad_(requires_grad=False)
         optimiser.register_step_post_hook(lambda *_: average.update_parameters(network))
-        monitor = Monitor(self.console, self.folder if self.distributed.is_main else None, start)
-        for epoch in range(start, self.settings.epochs):
-            if report.stale(self.settings.patience):
+        for epoch in range(start, last):
+            if report.stale(settings.patience):
                 break
-            monitor.losses(epoch, self._train_epoch(network, guidance, optimiser, epoch))
+            monitor.losses(epoch, self._train_epoch(network, guidance, optimiser, settings, epoch, first))
             # All processes use the scores of the main one: rounding differences must not separate them.
             by_pattern = self.distributed.broadcast(self.validate(average.module) if self.distributed.is_main else {})
             improved = report.record(by_pattern)
@@ -191,13 +248,24 @@ class Trainer:
                 tensors = {f"{group}.{name}": x for group, state in states.items() for name, x in state.items()}
                 facts = {"steps": average.updates, "recipe": self._recipe(), "report": asdict(report)}
                 save_state(self.folder, tensors | optimiser_tensors(optimiser), {"epoch": epoch + 1, **facts})
-        monitor.close()
         network.load_state_dict(best)
-        return network.eval(), report
+        return report
+
+    def _fit_reference(self, network: Reference) -> tuple[Network, FitReport]:
+        """Fit a reference to the fixed examples, with nothing made missing."""
+        training = items_of(self.fixed, self.prepared.features, self.config.classes)
+        network.fit(
+            [(item.utterance, item.label) for item in training],
+            [(item.utterance, item.label) for item in self.validation],
+            self.seed,
+        )
+        report = FitReport()
+        report.record(self.validate(network))
+        return network.to(self.device).eval(), report
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Validation macro-F1 of every subset that some item has the modalities for."""
-        assert isinstance(network, EMMR)
+        assert isinstance(network, Network)
         network.eval()
         scores = {}
         for subset in SUBSETS:
@@ -212,21 +280,29 @@ class Trainer:
         return scores
 
     def _train_epoch(
-        self, network: EMMR, guidance: GuidanceNetwork | None, optimiser: Optimizer, epoch: int
+        self,
+        network: EMMR | NeuralBaseline,
+        guidance: GuidanceNetwork | None,
+        optimiser: Optimizer,
+        settings: TrainingSettings,
+        epoch: int,
+        first: int,
     ) -> dict[str, float]:
-        """Train one epoch; returns the mean of each part of the loss."""
+        """Train one epoch of the stage whose first is `first`; returns the mean of each part of the loss."""
         parts: dict[str, list[Tensor]] = defaultdict(list)  # on the device, so that no step waits for it
 
         def loss(item: TrainingBatch, soft_targets: SoftTargets | None) -> Tensor:
-            output = network(item.batch)
-            guided = None if guidance is None else guidance.guide(item.batch)
-            total, values = total_loss(
-                output, item.targets, item.batch.held, guided, self.settings.losses, soft_targets
-            )
+            if isinstance(network, NeuralBaseline):
+                total, values = network.loss(item.batch, AnswerLoss(item.targets, settings.losses, soft_targets))
+            else:
+                output = network(item.batch)
+                guided = None if guidance is None else guidance.guide(item.batch)
+                total, values = total_loss(output, item.targets, item.batch.held, guided, settings.losses, soft_targets)
             for name, value in values.items():
                 parts[name].append(value)
             return total
 
+        steps = self._steps(settings)
         self._seed(epoch)
         self._optimise(
             network,
@@ -234,9 +310,10 @@ class Trainer:
             self.source.epoch(self._examples(epoch), epoch),
             loss,
             f"Epoch {epoch + 1:>3}",
-            self.steps_per_epoch,
-            first=epoch * self.steps_per_epoch,
-            total=self.settings.epochs * self.steps_per_epoch,
+            steps,
+            settings,
+            first=(epoch - first) * steps,
+            total=settings.epochs * steps,
         )
         return {name: float(torch.stack(values).mean()) for name, values in parts.items()}
 
@@ -256,7 +333,7 @@ class Trainer:
         )
         self._seed(-500)
         optimiser = build_optimiser(task, settings)
-        self._optimise(task, optimiser, batches, task, "Encoders", self.pretraining_epochs * steps)
+        self._optimise(task, optimiser, batches, task, "Encoders", self.pretraining_epochs * steps, settings)
 
     def _fit_guidance(self, network: EMMR) -> GuidanceNetwork:
         """Train the guidance network on complete inputs, starting from the network's encoders."""
@@ -274,8 +351,8 @@ class Trainer:
                 yield from self.source.epoch(self._examples(epoch), epoch, complete=True)
 
         optimiser = build_optimiser(guidance, self.settings, encoder_rate=self.encoder_rate)
-        steps = self.settings.guidance_epochs * self.steps_per_epoch
-        self._optimise(guidance, optimiser, batches(), loss, "Guidance", steps)
+        steps = self.settings.guidance_epochs * self._steps(self.settings)
+        self._optimise(guidance, optimiser, batches(), loss, "Guidance", steps, self.settings)
         return guidance
 
     def _optimise(
@@ -286,6 +363,7 @@ class Trainer:
         loss: Loss,
         title: str,
         steps: int,
+        settings: TrainingSettings,
         *,
         first: int = 0,
         total: int | None = None,
@@ -293,11 +371,13 @@ class Trainer:
         """Take one step for each batch, on this process's rows; `steps` is the length of the progress bar.
 
         `first` is the number of the first step in the learning-rate schedule of `total` (by default `steps`) steps.
+        A baseline's rate is constant.
         """
         network.train()
         with progress_bar(self.console, title, steps) as advance:
             for step, whole in enumerate(batches, first):
-                set_rate(optimiser, self.settings, step, total or steps)
+                if isinstance(optimiser, AdamW):
+                    set_rate(optimiser, settings, step, total or steps)
                 item, factor = self.distributed.shard(whole)
                 item = item.to(self.device)
                 soft_targets = None if self.teacher is None else self.teacher(item.batch)
@@ -306,9 +386,22 @@ class Trainer:
                 optimiser.zero_grad(set_to_none=True)
                 (factor * value).backward()
                 self.distributed.average_gradients(network)
-                nn.utils.clip_grad_norm_(network.parameters(), self.settings.clip_norm)
+                nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
                 optimiser.step()
                 advance()
+
+    def _optimiser(self, network: EMMR | NeuralBaseline, settings: TrainingSettings) -> Optimizer:
+        if isinstance(network, EMMR):
+            return build_optimiser(network, settings, encoder_rate=self.encoder_rate)
+        trained = [p for p in network.parameters() if p.requires_grad]
+        return Adam(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+    def _batches(self, settings: TrainingSettings) -> BatchSource:
+        return BatchSource(self.config, settings, self.prepared.features, self.seed, self.teacher is not None)
+
+    def _steps(self, settings: TrainingSettings) -> int:
+        """Steps of an epoch, at most."""
+        return -(-len(self.fixed) // settings.batch_size)
 
     def _examples(self, epoch: int) -> Sequence[Example]:
         if not self.settings.redraw:

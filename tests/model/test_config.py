@@ -50,6 +50,8 @@ def test_unknown_keys_are_rejected() -> None:
         (clip_audio("both"), (384, 483, 35)),
         (tiny_config(text=TextConfig(size=768), visual=VisualConfig(columns="all")), (768, 33, 709)),
         (ModelConfig.paper(), (768, 33, 709)),
+        (tiny_config(precomputed={"audio": 73, "visual": 100}), (384, 73, 100)),
+        (tiny_config(precomputed={"visual": 5}), (384, 33, 5)),
     ],
 )
 def test_feature_sizes_follow_from_the_features_chosen(config: ModelConfig, sizes: tuple[int, ...]) -> None:
@@ -112,3 +114,23 @@ def test_autoencoder_has_seven_layers_and_ends_in_hidden(widths: tuple[int, ...]
 def test_numbers_out_of_range_are_rejected(field: str, value: float) -> None:
     with pytest.raises(ValidationError, match=field):
         NetworkConfig.model_validate(network(**{field: value}))
+
+
+def test_precomputed_features_fill_any_number_of_slots() -> None:
+    slots = {"text": 4, "audio": 9, "visual": 9}
+    given = changed(slots=slots, audio={"encoder": "whisper"})
+    with pytest.raises(ValidationError, match="one audio slot"):
+        ModelConfig.model_validate(given)
+    config = ModelConfig.model_validate({**given, "precomputed": {"audio": 5, "visual": 3}})
+    assert config.feature_size(Modality.AUDIO) == 5
+
+
+@pytest.mark.parametrize("classes", [("1", "0"), ("0", "0.0"), ("0", "nan"), ("low", "high")])
+def test_the_classes_of_a_regression_are_ascending_numbers(classes: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match="must be numbers in ascending order"):
+        ModelConfig.model_validate(changed(classes=classes, task="regression"))
+
+
+def test_class_values_are_the_classes_as_numbers() -> None:
+    config = ModelConfig.model_validate(changed(classes=("-1.5", "0", "2"), task="regression"))
+    assert config.class_values == (-1.5, 0.0, 2.0)

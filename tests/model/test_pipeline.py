@@ -10,6 +10,7 @@ from model.errors import CheckpointError, EmptyModality
 from model.modality import SUBSETS, Modality, Utterance
 from model.network.batch import Batch
 from model.network.decision import Decision
+from model.network.emmr import EMMR
 from model.network.inference.cuda_graphs import StaticGraph
 from model.network.inference.fused import FusedNetwork
 from model.network.inference.sparse import decide
@@ -45,7 +46,9 @@ def test_graphs_are_replayed_and_larger_batches_use_the_sparse_path(
     computed = own.decide(utterances[:5], explain=True, both_paths=True)
 
     monkeypatch.setattr(own, "device", torch.device("cuda"))
-    graphs = {size: StaticGraph(own.checkpoint.network, size, torch.device("cpu")) for size in (1, 5)}
+    network = own.checkpoint.network
+    assert isinstance(network, EMMR)
+    graphs = {size: StaticGraph(network, size, torch.device("cpu")) for size in (1, 5)}
     monkeypatch.setattr("model.pipeline.record", lambda network, device: graphs)
     assert own.record() == (1, 5)
     monkeypatch.setattr("model.pipeline.decide", lambda *args, **kwargs: pytest.fail("computed by the sparse path"))

@@ -176,7 +176,7 @@ def _numbers(decision: Decision) -> list[float]:
     """The numbers that do not depend on the gate, which nearly equal votes can turn either way."""
     votes = (decision.votes or {}).values()
     parts = (decision.transformer or (), decision.ensemble or (), decision.full, decision.available, *votes)
-    return [*chain.from_iterable(parts), decision.key_score]
+    return [*chain.from_iterable(parts), decision.key_score or 0.0]
 
 
 def _random_utterances(config: ModelConfig, count: int, shift: int, rng: np.random.Generator) -> list[Utterance]:

@@ -1,6 +1,7 @@
 """The training loss against formulas evaluated by hand."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -344,3 +345,26 @@ def test_key_weight_applies_where_missing_modalities_change_the_vote(output: Out
         heads.append((weights * each).sum() / weights.sum())
     _, parts = total_loss(output, TARGETS, batch.held, None, LossSettings(key_weight=4), soft)
     torch.testing.assert_close(parts["auxiliary"], torch.stack(heads).mean())
+
+
+@pytest.mark.parametrize(("kind", "distance"), [("l1", abs), ("mse", lambda x: x**2)])
+def test_a_regression_compares_the_expected_value_of_both_paths(
+    output: Output, batch: Batch, kind: str, distance: Callable[[float], float]
+) -> None:
+    scores, values = torch.linspace(-1, 1, 7), torch.tensor([-1.0, 0.0, 2.0])
+    targets = replace(TARGETS, scores=scores, class_values=values)
+    part = parts_of(output, batch, targets=targets, score_loss=kind)["score"]
+    expected = [
+        distance(sum(p * v for p, v in zip(row.tolist(), values.tolist(), strict=True)) - score)
+        for path in (output.transformer, output.ensemble)
+        for row, score in zip(path.softmax(dim=-1), scores.tolist(), strict=True)
+    ]
+    assert float(part) == pytest.approx(sum(expected) / 14, rel=1e-5)
+
+
+def test_the_score_has_its_weight_in_the_total(output: Output, batch: Batch) -> None:
+    targets = replace(TARGETS, scores=torch.ones(7), class_values=torch.tensor([-1.0, 0.0, 1.0]))
+    plain, _ = total_loss(output, TARGETS, batch.held, None, LossSettings())
+    total, parts = total_loss(output, targets, batch.held, None, LossSettings(score_weight=3))
+    assert float(total - plain) == pytest.approx(3 * float(parts["score"]), rel=1e-4)
+    assert "score" not in parts_of(output, batch)

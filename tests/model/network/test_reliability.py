@@ -105,6 +105,8 @@ def test_finalized_decisions_are_consistent(seed: int) -> None:
         for probabilities in (decision.probabilities, decision.full, decision.available):
             assert_distribution(probabilities)
         assert decision.probabilities == decision.full
+        assert decision.key_score is not None
+        assert decision.threshold is not None
         assert 0 <= decision.key_score <= 1
         assert tuple(decision.key_by_modality) == presence.missing
         assert all(0 <= p <= 1 for p in decision.key_by_modality.values())

@@ -1,6 +1,6 @@
 """Fixtures of tests of whole runs: a small composite corpus and its features."""
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import pytest
@@ -19,17 +19,15 @@ def composite_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache shared by all tests, so that the features of each clip are computed once."""
-    return tmp_path_factory.mktemp("features")
+    """A cache shared by all tests, also of other pytest-xdist workers: the features of each clip are computed once."""
+    root = tmp_path_factory.getbasetemp()
+    return (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "features"
 
 
 @pytest.fixture
-def paths(tmp_path: Path, feature_cache: Path) -> Iterator[RunPaths]:
-    """The folder of a run with the shared cache; one thread, which is fastest for small networks."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield RunPaths(tmp_path / "run", feature_cache, workers=1, device=torch.device("cpu"))
-    torch.set_num_threads(threads)
+def paths(tmp_path: Path, feature_cache: Path) -> RunPaths:
+    """The folder of a run with the shared cache."""
+    return RunPaths(tmp_path / "run", feature_cache, workers=1, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from model.network.losses import IGNORED
 from model.training.batches import BatchSource, TrainingBatch
 from model.training.datasets.base import Example, SoundSource, Source, TextSource
 from model.types import FloatArray
+from tests.support.network import tiny_config
 from tests.support.training import CONFIG, tiny_training, toy
 
 T, A, V = MODALITIES
@@ -320,3 +321,21 @@ def test_batches_have_imputed_slots_for_modalities_that_may_be_missing() -> None
     }
     (item,) = source_of(features=features).epoch([short], 0)
     assert [item.batch.valid[m].shape[1] for m in COMPLETE] == [4, 5, 1]
+
+
+def test_a_regression_has_scores_in_the_order_of_the_rows() -> None:
+    config = tiny_config(classes=("-1", "0", "1"), task="regression")
+    examples = [replace(e, label=("-1", "0", "1")[n % 3], score=n / 40 - 0.5) for n, e in enumerate(EXAMPLES)]
+    source = BatchSource(config, tiny_training(**KEPT), FEATURES, 0)
+    for item in source.epoch(examples, 0):
+        assert item.targets.scores is not None
+        assert item.targets.class_values is not None
+        assert item.targets.class_values.tolist() == [-1, 0, 1]
+        assert item.targets.scores.tolist() == pytest.approx([e.score for e in item.examples])
+        half = item.select(torch.arange(2)).to(torch.device("cpu"))
+        assert half.targets.scores is not None
+        assert half.targets.scores.tolist() == item.targets.scores[:2].tolist()
+
+
+def test_a_classification_has_no_scores() -> None:
+    assert next(source_of().epoch(EXAMPLES, 0)).targets.scores is None

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-TRAINING_ONLY = {"jinja2", "matplotlib", "peft", "tensorboard"}
+TRAINING_ONLY = {"h5py", "jinja2", "matplotlib", "peft", "tensorboard"}
 
 
 def test_evaluating_imports_no_package_that_only_training_needs() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,3 +193,17 @@ def test_without_complete_items_there_are_no_verdict_and_gate_figures() -> None:
     assert "visual" not in report["diagrams"]["reliability"]
     assert "verdict" not in report["diagrams"]
     assert report["decided_by"] == {}
+
+
+def test_scores_are_the_expected_value_of_the_distribution() -> None:
+    items = [replace(item, score=score) for item, score in zip(ITEMS, (1.0, 1.0, 0.0, -1.0), strict=True)]
+    report = evaluate(Strongest(), items, ("-1", "0", "1"), resamples=20)["scores"]
+    assert report is not None
+    assert list(report) == [subset.name for subset in SUBSETS]
+    # Audio alone: decisions 1 2 1 0, each with probability 0.8 against 0.1 and 0.1, so 0, 0.7, 0 and -0.7.
+    assert report["audio"]["mae"] == pytest.approx((1 + 0.3 + 0 + 0.3) / 4)
+    assert report["audio"]["accuracy2_positive"] == pytest.approx(2 / 3)
+
+
+def test_items_without_scores_have_no_score_figures() -> None:
+    assert evaluate(Strongest(), ITEMS, CLASSES, resamples=20)["scores"] is None

@@ -10,18 +10,20 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from model.config import TextConfig
+from model.config import PrecomputedConfig, TextConfig
 from model.modality import SUBSETS, Modality
 from model.network.reliability import Reliability
-from model.training.datasets.base import Example, SoundSource
+from model.training.datasets.base import Example, SoundSource, TextSource
 from model.training.datasets.composite import CompositeCorpus
+from model.training.datasets.mosi import MosiCorpus
 from model.training.evaluate_split import evaluate_split
 from model.training.experiment import adapted_config, prepare
 from model.training.settings import Recipe
 from model.training.trainer import RunPaths, Trainer
 from tests.support.corpus import write_tone
+from tests.support.native_corpora import write_mosi
 from tests.support.network import tiny_config
-from tests.support.training import tiny_recipe, tiny_training
+from tests.support.training import Toy, tiny_recipe, tiny_training
 
 ADAPTED = Recipe(
     model=tiny_config(text=TextConfig(adapter_rank=2)),
@@ -166,6 +168,16 @@ def test_an_empty_part_cannot_be_evaluated(corpus: CompositeCorpus, paths: RunPa
 
 
 def test_a_config_is_adapted_to_classes_and_name() -> None:
-    config = adapted_config(tiny_config(), ("sad", "glad"), "mine")
-    assert (config.classes, config.name) == (("sad", "glad"), "mine")
+    examples = [Example("a", "sad", {Modality.TEXT: TextSource("oh")})]
+    corpus = Toy({"train": examples})
+    corpus.classes = ("sad", "glad")
+    config = adapted_config(tiny_config(precomputed={"audio": 4}), corpus, "mine")
+    assert (config.classes, config.name, config.task) == (("sad", "glad"), "mine", "classification")
+    assert config.precomputed == PrecomputedConfig()
     assert config.network == tiny_config().network
+
+
+def test_a_config_is_adapted_to_precomputed_features_and_scores(tmp_path: Path) -> None:
+    config = adapted_config(tiny_config(), MosiCorpus(write_mosi(tmp_path), regression=True), "mine")
+    assert config.precomputed == PrecomputedConfig(audio=73, visual=100)
+    assert (config.task, config.class_values) == ("regression", (-3, -2, -1, 0, 1, 2, 3))

@@ -1,11 +1,16 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from model.config import TextConfig
+from model.training.datasets.mosi import MosiCorpus
 from model.training.evaluation import Evaluation, evaluate
+from model.training.experiment import adapted_config
 from model.training.model_card import COMPOSITE_TERMS, USE, model_card
 from model.training.progress import FitReport
 from model.training.settings import Recipe
+from tests.support.native_corpora import write_mosi
 from tests.support.network import tiny_config
 from tests.support.predictor import CLASSES, ITEMS, Judged, Strongest
 from tests.support.training import CONFIG, Toy, tiny_recipe, toy
@@ -118,3 +123,12 @@ def test_every_table_is_well_formed(evaluations: Evaluations) -> None:
         cells = line.count("|")
         assert cells in (0, columns) or columns == 0, line
         columns = cells
+
+
+def test_the_card_states_the_terms_of_a_public_corpus(tmp_path: Path) -> None:
+    corpus = MosiCorpus(write_mosi(tmp_path), regression=True)
+    recipe = Recipe(model=adapted_config(CONFIG, corpus, "mine"), training=tiny_recipe().training)
+    card = model_card(recipe, corpus, REPORTS, {}, 4)
+    assert "Trained on CMU-MOSI (Zadeh et al. 2016), research use" in card
+    assert "- Voice: 73 precomputed features of the corpus" in card
+    assert "- Face: 100 precomputed features of the corpus" in card

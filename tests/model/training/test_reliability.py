@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from model.baselines.systems import build_network
+from model.baselines.transm import TransM
 from model.checkpoint import save_checkpoint
 from model.features.normalization import Preprocessing, Statistics
 from model.modality import MODALITIES, SUBSETS, Modality, Utterance
@@ -69,6 +71,22 @@ def test_temperatures_reduce_the_log_loss_of_an_overconfident_network(part: Cros
         assert raw > 1.5, subset.name  # wrong and sure of it
         assert calibrated < 0.8 * raw, subset.name
         assert float(fitted.temperatures[subset.number]) < 1, subset.name
+
+
+def test_a_baseline_is_calibrated_without_a_verdict() -> None:
+    network = build_network(CONFIG.model_copy(update={"system": "transm"})).eval().requires_grad_(requires_grad=False)
+    assert isinstance(network, TransM)
+    network.classifier.weight.mul_(300)
+    part = CrossFitPart(network, CORPUS.examples("train"), CORPUS.examples("val"), CORPUS.examples("val"), FEATURES)
+    found = fit_reliability([part], CPU, steps=1)
+    assert all(float(found.temperatures[subset.number]) < 1 for subset in SUBSETS)
+    assert not bool(found.verdict.fitted)
+    utterances, _ = part.utterances()
+    for subset in SUBSETS:
+        raw = NetworkPredictor(network, CPU, Reliability(CONFIG)).decide([utterances[0].keep(subset)])
+        (decision,) = NetworkPredictor(network, CPU, found).decide([utterances[0].keep(subset)])
+        assert max(decision.probabilities) < max(raw[0].probabilities)
+        assert (decision.key_score, decision.threshold, decision.key_modalities) == (None, None, ())
 
 
 def test_a_part_without_weight_changes_no_temperature(part: CrossFitPart) -> None:

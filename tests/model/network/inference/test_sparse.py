@@ -27,7 +27,7 @@ def numbers(decision: Decision) -> list[float]:
     votes = [p for vote in (decision.votes or {}).values() for p in vote]
     rebuilt = [v for figures in (decision.reconstruction or {}).values() for v in figures.values()]
     return [
-        *decision.probabilities, *decision.full, *decision.available, decision.key_score,
+        *decision.probabilities, *decision.full, *decision.available, decision.key_score or 0.0,
         *decision.branch_weights.values(), *votes, *rebuilt,
     ]  # fmt: skip
 
