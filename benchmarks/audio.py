@@ -25,7 +25,8 @@ from model.features.audio.dsp.cqt import TUNINGS, chroma, estimate_tuning, plan
 from model.features.audio.dsp.mel import cepstrum, mel_power
 from model.features.audio.dsp.stft import HOP_LENGTH, N_FFT, centred_frames, spectrum
 from model.features.audio.loading import read_sound
-from model.features.visual.openface import ACTION_UNIT_COLUMNS, ColumnSet, read_openface
+from model.features.visual.openface import read_openface
+from model.features.visual.table import ACTION_UNIT_COLUMNS, ColumnSet
 from model.types import FloatArray
 from tests.support.openface import simulate_openface_csv
 from tests.support.speech import speech_of

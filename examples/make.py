@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import soundfile
 
-from model.features.visual.openface import ALL_COLUMNS
+from model.features.visual.table import ALL_COLUMNS
 from model.types import DoubleArray
 from tests.support.speech import SAMPLE_RATE, speak
 

@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from examples import make
-from model.features.visual.openface import ALL_COLUMNS
+from model.features.visual.table import ALL_COLUMNS
 from model.types import DoubleArray
 from tests.support.speech import speak
 

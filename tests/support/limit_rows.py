@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import soxr
 
 from app.settings import Settings
 from model.features.visual.table import ACTION_UNIT_COLUMNS
 from tests.support.forms import MULTIPART, body, part
 from tests.support.openface import simulate_openface_csv
-from tests.support.sound import encode, voice_like
+from tests.support.sound import encode
+from tests.support.speech import SAMPLE_RATE, speak
 
 RATE: Final = 48_000  # Hz
 SLOWEST: Final = 8_000  # Hz: the fewest bytes for a second
@@ -53,8 +55,8 @@ def _sound(value: str, samples: int, rate: int = RATE, channels: int = 1, subtyp
 
 
 def _wav(samples: int, rate: int, channels: int, subtype: str) -> bytes:
-    """Return a repeated voice, the same on every channel."""
-    voice = np.resize(voice_like(1.0, rate), samples)
+    """Return a repeated sentence, the same on every channel."""
+    voice = np.resize(soxr.resample(speak("It was good."), SAMPLE_RATE, rate), samples)
     return encode(np.repeat(voice[:, None], channels, axis=1), "wav", rate, subtype)
 
 
