@@ -4,40 +4,93 @@ Own code: the decoding libraries answer a truncated or damaged file with a short
 A walker compares the sizes that a file declares with its bytes; it visits each frame, page or box once.
 """
 
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from model.errors import CorruptModality
+from model.errors import CorruptModality, UnsupportedFormat
 from model.modality import Modality
 
-SNIFF_BYTES: Final = 64
+ACCEPTED: Final = "accepted are WAV, FLAC, Ogg (Vorbis, Opus), MP3, WebM (Opus) and MP4 or M4A (AAC, Opus)"
+_NAMED: Final[Mapping[bytes, str]] = {
+    b"RF64": "RF64",
+    b"BW64": "BW64",
+    b"riff\x2e\x91\xcf\x11": "Wave64",
+    b"RIFF": "RIFF without WAVE",
+    b"RIFX": "RIFX",
+    b"FORM": "AIFF",
+    b"caff": "CAF",
+    b".snd": "AU",
+    b"#!AMR": "AMR",
+    b"\x30\x26\xb2\x75": "ASF (WMA)",
+    b"\x1a\x45\xdf\xa3": "Matroska",
+    b"\xff\xf1": "AAC in ADTS",
+    b"\xff\xf9": "AAC in ADTS",
+}
+"""First bytes of formats that are refused by name."""
 
 
-def sniff(head: bytes) -> str | None:
-    """Name the container of a file from its first `SNIFF_BYTES` bytes: `wav`, `flac`, `ogg`, `mp3`, `webm`, `m4a`."""
+def sniff(data: bytes) -> tuple[str, int]:
+    """Name the container of a file, `wav`, `flac`, `ogg`, `mp3`, `webm` or `m4a`, and the byte where it begins.
+
+    An ID3 tag may precede any of them; zeros and the rest of a frame may precede an MP3.
+
+    Raises:
+        UnsupportedFormat: another format, named if it is known.
+    """
+    start = _end_of_id3(data)
+    head = data[start : start + 64]
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return "wav"
+        return "wav", start
     if head[:4] == b"fLaC":
-        return "flac"
+        return "flac", start
     if head[:4] == b"OggS":
-        return "ogg"
-    if head[:4] == b"\x1a\x45\xdf\xa3":  # EBML; a Matroska file has the document type `matroska`
-        return "webm" if b"\x42\x82\x84webm" in head else None
+        return "ogg", start
+    if head[:4] == b"\x1a\x45\xdf\xa3" and b"\x42\x82\x84webm" in head:  # EBML with the document type `webm`
+        return "webm", start
     if head[4:8] == b"ftyp":
-        return "m4a"
-    if head[:3] == b"ID3" or _mp3_frame_size(head, 0) is not None:
-        return "mp3"
-    return None
+        return "m4a", start
+    name = next((name for magic, name in _NAMED.items() if head.startswith(magic)), None)
+    if name is None and (first := _first_mp3_frame(data, start)) is not None:
+        return "mp3", first
+    if name is None and start:  # only a tag, or a tag before damage
+        return "mp3", start
+    raise UnsupportedFormat(Modality.AUDIO, f"{name} is not accepted; {ACCEPTED}" if name else ACCEPTED)
 
 
-def check_whole(container: str, data: bytes) -> None:
-    """Check a whole file of a container that `sniff` returned.
+def _end_of_id3(data: bytes) -> int:
+    """First byte after the ID3 tags at the start."""
+    start = 0
+    while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
+        seven_bit = data[start + 6 : start + 10]
+        size = sum(byte << shift for byte, shift in zip(seven_bit, (21, 14, 7, 0), strict=True))
+        start += size + (20 if data[start + 5] & 0x10 else 10)  # a header, and a footer if flagged
+    return start
+
+
+def check_whole(container: str, data: bytes, start: int, warnings: dict[str, str]) -> tuple[bytes, int]:
+    """Check a whole file of a container that `sniff` returned with its start.
+
+    Args:
+        container: of `sniff`.
+        data: the file.
+        start: of `sniff`.
+        warnings: receives a warning about the file, if there is one.
+
+    Returns:
+        The bytes to decode, and the number of packets in them; 0 if it is not known.
 
     Raises:
         CorruptModality: truncated, with a gap, or with bytes that are not part of the container; names the byte.
+        UnsupportedFormat: an Ogg file with a codec that is not accepted.
     """
-    _WALKERS[container](data)
+    if container == "wav":
+        return _wav_content(data, start, warnings), 0
+    if container == "mp3":
+        return _mp3_content(data, start)
+    _WALKERS[container](data, start)
+    return data[start:], 0
 
 
 def _corrupt(detail: str, position: int) -> CorruptModality:
@@ -48,17 +101,55 @@ def _cut(position: int) -> CorruptModality:
     return _corrupt("the file ends before its content does", position)
 
 
-def _walk_wav(data: bytes) -> None:
-    """RIFF/WAVE: chunks up to the samples; tags and padding after them may be malformed."""
-    position, found = 12, False
-    while not found and position + 8 <= len(data):
-        size = int.from_bytes(data[position + 4 : position + 8], "little")
-        if size > len(data) - position - 8:
+# Sizes that streaming programs write because they do not know the length: FFmpeg all ones, SoX and MPlayer 0x7FFFF000,
+# ALSA and others 2^31 - 1 or 2^31, each possibly less the header. A file of such a size could not be uploaded.
+_STREAMED: Final = 0x7FFFF000
+_CHUNK_NAME: Final = re.compile(rb"[ -~]{4}")
+
+
+def _wav_content(data: bytes, start: int, warnings: dict[str, str]) -> bytes:
+    """RIFF/WAVE: a file with only the format and the samples of the file given.
+
+    Tags and padding after the samples may be malformed. Where the header does not give the length, the samples last to
+    the end of the file.
+    """
+    position, layout = start + 12, b""
+    while position + 8 <= len(data):
+        name, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        body = position + 8
+        if name == b"data":
+            unfinished = size == 0 and not _is_chunks(data, body)
+            if unfinished:
+                warnings["unfinished_header"] = (
+                    "The WAV header gives a length of 0, as a recorder leaves it that was stopped; the file was read "
+                    "to its end."
+                )
+            if unfinished or size >= _STREAMED:
+                size = len(data) - body
+        if size > len(data) - body:
             raise _cut(position)
-        found = data[position : position + 4] == b"data"
+        if name == b"data":
+            if data.startswith(b"RIFF", body + size + size % 2):
+                raise _corrupt("the WAV file holds more than one file", body + size)
+            content = b"WAVE" + layout + b"data" + size.to_bytes(4, "little")
+            content = b"RIFF" + (len(content) + size).to_bytes(4, "little") + content
+            if data.startswith(content) and len(data) == len(content) + size:
+                return data
+            return content + data[body : body + size]
+        if name == b"fmt " and not layout:
+            layout = data[position : body + size] + b"\0" * (size % 2)
+        position = body + size
+        if size % 2 and not _CHUNK_NAME.match(data, position):  # some programs leave out the byte of padding
+            position += 1
+    raise _corrupt("the WAV file holds no samples", min(position, len(data)))
+
+
+def _is_chunks(data: bytes, position: int) -> bool:
+    """Whether chunks fill the file from a position to its end."""
+    while position + 8 <= len(data) and _CHUNK_NAME.match(data, position):
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
         position += 8 + size + size % 2
-    if not found:
-        raise _corrupt("the WAV file holds no samples", min(position, len(data)))
+    return position in (len(data), len(data) + 1)
 
 
 # Ogg (RFC 3533). zlib's CRC-32 has Ogg's polynomial, but reads the bits of each byte in the opposite order.
@@ -70,8 +161,20 @@ def _ogg_crc(page: bytes) -> int:
     return int.from_bytes(reflected.to_bytes(4, "little").translate(_REVERSED_BITS), "big")
 
 
-def _walk_ogg(data: bytes) -> None:
-    position, sequence, serial, last = 0, 0, b"", False
+_OGG_CODECS: Final[Mapping[bytes, str]] = {
+    b"\x01vorbis": "",
+    b"OpusHead": "",
+    b"\x7fFLAC": "FLAC",
+    b"Speex   ": "Speex",
+    b"\x80theora": "Theora",
+    b"fishead\0": "Skeleton",
+    b"CELT    ": "CELT",
+}
+"""First bytes of a stream → its codec's name if it is not accepted."""
+
+
+def _walk_ogg(data: bytes, start: int) -> None:
+    position, sequence, serial, last = start, 0, b"", False
     while position < len(data):
         header = data[position : position + 27]
         if header[:4] != b"OggS" or len(header) < 27:
@@ -84,6 +187,11 @@ def _walk_ogg(data: bytes) -> None:
         page = header[:22] + bytes(4) + header[26:] + data[position + 27 : end]
         if _ogg_crc(page) != int.from_bytes(header[22:26], "little"):
             raise _corrupt("an Ogg page does not match its checksum", position)
+        if header[5] & 0x02:  # the flag of a stream's first page
+            head = data[body : body + 8]
+            codec = next((name for magic, name in _OGG_CODECS.items() if head.startswith(magic)), "an unknown codec")
+            if codec:
+                raise UnsupportedFormat(Modality.AUDIO, f"Ogg with {codec} is not accepted, only with Vorbis or Opus")
         serial = serial or header[14:18]
         if last or header[14:18] != serial:
             raise _corrupt("the Ogg file holds more than one stream", position)
@@ -101,7 +209,11 @@ _MP3_KBITS: Final = (  # by bitrate index 1 … 14: MPEG-1, then MPEG-2 and 2.5
     (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
 _MP3_HZ: Final = (44_100, 48_000, 32_000)  # by rate index: MPEG-1; half of it in MPEG-2, a quarter in MPEG-2.5
-_TRAILING_TAGS: Final = (b"TAG", b"APETAGEX", b"LYRICSBEGIN")
+_MP3_LONGEST: Final = 1441  # bytes of a frame: 320 kbit/s at 32 kHz, padded
+_MP3_SEQUENCE: Final = 3  # frames in a row that are no coincidence
+_NOT_ZERO: Final = re.compile(rb"[^\0]")
+_TRAILING_TAGS: Final = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3", b"3DI")
+_TAG_FOOTER: Final = b"APETAGEX"  # of an APE tag without a header, perhaps before an ID3v1 tag of 128 bytes
 
 
 def _mp3_frame_size(data: bytes, position: int) -> int | None:
@@ -117,33 +229,54 @@ def _mp3_frame_size(data: bytes, position: int) -> int | None:
     return bytes_per_kbit * _MP3_KBITS[version != 3][bitrate - 1] // hertz + (header[2] >> 1 & 1)
 
 
-def _walk_mp3(data: bytes) -> None:
-    start = 0
-    while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
-        seven_bit = data[start + 6 : start + 10]
-        size = sum(byte << shift for byte, shift in zip(seven_bit, (21, 14, 7, 0), strict=True))
-        start += size + (20 if data[start + 5] & 0x10 else 10)  # a header, and a footer if flagged
+def _first_mp3_frame(data: bytes, start: int) -> int | None:
+    """Position of the first frame, after zeros and the rest of a frame that a recording of a broadcast begins with."""
+    position = found.start() if (found := _NOT_ZERO.search(data, start)) else len(data)
+    if _mp3_frame_size(data, position) is not None:
+        return position
+    return next((at for at in range(position + 1, position + _MP3_LONGEST) if _is_mp3_sequence(data, at)), None)
+
+
+def _is_mp3_sequence(data: bytes, position: int) -> bool:
+    """Whether complete frames of one version and rate follow each other."""
+    first = data[position : position + 3]
+    for _ in range(_MP3_SEQUENCE):
+        size = _mp3_frame_size(data, position)
+        if size is None or data[position + 1] != first[1] or (data[position + 2] ^ first[2]) & 0x0C:
+            return False
+        position += size
+    return position <= len(data)
+
+
+def _mp3_content(data: bytes, start: int) -> tuple[bytes, int]:
+    """MPEG layer III frames, perhaps followed by tags; the result holds the frames alone."""
     position, frames = start, 0
     while (size_here := _mp3_frame_size(data, position)) is not None:
         if position + size_here > len(data):
             raise _cut(position)
         position, frames = position + size_here, frames + 1
     rest = data[position:]
+    if rest[:1] == b"\xff" and len(rest) < 4:
+        raise _cut(position)
     if not frames:
         raise _corrupt("there is no MPEG layer III frame", min(start, len(data)))
-    if rest.strip(b"\0") and not rest.lstrip(b"\0").startswith(_TRAILING_TAGS):
+    if rest.strip(b"\0") and not rest.lstrip(b"\0").startswith(_TRAILING_TAGS) and _TAG_FOOTER not in rest[-160:]:
         raise _corrupt("this is no MPEG layer III frame", position)
     # Frame count of the Xing or Info header, which is stored in place of the first frame's side information.
     first_version, mono = (data[start + 1] >> 3) & 3 == 3, data[start + 3] >> 6 == 3
     side = {(True, True): 17, (True, False): 32, (False, True): 9, (False, False): 17}[first_version, mono]
-    header = data[start + 4 + side : start + 4 + side + 12]
-    if header[:4] in (b"Xing", b"Info") and len(header) == 12 and header[7] & 1:
+    header = data[start + 4 + side : start + 4 + side + 124]
+    if header[:4] in (b"Xing", b"Info") and len(header) >= 12 and header[7] & 1:
+        frames -= 1
         claimed = int.from_bytes(header[8:12], "big")
-        if frames < claimed:
+        # Some encoders count the frame that carries the count; LAME and FFmpeg do not.
+        if frames < claimed - (header[120:124] not in (b"LAME", b"Lavf", b"Lavc")):
             raise _cut(position)
-        # Some encoders count the frame that carries the count, some do not. The decoder stops at the count.
-        if frames > claimed + 1:
-            raise _corrupt("the MP3 file holds more frames than its first one counts", position)
+        if frames > claimed:  # the decoder would stop at the count, so it is not given the header
+            start += _mp3_frame_size(data, start) or 0
+    elif data[start + 36 : start + 40] == b"VBRI":  # Fraunhofer's header, which is not needed
+        frames, start = frames - 1, start + (_mp3_frame_size(data, start) or 0)
+    return data[start:position], frames
 
 
 # Matroska and WebM (RFC 9559).
@@ -164,28 +297,28 @@ def _ebml_number(data: bytes, position: int, keep_marker: bool) -> tuple[int | N
     return (None if value == marker - 1 else value), position + length
 
 
-def _walk_webm(data: bytes) -> None:
+def _walk_webm(data: bytes, start: int) -> None:
     """Walk the elements, including those within the segment and clusters, whose size live recorders leave unknown."""
-    position, segments = 0, 0
+    position, segments = start, 0
     while position < len(data):
-        start = position
+        begin = position
         element, position = _ebml_number(data, position, keep_marker=True)
         size, position = _ebml_number(data, position, keep_marker=False)
         if size is not None and position + size > len(data):
-            raise _cut(start)
+            raise _cut(begin)
         if element in (_SEGMENT, _CLUSTER):
             segments += element == _SEGMENT
         elif size is None:
-            raise _corrupt("this WebM element must have a size", start)
+            raise _corrupt("this WebM element must have a size", begin)
         else:
             position += size
     if segments != 1:
         raise _corrupt("the WebM file does not hold one segment", position)
 
 
-def _walk_m4a(data: bytes) -> None:
+def _walk_m4a(data: bytes, start: int) -> None:
     """ISO base media file format (ISO 14496-12): top-level boxes."""
-    position = 0
+    position = start
     names: set[bytes] = set()
     while position < len(data):
         header = data[position : position + 16]
@@ -207,23 +340,18 @@ def _walk_m4a(data: bytes) -> None:
         raise _cut(position)
 
 
-def _walk_flac(data: bytes) -> None:
+def _walk_flac(data: bytes, start: int) -> None:
     """FLAC (RFC 9639): the header counts the samples, which `loading` compares; libFLAC stops at a second stream."""
-    # The 36 bits of STREAMINFO that count samples end at byte 26.
-    if len(data) < 42:
+    if len(data) < start + 42:
         raise _cut(len(data))
-    if not int.from_bytes(data[21:26], "big") & (2**36 - 1):
-        raise _corrupt("the FLAC header does not say how many samples follow", 21)
-    second = data.find(b"fLaC\0\0\0\x22", 4)  # marker and header of STREAMINFO
+    second = data.find(b"fLaC\0\0\0\x22", start + 4)  # marker and header of STREAMINFO
     if second >= 0:
         raise _corrupt("the FLAC file holds more than one stream", second)
 
 
-_WALKERS: Final[Mapping[str, Callable[[bytes], None]]] = {
-    "wav": _walk_wav,
+_WALKERS: Final[Mapping[str, Callable[[bytes, int], None]]] = {
     "flac": _walk_flac,
     "ogg": _walk_ogg,
-    "mp3": _walk_mp3,
     "webm": _walk_webm,
     "m4a": _walk_m4a,
 }

@@ -1,6 +1,5 @@
 import io
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -24,7 +23,7 @@ from tests.support.sound_files import FILES, MAGIC, RATES, file_of, forged_flac,
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_each_container_is_detected_and_decoded(container: Container) -> None:
     data = FILES[container]
-    assert sniff(data[:64]) == MAGIC[container]
+    assert sniff(data) == (MAGIC[container], 0)
     waveform, warnings = read_sound(io.BytesIO(data))
     assert (str(waveform.dtype), waveform.ndim, warnings) == ("float32", 1, {})
     # AAC and Opus files hold complete frames: up to 64 ms may be added.
@@ -56,105 +55,6 @@ def test_resampling_equals_librosa(rate: int) -> None:
     assert np.abs(sound[:size] - expected[:size]).max() < 1e-5
 
 
-def test_channels_are_averaged() -> None:
-    left, right = voice_like(0.3), voice_like(0.3, seed=1)
-    waveform, channel = mix(left, right)
-    assert channel is None
-    assert np.allclose(waveform, (left + right) / 2, atol=1e-6)
-
-
-def mix(*channels: FloatArray) -> tuple[FloatArray, str | None]:
-    """The waveform, and the name of the only channel used."""
-    data = encode(np.stack(channels, axis=1), "wav", subtype="FLOAT")
-    waveform, warnings = read_sound(io.BytesIO(data))
-    return waveform, only_channel(warnings)
-
-
-def only_channel(warnings: Mapping[str, str]) -> str | None:
-    found = re.search(r"channel \d", warnings.get("channel", ""))
-    return None if found is None else found[0]
-
-
-@pytest.mark.parametrize("gain", [-0.8, -1.0, -1.25])
-def test_loudest_channel_is_used_if_one_is_inverted(gain: float) -> None:
-    left = voice_like(0.3)
-    waveform, channel = mix(left, left * np.float32(gain))
-    assert channel == ("channel 2" if gain < -1 else "channel 1")
-    assert np.array_equal(waveform, left * np.float32(gain) if gain < -1 else left)
-
-
-def test_channels_that_cancel_only_partly_are_averaged() -> None:
-    # The decision covers the whole file: its first block cancels, the others do not.
-    left = voice_like(9.0)
-    right = left.copy()
-    right[:40_000] *= -1
-    waveform, channel = mix(left, right)
-    assert channel is None
-    assert np.allclose(waveform, (left + right) / 2, atol=1e-6)
-
-
-@pytest.mark.parametrize("delay", [1, 20, 40, 60, 80, 150, 400])
-def test_delayed_copies_of_a_voice_are_averaged(delay: int) -> None:
-    voice = voice_like(2.0)
-    assert mix(voice[:-delay], voice[delay:])[1] is None
-
-
-def test_unrelated_channels_are_averaged() -> None:
-    voices = [voice_like(0.5, seed=seed) * np.float32(gain) for seed, gain in enumerate((1, 0.1, 0.1, 0.1, 0.1, 0.1))]
-    voices = [np.roll(voice, 1000 * place) for place, voice in enumerate(voices)]
-    assert mix(*voices)[1] is None
-
-
-@pytest.mark.parametrize("noise", [0.0, 1e-4])
-@pytest.mark.parametrize("silent", [0, 1])
-def test_silent_channel_is_not_used(silent: int, noise: float) -> None:
-    channels = [voice_like(0.3), voice_like(0.3)]
-    channels[silent] = (noise * np.random.default_rng(0).standard_normal(channels[silent].size)).astype(np.float32)
-    waveform, channel = mix(*channels)
-    assert channel == f"channel {2 - silent}"
-    assert np.array_equal(waveform, channels[1 - silent])
-
-
-def test_only_channels_with_sound_are_averaged() -> None:
-    voices = [voice_like(0.3, seed=seed) for seed in range(2)]
-    nothing = np.zeros_like(voices[0])
-    waveform, channel = mix(nothing, voices[0], nothing, voices[1], nothing)
-    assert channel is None
-    assert np.allclose(waveform, (voices[0] + voices[1]) / 2, atol=1e-6)
-
-
-def test_digital_silence_in_every_channel_is_averaged() -> None:
-    waveform, channel = mix(*np.zeros((2, 800), dtype=np.float32))
-    assert channel is None
-    assert not waveform.any()
-
-
-@pytest.mark.parametrize("container", ["m4a", "webm"])
-@pytest.mark.parametrize("channels", [1, 2, 6, 8])
-def test_only_channel_with_sound_of_a_compressed_file_is_used(container: Container, channels: int) -> None:
-    # One of several channels may be for low frequencies, so a low tone is used.
-    time = np.arange(16_000, dtype=np.float32) / 48_000
-    samples = np.zeros((len(time), channels), dtype=np.float32)
-    samples[:, -1] = 0.5 * np.sin(2 * np.pi * 300 * time)
-    waveform, warnings = read_sound(io.BytesIO(encode(samples, container, 48_000)))
-    assert only_channel(warnings) == (None if channels == 1 else f"channel {channels}")
-    middle = slice(2_000, 4_000)  # past what a coder adds at the ends
-    assert abs(waveform[middle]).max() == pytest.approx(0.5, rel=0.15)
-
-
-@pytest.mark.parametrize("container", ["m4a", "webm"])
-@pytest.mark.parametrize("channels", [2, 6, 8])
-def test_every_channel_of_a_compressed_file_is_averaged(container: Container, channels: int) -> None:
-    time = np.arange(16_000, dtype=np.float32) / 48_000
-    samples = np.full((len(time), channels), 0.02, dtype=np.float32)
-    samples[:, -1] = 0.5
-    data = encode(samples * np.sin(2 * np.pi * 300 * time)[:, None], container, 48_000)
-    waveform, warnings = read_sound(io.BytesIO(data))
-    assert not warnings
-    middle = slice(2_000, 4_000)
-    assert abs(waveform[middle]).max() == pytest.approx((0.5 + 0.02 * (channels - 1)) / channels, rel=0.2)
-
-
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 100, b"%PDF-1.7 and so on", b"OggZ" + b"\0" * 60, b"RIFF\0\0\0\0AVI LIST"]
 )
@@ -177,10 +77,11 @@ def muxed(muxer: str, codec: str) -> bytes:
 
 
 def test_other_containers_are_rejected_by_their_first_bytes() -> None:
-    assert sniff(muxed("matroska", "flac")[:64]) is None
+    with pytest.raises(UnsupportedFormat, match="Matroska"):
+        read(muxed("matroska", "flac"))
     aiff = io.BytesIO()
     soundfile.write(aiff, voice_like(0.1), SAMPLE_RATE, format="AIFF")
-    with pytest.raises(UnsupportedFormat):
+    with pytest.raises(UnsupportedFormat, match="AIFF"):
         read(aiff.getvalue())
 
 
@@ -237,17 +138,66 @@ def test_trailing_bytes_are_an_error_or_ignored(container: Container, tail: byte
         assert np.array_equal(sound, read(FILES[container]))
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("container", [container for container in CONTAINERS if container != "mp3"])
 def test_concatenated_files_are_an_error(container: Container) -> None:
     with pytest.raises(CorruptModality):
         read(FILES[container] + FILES[container])
 
 
-def test_mp3_may_have_tags_at_either_end() -> None:
-    plain = read(FILES["mp3"])
-    tagged = b"ID3\x04\0\0\0\0\0\x05hello" + FILES["mp3"] + b"TAG" + b"\0" * 125
-    assert sniff(tagged) == "mp3"
-    assert np.array_equal(read(tagged), plain)
+def warnings_of(waveform: FloatArray, container: Container = "wav") -> list[str]:
+    return list(read_sound(io.BytesIO(encode(waveform, container)))[1])
+
+
+@pytest.mark.parametrize("container", ["wav", "flac", "mp3", "vorbis"])
+def test_clipping_is_a_warning(container: Container) -> None:
+    voice = voice_like(2.0)
+    assert warnings_of(voice * np.float32(0.99 / np.abs(voice).max()), container) == []
+    assert warnings_of(np.clip(4 * voice, -1, 1), container) == ["clipped"]
+
+
+def test_clipping_before_attenuation_is_a_warning() -> None:
+    assert warnings_of(np.clip(4 * voice_like(2.0), -1, 1) / np.float32(3)) == ["clipped"]
+
+
+@pytest.mark.parametrize("offset", [0.1, -0.3])
+def test_constant_offset_is_a_warning(offset: float) -> None:
+    assert warnings_of(0.5 * voice_like(1.0) + np.float32(offset)) == ["dc_offset"]
+    assert warnings_of(0.5 * voice_like(1.0) + np.float32(offset / 100)) == []
+
+
+def test_pictures_beside_the_sound_are_a_warning() -> None:
+    file = io.BytesIO()
+    with av.open(io.BytesIO(FILES["wav"]), "r") as source, av.open(file, "w", format="mp4") as output:
+        sound, pictures = output.add_stream("aac", rate=SAMPLE_RATE), output.add_stream("mpeg4", rate=10)
+        assert isinstance(sound, av.AudioStream)
+        assert isinstance(pictures, av.VideoStream)
+        pictures.width = pictures.height = 16
+        pictures.pix_fmt = "yuv420p"
+        for picture in range(10):
+            frame = av.VideoFrame(16, 16, "yuv420p")
+            frame.pts = picture
+            output.mux(pictures.encode(frame))
+        for frames in source.decode(audio=0):
+            output.mux(sound.encode(frames))
+        output.mux(sound.encode(None))
+        output.mux(pictures.encode(None))
+    waveform, warnings = read_sound(io.BytesIO(file.getvalue()))
+    assert list(warnings) == ["picture"]
+    assert np.array_equal(waveform, read(muxed("mp4", "aac")))
+
+
+def test_opus_in_mp4_is_decoded() -> None:
+    file = io.BytesIO()
+    with av.open(io.BytesIO(FILES["webm"]), "r") as source, av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    waveform, expected = read(file.getvalue()), read(FILES["webm"])
+    assert waveform.size == pytest.approx(expected.size, abs=0.03 * SAMPLE_RATE)
+    part = waveform[2_000:12_000]  # MP4 counts the coder's delay in whole packets
+    assert max(np.corrcoef(part, expected[2_000 + late : 12_000 + late])[0, 1] for late in range(50)) > 0.99
 
 
 def test_missing_ogg_page_is_an_error() -> None:
@@ -337,7 +287,7 @@ def test_flac_header_with_forged_length_is_an_error(samples: int) -> None:
         read(forged_flac(samples))
 
 
-@pytest.mark.parametrize("claimed", [0xFFFFFFFF, 0x7FFFFFFF, 1 << 20])
+@pytest.mark.parametrize("claimed", [0x7FFFEFFF, 1 << 20, 2002])
 def test_wav_with_fewer_samples_than_declared_is_an_error(claimed: int) -> None:
     with pytest.raises(CorruptModality):
         read(wav_header(SAMPLE_RATE, 1, claimed) + b"\0\0" * 1000)
@@ -357,7 +307,7 @@ def test_error_of_an_invalid_sample_names_the_time(value: float, subtype: str) -
     waveform[SAMPLE_RATE // 2] = value
     with pytest.raises(CorruptModality) as caught:
         read(encode(waveform, "wav", subtype=subtype))
-    assert caught.value.place == "0.500 s"
+    assert caught.value.place == "sample 8000, 0.500 s"
 
 
 def test_float_samples_may_exceed_full_scale() -> None:
