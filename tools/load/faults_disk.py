@@ -76,8 +76,10 @@ async def full(service: Service, scale: Scale) -> Result:
 
 @contextmanager
 def with_small_budget(weights: Path = WEIGHTS, **environment: str) -> Iterator[Service]:
-    """Serve with a `BUDGET` for temporary files, on a disk with space for more."""
-    with serving(weights, temporary=None, EMMR_MAX_SPOOLED_BYTES=str(BUDGET), **environment) as service:
+    """Serve with a `BUDGET` for temporary files, on a disk with space for more, and patience with bodies."""
+    patience = {"EMMR_BODY_STALL_TIMEOUT": str(2 * LARGE_SECONDS), "EMMR_BODY_TIMEOUT": str(2 * LARGE_SECONDS)}
+    budget = {"EMMR_MAX_SPOOLED_BYTES": str(BUDGET)}
+    with serving(weights, temporary=None, **budget, **patience, **environment) as service:
         yield service
 
 
