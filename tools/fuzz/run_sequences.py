@@ -161,6 +161,9 @@ class Sequence:
         """Send SIGTERM, go on with the uploads that are under way, and wait for the end of the process."""
         self.drained = True
         self.service.signal(signal.SIGTERM)
+        end = time.monotonic() + EXIT_SECONDS
+        while self.service.health()[0] == 200 and time.monotonic() < end:  # or two signals could count as one
+            time.sleep(0.01)
         if self.rng.random() < 0.5:  # the grace period goes on: requests are served
             self.upload()
         while self.held and self.rng.random() < 0.7:
