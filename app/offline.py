@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, BinaryIO, TypeVar, cast
 from uuid import uuid4
 
 from rich.console import Group, RenderableType
@@ -14,27 +14,54 @@ from rich.text import Text
 from app.api.response import compose
 from app.api.schemas import ExplainedPrediction, Prediction
 from app.decoding.parts import decode_text, sound_limits
-from app.decoding.protocol import Json, decode_reply
-from app.decoding.worker import perform
+from app.decoding.protocol import Json
+from app.decoding.worker import decode
 from app.engine.predictor import Options, Predictor, load_languages
 from app.engine.preprocess import FilePart, Preprocessor
 from app.settings import Settings
 from app.uploads.form import RawForm
 from model.errors import EmptyModality
 from model.features.audio.loading import read_sound
+from model.features.audio.raw_features import extract_voice
+from model.types import FloatArray
 
 V = TypeVar("V")
 
 
 class LocalDecoder:
-    """Decodes in this process, without confinement; it takes the place of an `app.decoding.pool.DecodePool`."""
+    """Decodes in this process, without confinement; it takes the place of an `app.decoding.pool.DecodePool`.
+
+    The audio file is read on construction, since that needs no weights.
+
+    Args:
+        settings: limits of the sound.
+        audio: the audio file that `run` is called with, if there is one.
+
+    Raises:
+        ModalityError: the audio file is not accepted.
+    """
+
+    def __init__(self, settings: Settings, audio: BinaryIO | None) -> None:
+        self._sound: tuple[FloatArray, dict[str, str]] | EmptyModality | None = None
+        if audio is not None:
+            try:
+                self._sound = read_sound(audio, sound_limits(settings))
+            except EmptyModality as error:  # not an error until no other part is usable
+                self._sound = error
 
     async def run(self, job: Json, file: IO[bytes], part: FilePart, result: type[V]) -> V:
         """Decode the whole of `file`; raises a `ModalityError` if it is not accepted."""
-        message, content = perform(job, file.read())
-        decoded = decode_reply(message, bytearray(content))
-        assert isinstance(decoded, result), f"the job was for {part}"
-        return decoded
+        if isinstance(self._sound, EmptyModality) and part == "audio":
+            raise self._sound
+        if isinstance(self._sound, tuple) and part == "audio":
+            waveform, warnings = self._sound
+            return _checked(extract_voice(waveform, warnings=warnings, **job["config"]), result)
+        return _checked(decode(job, cast("BinaryIO", file)), result)
+
+
+def _checked(decoded: object, result: type[V]) -> V:
+    assert isinstance(decoded, result)
+    return decoded
 
 
 def predict_once(
@@ -60,13 +87,10 @@ def predict_once(
         threading.Thread(target=load_languages, daemon=True).start()  # while the weights are loaded
     with ExitStack() as files:
         opened = [None if path is None else files.enter_context(path.open("rb")) for path in (audio, openface)]
-        if opened[0] is not None:
-            with suppress(EmptyModality):
-                read_sound(opened[0], sound_limits(settings))
-            opened[0].seek(0)
+        decoder = LocalDecoder(settings, opened[0])
         predictor = Predictor.load(settings.weights, settings.device)
         options = Options(explain, settings.key_threshold, face_id)
-        preprocessor = Preprocessor(settings, LocalDecoder())
+        preprocessor = Preprocessor(settings, decoder)
         request = asyncio.run(preprocessor.prepare(RawForm(text, *opened), options, predictor))
     (result,) = predictor.decide([request])
     return compose(uuid4().hex, result, parsed=0.0)

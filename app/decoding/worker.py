@@ -73,10 +73,11 @@ def serve(reader: BinaryIO, writer: BinaryIO, cpu_seconds: float, sandbox: Mappi
 
 def perform(job: Json, content: bytes) -> tuple[Json, bytes]:
     """Do one job. Errors of the file become a reply; any other exception ends the process."""
-    return encode_reply(lambda: _decode(job, io.BytesIO(content)))
+    return encode_reply(lambda: decode(job, io.BytesIO(content)))
 
 
-def _decode(job: Json, file: BinaryIO) -> Decoded:
+def decode(job: Json, file: BinaryIO) -> Decoded:
+    """Decode a file as the job says; raises a `ModalityError` if it is not accepted."""
     if job["kind"] == "audio":
         waveform, warnings = read_sound(file, SoundLimits(**job["limits"]))
         return extract_voice(waveform, warnings=warnings, **job["config"])

@@ -5,8 +5,9 @@ Shapes: B batch, T_m slots of modality m in this batch, d_m features of a slot, 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from model.network.batch import Batch
 from model.network.layers import masked_mean
 from model.network.losses import LossSettings, SoftTargets, Targets, score_distance, soft_cross_entropy
 
+M = TypeVar("M", bound=nn.Module)
 LabelledUtterance = tuple[Utterance, int]
 """An utterance and the index of its class."""
 
@@ -117,6 +119,37 @@ class NeuralBaseline(Baseline):
         Returns:
             The scalar loss, and its parts by name, detached.
         """
+
+
+class PretrainedBaseline(NeuralBaseline):
+    """A baseline whose last stage compares with its encoder of the stage before, frozen.
+
+    Attributes:
+        encoder: the encoder that is trained.
+        frozen: its copy, see `frozen_copy`.
+    """
+
+    encoder: nn.Module
+    frozen: nn.Module
+
+    def begin(self, stage: int) -> None:
+        """Begin a stage; the last one freezes a copy of the encoder."""
+        super().begin(stage)
+        if stage == len(self.stages) - 1:
+            self.frozen.load_state_dict(self.encoder.state_dict())
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; the frozen encoder stays in eval mode."""
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+
+def frozen_copy(encoder: M) -> M:
+    """Return a copy of an encoder that is not trained."""
+    copied = deepcopy(encoder)
+    copied.requires_grad_(requires_grad=False)
+    return copied
 
 
 class Reference(Baseline):

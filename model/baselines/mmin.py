@@ -3,13 +3,20 @@
 Shapes: B batch, C classes.
 """
 
-from copy import deepcopy
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
-from model.baselines.base import AnswerLoss, NeuralBaseline, Stage, masked_mse, readable_features, total
+from model.baselines.base import (
+    AnswerLoss,
+    PretrainedBaseline,
+    Stage,
+    frozen_copy,
+    masked_mse,
+    readable_features,
+    total,
+)
 from model.baselines.layers import MaskedLSTM, ResidualCascade, TextCNN, masked_max, perceptron
 from model.config import ModelConfig
 from model.modality import MODALITIES, Modality
@@ -42,7 +49,7 @@ class UtteranceEncoder(nn.Module):
         return torch.stack([embedded[m] for m in MODALITIES], dim=1) * readable.unsqueeze(-1)  # 3 × (B, 128)
 
 
-class MMIN(NeuralBaseline):
+class MMIN(PretrainedBaseline):
     """Encoders and classifier on complete inputs; then imagination of the missing modalities' embeddings.
 
     In the second stage a cascade of residual autoencoders maps the embeddings of what is present to those of what is
@@ -51,6 +58,7 @@ class MMIN(NeuralBaseline):
     does not give the dropout rate: the config's.
     """
 
+    encoder: UtteranceEncoder
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(epochs=30, learning_rate=2e-4, weight_decay=1e-5, clip_norm=1.0, complete=True),
         Stage(epochs=30, learning_rate=2e-4, weight_decay=1e-5, clip_norm=1.0),
@@ -64,19 +72,7 @@ class MMIN(NeuralBaseline):
         self.imagine = ResidualCascade(joint, WIDTHS, BLOCKS)
         self.imagine_back = ResidualCascade(joint, WIDTHS, BLOCKS)
         self.classifier = perceptron(BLOCKS * WIDTHS[-1], HIDDEN, classes, dropout)
-        self.frozen = deepcopy(self.encoder).requires_grad_(requires_grad=False)
-
-    def begin(self, stage: int) -> None:
-        """Begin a stage; the second freezes a copy of the encoders."""
-        super().begin(stage)
-        if stage == len(self.stages) - 1:
-            self.frozen.load_state_dict(self.encoder.state_dict())
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; the frozen encoders stay in eval mode."""
-        super().train(mode)
-        self.frozen.eval()
-        return self
+        self.frozen = frozen_copy(self.encoder)
 
     def forward(self, batch: Batch) -> Tensor:
         """`(B, C)` logits of the stage's classifier."""

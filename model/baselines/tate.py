@@ -3,19 +3,18 @@
 Shapes: B batch, T_m slots of modality m, T their sum, D hidden, C classes.
 """
 
-from copy import deepcopy
 from math import gcd
-from typing import ClassVar, Final, NamedTuple, Self
+from typing import ClassVar, Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.baselines.base import AnswerLoss, NeuralBaseline, Stage, readable_features, total
+from model.baselines.base import AnswerLoss, PretrainedBaseline, Stage, frozen_copy, readable_features, total
 from model.config import ModelConfig
 from model.modality import MODALITIES, Modality
 from model.network.batch import Batch
-from model.network.encoders import CommonSpace, ModalityEncoder
+from model.network.encoders import CommonSpace, modality_encoders
 from model.network.layers import AttentivePooling, TransformerLayer
 from model.network.losses import symmetric_kl
 
@@ -47,18 +46,7 @@ class TaggedEncoder(nn.Module):
         super().__init__()
         net, width = config.network, config.network.hidden + TAG
         self.imputed = {m: net.imputed_slots.of(m) for m in MODALITIES}
-        self.modalities = nn.ModuleDict(
-            {
-                m: ModalityEncoder(
-                    config.feature_size(m),
-                    net.hidden,
-                    net.heads,
-                    net.dropout,
-                    config.slots.of(m) if net.positions and m != Modality.TEXT else 0,
-                )
-                for m in MODALITIES
-            }
-        )
+        self.modalities = modality_encoders(config)
         self.common = CommonSpace(width)
         self.layer = TransformerLayer(width, gcd(net.heads, width), net.feedforward, net.dropout)
 
@@ -78,7 +66,7 @@ class TaggedEncoder(nn.Module):
         return Encoded(sequence, self.layer(sequence, valid), valid)
 
 
-class TATE(NeuralBaseline):
+class TATE(PretrainedBaseline):
     """Transformer encoder and decoder over tagged slots; the encoder's output is pooled and classified.
 
     The first stage trains on complete inputs, and its encoder, frozen, is the pretrained network of the second stage's
@@ -90,6 +78,7 @@ class TATE(NeuralBaseline):
     7 of EMMR's paper, by the same authors; the first stage has at most 5 epochs, of which validation selects one.
     """
 
+    encoder: TaggedEncoder
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(epochs=5, learning_rate=1e-3, complete=True),
         Stage(epochs=20, learning_rate=1e-3),
@@ -103,19 +92,7 @@ class TATE(NeuralBaseline):
         self.pool = AttentivePooling(width)
         self.dropout = nn.Dropout(net.dropout)
         self.classifier = nn.Linear(width, len(config.classes))
-        self.frozen = deepcopy(self.encoder).requires_grad_(requires_grad=False)
-
-    def begin(self, stage: int) -> None:
-        """Begin a stage; the second freezes a copy of the encoder."""
-        super().begin(stage)
-        if stage == len(self.stages) - 1:
-            self.frozen.load_state_dict(self.encoder.state_dict())
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; the frozen encoder stays in eval mode."""
-        super().train(mode)
-        self.frozen.eval()
-        return self
+        self.frozen = frozen_copy(self.encoder)
 
     def forward(self, batch: Batch) -> Tensor:
         """`(B, C)` logits."""

@@ -12,7 +12,7 @@ from model.baselines.base import AnswerLoss, NeuralBaseline, Stage, masked_mse, 
 from model.config import ModelConfig
 from model.modality import MODALITIES, Modality
 from model.network.batch import Batch
-from model.network.encoders import ModalityEncoder
+from model.network.encoders import modality_encoders
 from model.network.layers import TransformerLayer, masked_mean
 
 DIRECTIONS: Final = tuple(
@@ -59,18 +59,7 @@ class TransM(NeuralBaseline):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         net = config.network
-        self.encoders = nn.ModuleDict(
-            {
-                m: ModalityEncoder(
-                    config.feature_size(m),
-                    net.hidden,
-                    net.heads,
-                    net.dropout,
-                    config.slots.of(m) if net.positions and m != Modality.TEXT else 0,
-                )
-                for m in MODALITIES
-            }
-        )
+        self.encoders = modality_encoders(config)
         self.translations = nn.ModuleDict({f"{s}_{t}": Translation(config, t) for s, t in DIRECTIONS})
         self.dropout = nn.Dropout(net.dropout)
         self.classifier = nn.Linear(len(DIRECTIONS) * net.hidden, len(config.classes))

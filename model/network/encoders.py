@@ -77,6 +77,23 @@ class MissingSlots(nn.Module):
         return slots if self.context is None else slots + self.context(context).unsqueeze(1)  # (B, 1, D)
 
 
+def modality_encoders(config: ModelConfig) -> nn.ModuleDict:
+    """Return an encoder for each modality; text hidden states contain positions already."""
+    net = config.network
+    return nn.ModuleDict(
+        {
+            m: ModalityEncoder(
+                config.feature_size(m),
+                net.hidden,
+                net.heads,
+                net.dropout,
+                config.slots.of(m) if net.positions and m != Modality.TEXT else 0,
+            )
+            for m in MODALITIES
+        }
+    )
+
+
 class Encoder(nn.Module):
     """Features of a batch → sequences in the common space, with the slots of missing modalities filled."""
 
@@ -84,18 +101,7 @@ class Encoder(nn.Module):
         super().__init__()
         net = config.network
         self.imputed = {m: net.imputed_slots.of(m) for m in MODALITIES}
-        self.modalities = nn.ModuleDict(
-            {
-                m: ModalityEncoder(
-                    config.feature_size(m),
-                    net.hidden,
-                    net.heads,
-                    net.dropout,
-                    config.slots.of(m) if net.positions and m != Modality.TEXT else 0,
-                )
-                for m in MODALITIES
-            }
-        )
+        self.modalities = modality_encoders(config)
         self.common = CommonSpace(net.hidden)
         self.missing = nn.ModuleDict(
             {m: MissingSlots(self.imputed[m], net.hidden, pooled=net.missing_slots == "pooled") for m in MODALITIES}

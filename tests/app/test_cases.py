@@ -106,7 +106,7 @@ def shipped() -> Iterator[TestClient]:
         yield client
 
 
-def post(client: TestClient, expected: Expected, part: str, content: bytes, text: str = "") -> dict[str, Any]:
+def assert_answer(client: TestClient, expected: Expected, part: str, content: bytes, text: str = "") -> dict[str, Any]:
     files = {part: (None if part == "text" else "f", content, "text/plain")}
     if text:
         files["text"] = (None, text.encode(), "text/plain")
@@ -137,23 +137,23 @@ def test_every_case_is_in_a_table() -> None:
 
 @pytest.mark.parametrize("name", OPENFACE)
 def test_a_face_gets_its_answer(shipped: TestClient, name: str) -> None:
-    post(shipped, OPENFACE[name], "openface", (CASES / name.partition(",")[0]).read_bytes())
+    assert_answer(shipped, OPENFACE[name], "openface", (CASES / name.partition(",")[0]).read_bytes())
 
 
 @pytest.mark.parametrize("name", SOUNDS)
 def test_a_sound_gets_its_answer(shipped: TestClient, name: str) -> None:
-    post(shipped, SOUNDS[name], "audio", (CASES / name).read_bytes(), SENTENCE)
+    assert_answer(shipped, SOUNDS[name], "audio", (CASES / name).read_bytes(), SENTENCE)
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_gets_its_answer(shipped: TestClient, text: str) -> None:
-    post(shipped, TEXTS[text], "text", text.encode())
+    assert_answer(shipped, TEXTS[text], "text", text.encode())
 
 
 def test_a_silent_channel_does_not_change_the_answer(shipped: TestClient) -> None:
     samples, rate = soundfile.read(CASES / "stereo_left_silent.wav", dtype="int16")
     right = io.BytesIO()
     soundfile.write(right, samples[:, 1], rate, format="WAV")
-    both = post(shipped, Expected(), "audio", (CASES / "stereo_left_silent.wav").read_bytes())
-    alone = post(shipped, Expected(), "audio", right.getvalue())
+    both = assert_answer(shipped, Expected(), "audio", (CASES / "stereo_left_silent.wav").read_bytes())
+    alone = assert_answer(shipped, Expected(), "audio", right.getvalue())
     assert both["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)

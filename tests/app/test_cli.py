@@ -45,7 +45,7 @@ def test_the_version_is_shown() -> None:
     assert second == f"decoders: libsndfile {soundfile.__libsndfile_version__}, FFmpeg {av.ffmpeg_version_info}"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl(2) and /proc of Linux")
 def test_a_service_starts_without_keys_in_its_environment_or_dumps() -> None:
     code = (
         "import pathlib, app.server\nfrom app import linux\nfrom app.cli import main\n"

@@ -9,7 +9,7 @@ from app.settings import SECRET_VARIABLES, Settings
 
 SECRET = "hunter2"
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs prctl(2) and /proc of Linux")
 
 
 def run_python(code: str, **environment: str) -> str:

@@ -110,5 +110,5 @@ def _decode(job: Json, file: BinaryIO) -> Decoded:
 
 
 if __name__ == "__main__":
-    vars(worker)["_decode"] = _decode
+    vars(worker)["decode"] = _decode
     worker.main()

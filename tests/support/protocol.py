@@ -5,7 +5,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +37,7 @@ waiting = Waiting()
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Responds with the body to `/echo`, when a test says so to `/wait`, and with 200 to `/` and health checks.
+    """Responds with the body to `/echo`, to `/wait` once `go_on` is set, and with 200 to `/` and health checks.
 
     Responds 413 to `/early` at once and to `/late` after a delay, without reading the body.
     """
@@ -56,8 +55,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await request.body()
         started.set()
         disconnected = asyncio.ensure_future(receive())
-        told = asyncio.create_task(asyncio.to_thread(go_on.wait, 30))
-        await asyncio.wait((disconnected, told), return_when=asyncio.FIRST_COMPLETED)
+        released = asyncio.create_task(asyncio.to_thread(go_on.wait, 30))
+        await asyncio.wait((disconnected, released), return_when=asyncio.FIRST_COMPLETED)
         if disconnected.done():
             gone.set()
         disconnected.cancel()
@@ -76,14 +75,25 @@ def post(path: str, length: int = 2 * LARGE) -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
+class _Server(uvicorn.Server):
+    """Sets an event when it has started."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
 @contextmanager
 def serving(loop: Any = "uvloop", kind: type[ProblemProtocol] = ProblemProtocol) -> Iterator[uvicorn.Server]:
     config = uvicorn.Config(application, port=0, http=kind, ws="none", log_config=None, lifespan="off", loop=loop)
-    server = uvicorn.Server(config)
+    server = _Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    assert server.listening.wait(30)
     yield server
     server.should_exit = True
     thread.join(30)

@@ -58,7 +58,8 @@ def test_a_pool_whose_replacements_fail_is_not_ok_until_one_starts(
         broken.setattr(sys, "executable", program)
         kill_all(pool)
         eventually(lambda: not pool.state().ok)
-    eventually(lambda: pool.state().alive == 2 and pool.state().ok)
+    eventually(lambda: pool.state().alive == 2)
+    assert pool.state().ok
 
 
 def test_a_replacement_that_never_starts_is_noticed_without_a_request(

@@ -157,6 +157,8 @@ async def test_an_idle_worker_has_heartbeats_and_a_stuck_one_has_none(heartbeat:
         await until(lambda: batcher.silence > 20 * heartbeat)
         device.free.set()
         await held
+        await await_heartbeat(batcher)
+        assert batcher.alive
 
 
 async def test_a_worker_that_delays_a_batch_has_heartbeats(heartbeat: float) -> None:

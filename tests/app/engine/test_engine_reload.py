@@ -192,6 +192,7 @@ async def test_replaced_weights_are_freed_without_garbage_collection(root: Path)
                 await served_version(engine)
                 await engine.reload()
                 await until(freed(before))
+                assert before() is None
         finally:
             gc.enable()
 
@@ -205,6 +206,7 @@ async def test_repeated_reloads_take_no_more_memory(served: tuple[Path, Engine])
     for _ in range(3):  # about 100 MB each
         await engine.reload()
     await until(lambda: resident().rss < 1.1 * before)
+    assert engine._current() is not None
 
 
 # ---- names of weights folders ----------------------------------------------------------------------------------------

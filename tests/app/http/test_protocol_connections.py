@@ -13,7 +13,7 @@ from tests.support.protocol import Connect, answer, connector, everything, probl
 
 
 @contextmanager
-def crowded(total: int | None, per_address: int | None) -> Iterator[tuple[Connect, list[str]]]:
+def server_in_use(total: int | None, per_address: int | None) -> Iterator[tuple[Connect, list[str]]]:
     """A server with one connection in use on which half a head has been sent."""
     refused: list[str] = []
     limits = Connections(total, per_address, on_refusal=refused.append)
@@ -28,7 +28,7 @@ def crowded(total: int | None, per_address: int | None) -> Iterator[tuple[Connec
 
 @pytest.mark.parametrize(("total", "per_address"), [(1, None), (None, 1)], ids=["total", "address"])
 def test_connections_past_the_limit_are_for_health_checks(total: int | None, per_address: int | None) -> None:
-    with crowded(total, per_address) as (connect, refused):
+    with server_in_use(total, per_address) as (connect, refused):
         for path, status in ((b"/", 503), (b"/health/live", 200), (b"/health/live?a", 200), (b"/health/x", 503)):
             with connect() as connection:
                 connection.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -42,7 +42,7 @@ def test_connections_past_the_limit_are_for_health_checks(total: int | None, per
 
 def test_stalled_connections_past_the_limit_make_room(caplog: pytest.LogCaptureFixture) -> None:
     configure_logging("info")
-    with crowded(None, 1) as (connect, refused), caplog.at_level("WARNING", logger="emmr"):
+    with server_in_use(None, 1) as (connect, refused), caplog.at_level("WARNING", logger="emmr"):
         stalled = [connect() for _ in range(2 * SPARE_CONNECTIONS)]
         for connection in stalled:
             connection.sendall(b"GET / HTTP")
@@ -59,7 +59,7 @@ def test_stalled_connections_past_the_limit_make_room(caplog: pytest.LogCaptureF
 
 def test_a_stalled_head_past_the_limit_is_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "SPARE_HEAD_SECONDS", 0.05)
-    with crowded(1, None) as (connect, refused), connect() as connection:
+    with server_in_use(1, None) as (connect, refused), connect() as connection:
         connection.sendall(b"GET /hea")
         assert answer(connection)[0] == 503
         assert refused == ["too-many-connections"]

@@ -95,8 +95,8 @@ async def test_a_cancelled_upload_ends_its_write_before_the_file_is_closed(monke
     task = asyncio.create_task(receive_form())
     await asyncio.to_thread(writing.wait, 30)
     task.cancel()
-    await asyncio.sleep(0)
-    assert not task.done()
+    done, _ = await asyncio.wait((task,), timeout=0)
+    assert not done
     assert uploads.spooled_bytes > 0
     go_on.set()
     with suppress(asyncio.CancelledError):
@@ -108,10 +108,11 @@ async def test_a_cancelled_upload_ends_its_write_before_the_file_is_closed(monke
 # ---- one address
 
 
-def waiting_upload(host: str, arrived: asyncio.Event) -> Request:
-    """A request whose body does not arrive until the client disconnects."""
+def waiting_upload(host: str, awaited: asyncio.Semaphore, arrived: asyncio.Event) -> Request:
+    """A request whose body is `awaited`, and does not arrive until the client disconnects."""
 
     async def receive() -> dict[str, object]:
+        awaited.release()
         await arrived.wait()
         return {"type": "http.disconnect"}
 
@@ -121,14 +122,15 @@ def waiting_upload(host: str, arrived: asyncio.Event) -> Request:
 
 async def test_bodies_arriving_from_one_address_are_limited() -> None:
     limits = Settings(max_uploads_per_address=2, retry_after=3)
-    uploads, arrived = Uploads(limits), asyncio.Event()
+    uploads, awaited, arrived = Uploads(limits), asyncio.Semaphore(0), asyncio.Event()
 
     async def send(host: str) -> None:
-        async with read_form(waiting_upload(host, arrived), limits, uploads):
+        async with read_form(waiting_upload(host, awaited, arrived), limits, uploads):
             pytest.fail("the form was accepted")
 
     stalled = [asyncio.create_task(send(host)) for host in ("192.0.2.1", "192.0.2.1", "192.0.2.2")]
-    await asyncio.sleep(0)
+    for _ in stalled:
+        await awaited.acquire()
     with pytest.raises(TooManyUploads) as refused:
         await send("192.0.2.1")
     assert (refused.value.status, refused.value.headers) == (429, {"Connection": "close", "Retry-After": "3"})
@@ -144,7 +146,8 @@ async def test_files_that_wait_to_be_decoded_do_not_count_as_arriving() -> None:
     uploads = Uploads(limits)
     async with AsyncExitStack() as stack:
         for _ in range(3):
-            await stack.enter_async_context(read_form(upload(10), limits, uploads))
+            form = await stack.enter_async_context(read_form(upload(10), limits, uploads))
+            assert form.audio is not None
 
 
 # ---- the service

@@ -22,8 +22,9 @@ def test_unchanged_cases_are_valid_requests() -> None:
     for one in CASES:
         rest = b"" if one.changes else one.wire
         while rest:
-            (first,) = {wire for wire in wires if rest.startswith(wire)}
-            rest = rest.removeprefix(first)
+            first = {wire for wire in wires if rest.startswith(wire)}
+            assert len(first) == 1
+            rest = rest.removeprefix(*first)
 
 
 def test_chunks_are_those_of_the_body() -> None:

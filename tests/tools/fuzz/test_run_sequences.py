@@ -70,7 +70,7 @@ class Scripted(Sequence):
     """A sequence whose service always gives the same answer."""
 
     def __init__(self, status: int, body: object) -> None:
-        super().__init__(service=None, rng=random.Random(0), expected={})  # type: ignore[arg-type]
+        super().__init__(service=None, rng=random.Random(0), expected={})  # type: ignore[arg-type]  # `ask` is replaced
         self._answer = Answer(status, {}, json.dumps(body).encode())
 
     def ask(self, request: Request) -> Answer:
