@@ -75,12 +75,13 @@ class TATE(PretrainedBaseline):
 
     Its source leaves open the sizes under another config than the published one: hidden size, heads, feed-forward size
     and dropout are the config's, which were chosen on validation for EMMR. Epochs and learning rate are those of Table
-    7 of EMMR's paper, by the same authors; the first stage has at most 5 epochs, of which validation selects one.
+    7 of EMMR's paper, by the same authors. The length of the first stage (of 2, 5, 10 and 20 epochs at most) had the
+    highest macro-F1 on the validation part of MOSI's vectors, the mean of three seeds.
     """
 
     encoder: TaggedEncoder
     stages: ClassVar[tuple[Stage, ...]] = (
-        Stage(epochs=5, learning_rate=1e-3, complete=True),
+        Stage(epochs=10, learning_rate=1e-3, complete=True),
         Stage(epochs=20, learning_rate=1e-3),
     )
 

@@ -19,7 +19,7 @@ DIRECTIONS: Final = tuple(
     pair for other in (Modality.AUDIO, Modality.VISUAL) for pair in ((Modality.TEXT, other), (other, Modality.TEXT))
 )
 """Source and target of each translation: forward and backward, between text and each other modality."""
-TRANSLATION_WEIGHT: Final = 0.1
+TRANSLATION_WEIGHT: Final = 1.0
 
 
 class Translation(nn.Module):
@@ -50,11 +50,12 @@ class TransM(NeuralBaseline):
     """Four translations; the means of their encoder states are concatenated and classified, zero where one is missing.
 
     Its source gives no sizes, optimiser or weight of the translations. Hidden size, heads, feed-forward size and
-    dropout are the config's, which were chosen on validation for EMMR; epochs, learning rate and weight are those of
-    Table 7 of EMMR's paper.
+    dropout are the config's, which were chosen on validation for EMMR; the number of epochs is that of Table 7 of
+    EMMR's paper. Learning rate (of 3e-4 and 1e-3) and weight (of 0.1 and 1) had the highest macro-F1 on the validation
+    part of MOSI's vectors, the mean of three seeds.
     """
 
-    stages: ClassVar[tuple[Stage, ...]] = (Stage(epochs=20, learning_rate=1e-3),)
+    stages: ClassVar[tuple[Stage, ...]] = (Stage(epochs=20, learning_rate=3e-4),)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
