@@ -15,6 +15,7 @@ BRANCHES: Final = ("transformer", "autoencoder", "cascade")
 TRANSFORMER: Final = BRANCHES[0]
 """The branch that every answer needs: its encoding is classified and its reconstructions are voted on."""
 
+Ensemble = Literal["attention", "average", "maximum"]
 
 System = Literal["emmr", "ae", "cra", "mctn", "transm", "mmin", "tate", "late-fusion", "classical"]
 """The systems that can be trained; all but the first are in `model.baselines`."""
@@ -82,6 +83,8 @@ class VisualConfig(_Frozen):
 class PrecomputedConfig(_Frozen):
     """Sizes of feature vectors that a corpus contains in place of recordings; None for features computed here."""
 
+    text: int | None = Field(default=None, gt=0, exclude_if=lambda size: size is None)
+    """Features of a text slot, instead of those of `TextConfig`. None is not written, as in older configs."""
     audio: int | None = Field(default=None, gt=0)
     """Features of an audio slot, instead of those of `AudioConfig`."""
     visual: int | None = Field(default=None, gt=0)
@@ -118,6 +121,12 @@ class NetworkConfig(_Frozen):
     """Add a learned position embedding to audio and visual slots; text hidden states already contain positions."""
     imputed_slots: Slots
     """Slots that a missing modality is reconstructed with; at most `ModelConfig.slots`."""
+    branches: tuple[str, ...] = Field(default=BRANCHES, exclude_if=lambda branches: branches == BRANCHES)
+    """The branches of the ensemble, in the order of `BRANCHES`; fewer than three are ablations (the paper's Table 3).
+    All three are not written, so that configs from before there was a choice stay the same."""
+    ensemble: Ensemble = Field(default="attention", exclude_if=lambda ensemble: ensemble == "attention")
+    """How the branches' key features are combined: weighted by β (Eq. 12), or, as ablations, by their average or their
+    element-wise maximum. The first is not written, for the same reason."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -125,6 +134,8 @@ class NetworkConfig(_Frozen):
             raise ValueError("hidden must be even and a multiple of heads")
         if len(self.autoencoder) != 7 or self.autoencoder[-1] != self.hidden:
             raise ValueError("autoencoder needs seven widths, the last equal to hidden")
+        if TRANSFORMER not in self.branches or self.branches != tuple(b for b in BRANCHES if b in self.branches):
+            raise ValueError(f"branches must be {TRANSFORMER}, alone or with others of {BRANCHES}, in this order")
         return self
 
 

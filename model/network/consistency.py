@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import Ensemble
 from model.modality import Modality, ModalitySet
 
 
@@ -68,7 +69,9 @@ def key_score(full: Tensor, available: Tensor) -> Tensor:
 
 
 def agreement(reconstructions: Sequence[Tensor]) -> Tensor:
-    """Mean cosine similarity over slots and pairs of branches: 3 × `(B, T, D)` → `(B,)`."""
+    """Mean cosine similarity over slots and pairs of K branches: K × `(B, T, D)` → `(B,)`; 1 for a single branch."""
+    if len(reconstructions) == 1:
+        return reconstructions[0].new_ones(len(reconstructions[0]))
     cosines = [F.cosine_similarity(a, b, dim=-1) for a, b in combinations(reconstructions, 2)]  # 3 × (B, T)
     return torch.stack(cosines).mean(dim=(0, 2))  # (3, B, T) → (B,)
 
@@ -92,13 +95,26 @@ def key_feature(pooled: Sequence[Tensor], votes: Sequence[Tensor]) -> Tensor:
 
 
 class BranchWeights(nn.Module):
-    """β and r (Eq. 12): `M = tanh(H)`, `β = softmax(wᵀ M)`, `r = H βᵀ`."""
+    """β and r (Eq. 12): `M = tanh(H)`, `β = softmax(wᵀ M)`, `r = H βᵀ`; or one of two ablations (the paper's Table 3).
 
-    def __init__(self, hidden: int) -> None:
+    Args:
+        hidden: D.
+        ensemble: `attention` (Eq. 12), `average` (equal β) or `maximum` (r is the element-wise maximum of H, and β the
+            fraction of its elements that come from each branch). The latter two have no parameter.
+    """
+
+    def __init__(self, hidden: int, ensemble: Ensemble = "attention") -> None:
         super().__init__()
-        self.w = nn.Linear(hidden, 1, bias=False)
+        self.ensemble = ensemble
+        if ensemble == "attention":
+            self.w = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Key features H of the branches `(B, 3, D)` → r `(B, D)` and β `(B, 3)`."""
-        weights = self.w(torch.tanh(keys)).squeeze(-1).softmax(dim=1)  # (B, 3)
+        """Key features H of the branches `(B, K, D)` → r `(B, D)` and β `(B, K)`."""
+        if self.ensemble == "maximum":
+            largest, branch = keys.max(dim=1)  # 2 × (B, D)
+            return largest, torch.stack([(branch == k).to(keys.dtype).mean(dim=1) for k in range(keys.shape[1])], dim=1)
+        if self.ensemble == "average":
+            return keys.mean(dim=1), keys.new_full(keys.shape[:2], 1 / keys.shape[1])
+        weights = self.w(torch.tanh(keys)).squeeze(-1).softmax(dim=1)  # (B, K)
         return torch.einsum("bk,bkd->bd", weights, keys), weights

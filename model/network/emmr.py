@@ -1,6 +1,6 @@
 """The EMMR network: encoder, reconstruction branches, subset heads and ensemble (Zeng et al., EMNLP 2022, 3.2 to 3.6).
 
-Shapes: B batch, T_m slots of modality m, T their sum, D hidden, C classes.
+Shapes: B batch, T_m slots of modality m, T their sum, D hidden, C classes, K branches.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.config import BRANCHES, TRANSFORMER, ModelConfig, NetworkConfig
+from model.config import TRANSFORMER, ModelConfig, NetworkConfig
 from model.modality import COMPLETE, MODALITIES, PAIRS, SINGLES, SUBSETS, Modality, ModalitySet
 from model.network.batch import Batch
 from model.network.consistency import BranchWeights, available_vote, key_feature
@@ -27,7 +27,7 @@ class Output:
         transformer: `(B, C)` logits of the transformer path.
         ensemble: `(B, C)` logits of the ensemble path.
         available: `(B, C)` logits of the transformer branch's vote of the present modalities.
-        branch_weights: β `(B, 3)`.
+        branch_weights: β `(B, K)`.
         heads: (branch, subset name) → `(B, C)` logits; of a single modality meaningless where it is not held.
         modality_heads: modality → `(B, C)` logits of its own polarity; meaningless where it is not held.
         encodings: branch → F `(B, T, D)`.
@@ -84,7 +84,7 @@ class SubsetHeads(nn.Module):
                 branch: nn.ModuleDict(
                     {s.name: nn.Linear(config.hidden, classes) for s in SUBSETS if len(s) > 1 or branch == TRANSFORMER}
                 )
-                for branch in BRANCHES
+                for branch in config.branches
             }
         )
 
@@ -115,7 +115,7 @@ class EMMR(nn.Module):
         self.branches = build_branches(net)
         self.pool = AttentivePooling(net.hidden)
         self.subsets = SubsetHeads(net, classes)
-        self.branch_weights = BranchWeights(net.hidden)
+        self.branch_weights = BranchWeights(net.hidden, net.ensemble)
         self.dropout = nn.Dropout(net.dropout)
         self.classifier = nn.Linear(net.hidden, classes)  # shared by both paths (Eq. 17)
         self.modality_pools = nn.ModuleDict({m: AttentivePooling(net.hidden) for m in MODALITIES})
@@ -143,29 +143,30 @@ class EMMR(nn.Module):
                 and without a host synchronisation, so that a CUDA graph can record it. The default computes features
                 that branches have in common once, and also the heads that only the losses use.
         """
+        names = self.config.network.branches
         common = self.encoder.encode(batch.features, batch.valid, batch.held)
         sequences, slots = self.encoder.fill(common, batch.valid, batch.present)
         x, valid = concatenate(COMPLETE, sequences, slots)
         encodings: dict[str, Tensor] = {}
         decodings: dict[str, Tensor] = {}
-        for branch in BRANCHES:
+        for branch in names:
             encodings[branch], decodings[branch] = self.branches[branch](x, valid)
-        recovered = {b: self.recover(sequences, split(decodings[b], slots), batch.present) for b in BRANCHES}
+        recovered = {b: self.recover(sequences, split(decodings[b], slots), batch.present) for b in names}
         heads: dict[tuple[str, str], Tensor] = {}
-        pooled: dict[str, list[Tensor]] = {branch: [] for branch in BRANCHES}  # of the pairs
+        pooled: dict[str, list[Tensor]] = {branch: [] for branch in names}  # of the pairs
         for subset in (*PAIRS, COMPLETE):
-            branches = BRANCHES[:1] if static and subset.complete else BRANCHES
+            branches = names[:1] if static and subset.complete else names
             features = self._pool_branches(subset, [recovered[b] for b in branches], slots, batch.present, static)
             for branch, feature in zip(branches, features, strict=True):
                 heads[branch, subset.name] = self.subsets.logits(branch, subset, feature)
                 if subset in PAIRS:
                     pooled[branch].append(feature)
-        keys = [key_feature(pooled[b], [heads[b, pair.name] for pair in PAIRS]) for b in BRANCHES]
+        keys = [key_feature(pooled[b], [heads[b, pair.name] for pair in PAIRS]) for b in names]
         for subset in SINGLES:
             feature = self.subsets.pool(subset, common, batch.valid)
             heads[TRANSFORMER, subset.name] = self.subsets.logits(TRANSFORMER, subset, feature)
         described = {} if static else self.describe(common, batch.valid)
-        summary, weights = self.branch_weights(torch.stack(keys, dim=1))  # (B, 3, D) → (B, D), (B, 3)
+        summary, weights = self.branch_weights(torch.stack(keys, dim=1))  # (B, K, D) → (B, D), (B, K)
         votes = {subset: heads[TRANSFORMER, subset.name] for subset in (COMPLETE, *PAIRS, *SINGLES)}
         return Output(
             batch=batch,
@@ -199,13 +200,13 @@ class EMMR(nn.Module):
         rows: slice | Tensor = slice(None)
         if not static:
             members = [MODALITIES.index(m) for m in subset]
-            rows = (~present[:, members]).any(dim=1).nonzero().squeeze(-1)  # (N,)
+            rows = (~present[:, members]).any(dim=1).nonzero().squeeze(-1)  # (N,); below, M = (K - 1) N
         feature = self.subsets.pool(
             subset,
-            {m: torch.cat([first[m], *(other[m][rows] for other in others)]) for m in subset},  # (B + 2 N, T_m, D)
-            {m: torch.cat([slots[m], *(slots[m][rows] for _ in others)]) for m in subset},  # (B + 2 N, T_m)
+            {m: torch.cat([first[m], *(other[m][rows] for other in others)]) for m in subset},  # (B + M, T_m, D)
+            {m: torch.cat([slots[m], *(slots[m][rows] for _ in others)]) for m in subset},  # (B + M, T_m)
         )
-        shared, *own = feature.split([len(present), *(len(present[rows]) for _ in others)])  # (B, D), 2 × (N, D)
+        shared, *own = feature.split([len(present), *(len(present[rows]) for _ in others)])  # (B, D), (K - 1) × (N, D)
         if isinstance(rows, Tensor):
             own = [shared.index_copy(0, rows, part) for part in own]
         return [shared, *own]

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from model.config import BRANCHES
 from model.modality import COMPLETE, MODALITIES, Modality, ModalitySet
 from model.network.emmr import Output
 
@@ -139,7 +138,7 @@ def total_loss(
     if guidance is not None:
         weights = output.known.to(guidance.dtype)
         parts["forward"] = torch.stack(
-            [_similarity(output.encodings[b], guidance, weights, settings.similarity) for b in BRANCHES]
+            [_similarity(encoded, guidance, weights, settings.similarity) for encoded in output.encodings.values()]
         ).mean()
     total = (
         0.5 * (parts["transformer"] + parts["ensemble"])
@@ -187,7 +186,7 @@ def _backward(output: Output, settings: LossSettings) -> Tensor:
     weights = weights * torch.where(output.imputed, settings.missing_slot_weight, 1.0)
     target = output.complete if settings.backward_target == "complete" else output.filled
     return torch.stack(
-        [_similarity(output.decodings[b], target.detach(), weights, settings.similarity) for b in BRANCHES]
+        [_similarity(decoded, target.detach(), weights, settings.similarity) for decoded in output.decodings.values()]
     ).mean()
 
 

@@ -85,6 +85,6 @@ class CascadeBranch(nn.Module):
 
 
 def build_branches(config: NetworkConfig) -> nn.ModuleDict:
-    """The three branches, by the names of `BRANCHES`."""
-    kinds = (TransformerBranch, AutoencoderBranch, CascadeBranch)
-    return nn.ModuleDict({name: kind(config) for name, kind in zip(BRANCHES, kinds, strict=True)})
+    """The branches of the config, by the names of `BRANCHES`."""
+    kinds = dict(zip(BRANCHES, (TransformerBranch, AutoencoderBranch, CascadeBranch), strict=True))
+    return nn.ModuleDict({name: kinds[name](config) for name in config.branches})

@@ -1,5 +1,7 @@
 """Validation of the configuration of a checkpoint."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from pydantic import ValidationError
 
 from model.config import AudioConfig, ModelConfig, NetworkConfig, Slots, TextConfig, VisualConfig
 from model.modality import MODALITIES, Modality
-from tests.support.network import tiny_config
+from tests.support.network import ABLATIONS, ablation_config, tiny_config
 
 CONFIG = tiny_config()
 
@@ -31,6 +33,26 @@ def test_config_survives_a_round_trip_through_json() -> None:
         assert ModelConfig.model_validate_json(config.model_dump_json()) == config
 
 
+def test_branches_and_ensemble_are_written_only_where_chosen() -> None:
+    assert {"branches", "ensemble"}.isdisjoint(CONFIG.network.model_dump())
+    shipped = json.loads((Path(__file__).parents[2] / "weights" / "default" / "config.json").read_bytes())
+    assert NetworkConfig.model_validate(shipped["network"]).model_dump(mode="json") == shipped["network"]
+    assert set(CONFIG.precomputed.model_dump()) == {"audio", "visual"}
+    for name, fields in ABLATIONS.items():
+        config = ablation_config(name)
+        assert {"branches", "ensemble"} & set(config.network.model_dump()) == set(fields)
+        assert ModelConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    "branches", [(), ("cascade",), ("cascade", "transformer"), ("transformer",) * 2, ("transformer", "recurrent")]
+)
+def test_other_branches_are_rejected(branches: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match="branches must be transformer, alone or with") as error:
+        NetworkConfig.model_validate(network(branches=branches))
+    assert error.value.error_count() == 1
+
+
 def test_config_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         CONFIG.name = "other"  # type: ignore[misc]  # the type forbids it as well
@@ -52,6 +74,7 @@ def test_unknown_keys_are_rejected() -> None:
         (ModelConfig.paper(), (768, 33, 709)),
         (tiny_config(precomputed={"audio": 73, "visual": 100}), (384, 73, 100)),
         (tiny_config(precomputed={"visual": 5}), (384, 33, 5)),
+        (tiny_config(precomputed={"text": 100}), (100, 33, 35)),
     ],
 )
 def test_feature_sizes_follow_from_the_features_chosen(config: ModelConfig, sizes: tuple[int, ...]) -> None:

@@ -1,6 +1,7 @@
 """A tiny random network and random utterances, at sizes that take milliseconds."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -8,6 +9,15 @@ import torch
 from model.config import ModelConfig, NetworkConfig, Slots
 from model.modality import MODALITIES, ModalitySet, Utterance
 from model.network.emmr import EMMR
+
+ABLATIONS: Final[dict[str, dict[str, object]]] = {
+    "tf": {"branches": ("transformer",)},
+    "tf+ae": {"branches": ("transformer", "autoencoder")},
+    "tf+mmin": {"branches": ("transformer", "cascade")},
+    "average": {"ensemble": "average"},
+    "maximum": {"ensemble": "maximum"},
+}
+"""Fields of the network of the ablations of the paper's Table 3."""
 
 
 def tiny_config(**changes: object) -> ModelConfig:
@@ -21,6 +31,13 @@ def tiny_config(**changes: object) -> ModelConfig:
     )
     given: dict[str, object] = {"slots": Slots(text=12, audio=20, visual=1), "network": network, **changes}
     return ModelConfig.model_validate(given)
+
+
+def ablation_config(name: str) -> ModelConfig:
+    """The tiny config of one of `ABLATIONS`."""
+    config = tiny_config()
+    network = config.network.model_dump() | ABLATIONS[name]
+    return tiny_config(network=network)
 
 
 def random_network(config: ModelConfig, seed: int = 0) -> EMMR:

@@ -1,6 +1,6 @@
 """The results of a forward pass that a decision depends on, and the decisions that follow from them (Eqs. 8 to 13).
 
-Shapes: B utterances, T_m slots of modality m, C classes.
+Shapes: B utterances, T_m slots of modality m, C classes, K branches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class Results(NamedTuple):
         votes: `(B, 4 C)` the transformer branch's votes of `VOTES`.
         inconsistent: `(B, 1)` 1 where the vote of all three modalities differs from `available`.
         score: `(B, 1)` of `key_score`.
-        branch_weights: β `(B, 3)`.
+        branch_weights: β `(B, K)`.
         agreement: `(B, 3)` of `agreement` for each modality, were it missing.
     """
 
@@ -45,14 +45,15 @@ class Results(NamedTuple):
     agreement: Tensor
 
     @staticmethod
-    def widths(classes: int) -> tuple[int, ...]:
+    def widths(config: ModelConfig) -> tuple[int, ...]:
         """Columns of each field."""
-        return classes, classes, classes, len(VOTES) * classes, 1, 1, len(BRANCHES), len(MODALITIES)
+        classes = len(config.classes)
+        return classes, classes, classes, len(VOTES) * classes, 1, 1, len(config.network.branches), len(MODALITIES)
 
     @classmethod
-    def of(cls, matrix: Tensor, classes: int) -> Self:
+    def of(cls, matrix: Tensor, config: ModelConfig) -> Self:
         """Views of the columns of a matrix `(B, sum of widths)`."""
-        return cls(*matrix.split(cls.widths(classes), dim=1))
+        return cls(*matrix.split(cls.widths(config), dim=1))
 
     def vote(self, subset: ModalitySet) -> Tensor:
         """View of one of `VOTES`, `(B, C)`."""
@@ -71,7 +72,7 @@ def full_graph(network: EMMR, batch: Batch) -> Tensor:
     """
     output = network(batch, static=True)
     votes = torch.stack([output.heads[TRANSFORMER, subset.name] for subset in VOTES], dim=1)  # (B, 4, C)
-    decoded = [split(output.decodings[branch], batch.valid) for branch in BRANCHES]
+    decoded = [split(decoding, batch.valid) for decoding in output.decodings.values()]
     imputed = network.encoder.imputed
     full, available = votes[:, -1].softmax(dim=-1), output.available.softmax(dim=-1)
     results = Results(
@@ -99,7 +100,7 @@ def decisions(
         explain: also give every vote of `VOTES` and the agreement of the branches' reconstructions.
         both_paths: also give the answer of the path that the gate did not select.
     """
-    ends = [0, *accumulate(Results.widths(len(config.classes)))]
+    ends = [0, *accumulate(Results.widths(config))]
     fields = [[row[i:j] for i, j in pairwise(ends)] for row in matrix[: len(presences)].tolist()]
     return [
         _decision(presence, dict(zip(Results._fields, row, strict=True)), config, explain, both_paths)
@@ -129,6 +130,7 @@ def _decision(
         for m in presence.missing
         if explain
     }
+    weights = row["branch_weights"] if key else (1.0,)
     return Decision(
         probabilities=answer,
         full=vote(COMPLETE) if incomplete else answer,
@@ -136,7 +138,7 @@ def _decision(
         key_modalities=key,
         key_score=row["score"][0] if incomplete else 0.0,
         ensemble_used=bool(key),
-        branch_weights=dict(zip(BRANCHES, row["branch_weights"] if key else (1.0, 0.0, 0.0), strict=True)),
+        branch_weights=dict.fromkeys(BRANCHES, 0.0) | dict(zip(config.network.branches, weights, strict=False)),
         votes={"all" if s.complete else s.name: vote(s) for s in VOTES} if explain else None,
         reconstruction=reconstruction or None,
         transformer=transformer,

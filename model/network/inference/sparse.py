@@ -1,6 +1,6 @@
 """The sparse path: of EMMR's graph, only what a decision depends on (paper 3.6, Eqs. 8 to 13).
 
-Shapes: B utterances, N of them at a time, T_m slots of modality m, D hidden, C classes.
+Shapes: B utterances, N of them at a time, T_m slots of modality m, D hidden, C classes, K branches.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import BRANCHES, TRANSFORMER
+from model.config import TRANSFORMER
 from model.modality import COMPLETE, MODALITIES, PAIRS, ModalitySet
 from model.network.batch import Batch
 from model.network.consistency import agreement, available_vote, differs, key_feature, key_score
@@ -61,16 +61,16 @@ class _SparseGraph:
         self.presences = [ModalitySet.from_mask(row) for row in batch.present.tolist()]
         self.sequences = fused.encode(batch)
         self.encoded, logits = fused.transformer_encode(self.sequences)
-        self.classes = logits.shape[1]
-        columns = sum(Results.widths(self.classes))
-        self.matrix = F.pad(logits.softmax(dim=-1), (0, columns - self.classes))  # the first field, then zeros
+        self.config = fused.network.config
+        columns = sum(Results.widths(self.config)) - logits.shape[1]
+        self.matrix = F.pad(logits.softmax(dim=-1), (0, columns))  # the first field, then zeros
         self._decoded: dict[str, dict[int, Row]] = {}
         self._pooled: dict[tuple[ModalitySet, str, int], Tensor] = {}
 
     @cached_property
     def results(self) -> Results:
         """Views of the result matrix."""
-        return Results.of(self.matrix, self.classes)
+        return Results.of(self.matrix, self.config)
 
     def check(self, rows: Sequence[int]) -> list[int]:
         """Compare the full and the available vote of incomplete rows; return the inconsistent ones."""
@@ -101,26 +101,26 @@ class _SparseGraph:
         return inconsistent
 
     def combine(self, rows: Sequence[int], *, explain: bool) -> None:
-        """Answer of the ensemble: all three branches, their key features, and β's weighted sum (Eqs. 10 to 12)."""
-        network = self.fused.network
-        for branch in BRANCHES[1:]:
+        """Answer of the ensemble: all branches, their key features, and β's weighted sum (Eqs. 10 to 12)."""
+        network, branches = self.fused.network, self.config.network.branches
+        for branch in branches[1:]:
             self._decode(branch, rows)
-        wanted = [(branch, i) for branch in BRANCHES for i in rows]
-        pooled = {pair: self.pool(pair, wanted).chunk(len(BRANCHES)) for pair in PAIRS}  # one (N, D) for each branch
+        wanted = [(branch, i) for branch in branches for i in rows]
+        pooled = {pair: self.pool(pair, wanted).chunk(len(branches)) for pair in PAIRS}  # one (N, D) for each branch
         keys = []
-        for k, branch in enumerate(BRANCHES):
+        for k, branch in enumerate(branches):
             features = [pooled[pair][k] for pair in PAIRS]
             votes = [network.subsets.logits(branch, pair, f) for pair, f in zip(PAIRS, features, strict=True)]
             keys.append(key_feature(features, votes))
-        summary, weights = network.branch_weights(torch.stack(keys, dim=1))  # (N, D), (N, 3)
+        summary, weights = network.branch_weights(torch.stack(keys, dim=1))  # (N, D), (N, K)
         at = self._index(rows)
         self.results.ensemble[at] = network.classify(summary).softmax(dim=-1)
         self.results.branch_weights[at] = weights
         for column, modality in enumerate(MODALITIES if explain else ()):
             lost = [i for i in rows if modality not in self.presences[i]]
             if lost:
-                decoded = [torch.stack([self._decoded[branch][i][modality] for i in lost]) for branch in BRANCHES]
-                self.results.agreement[self._index(lost), column] = agreement(decoded)  # 3 × (N, T_m, D) → (N,)
+                decoded = [torch.stack([self._decoded[branch][i][modality] for i in lost]) for branch in branches]
+                self.results.agreement[self._index(lost), column] = agreement(decoded)  # K × (N, T_m, D) → (N,)
 
     def vote(self, subset: ModalitySet, rows: Sequence[int]) -> Tensor:
         """The transformer branch's vote of a subset: `(N, C)` logits."""

@@ -85,6 +85,26 @@ def test_agreement_is_the_mean_cosine_over_slots_and_pairs() -> None:
     torch.testing.assert_close(agreement([a, a, b]), torch.tensor([(1 + 1 + 1 + 0 + 1 + 0) / 6]))
 
 
+def test_agreement_of_a_single_branch_is_one() -> None:
+    assert agreement([torch.randn(3, 4, 2)]).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_average_has_equal_weights_and_no_parameter() -> None:
+    weights = BranchWeights(2, "average")
+    summary, beta = weights(torch.tensor([[[0.5, 0.0], [3.0, 1.0], [-0.5, -4.0]]]))
+    torch.testing.assert_close(summary, torch.tensor([[1.0, -1.0]]))
+    torch.testing.assert_close(beta, torch.full((1, 3), 1 / 3))
+    assert not list(weights.parameters())
+
+
+def test_maximum_is_taken_of_each_feature() -> None:
+    weights = BranchWeights(4, "maximum")
+    summary, beta = weights(torch.tensor([[[0.5, 7.0, 0.0, 1.0], [3.0, 1.0, 0.5, 0.0], [-1.0, 2.0, 0.0, 2.0]]]))
+    assert summary.tolist() == [[3.0, 7.0, 0.5, 2.0]]
+    assert beta.tolist() == [[0.25, 0.5, 0.25]]
+    assert not list(weights.parameters())
+
+
 def test_beta_and_r_follow_equation_12() -> None:
     weights = BranchWeights(2)
     with torch.no_grad():

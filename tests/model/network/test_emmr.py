@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from model.config import BRANCHES
-from model.modality import COMPLETE, MODALITIES, PAIRS, SINGLES, SUBSETS
+from model.modality import COMPLETE, MODALITIES, PAIRS, SINGLES, SUBSETS, Modality
 from model.network.batch import Batch, collate
+from model.network.consistency import key_feature
 from model.network.emmr import EMMR, Output
+from model.network.encoders import split
 from model.network.layers import SharedDropout
-from tests.support.network import random_network, random_utterances, tiny_config
+from tests.support.network import ABLATIONS, ablation_config, random_network, random_utterances, tiny_config
 
 CONFIG = tiny_config()
 
@@ -63,6 +65,43 @@ def test_known_slots_are_held_and_imputed_slots_are_missing(output: Output, batc
     assert torch.equal(output.slots, output.known | output.imputed)
     imputed = [sum(CONFIG.network.imputed_slots.of(m) for m in s.missing) for s in SUBSETS]
     assert output.imputed.sum(dim=1).tolist() == imputed
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablation_has_no_part_of_a_branch_it_lacks(name: str, batch: Batch) -> None:
+    config = ablation_config(name)
+    with torch.no_grad():
+        network = random_network(config)
+        output = network(batch)
+    branches = config.network.branches
+    assert tuple(output.encodings) == tuple(output.decodings) == branches
+    assert {branch for branch, _ in output.heads} == set(branches)
+    assert output.branch_weights.shape == (len(SUBSETS), len(branches))
+    torch.testing.assert_close(output.branch_weights.sum(dim=1), torch.ones(len(SUBSETS)))
+    names = set(random_network(CONFIG).state_dict())
+    lacking = {n for n in names for b in BRANCHES if b not in branches and f".{b}." in f".{n}"}
+    combined = {"branch_weights.w.weight"} if config.network.ensemble != "attention" else set()
+    assert set(network.state_dict()) == names - lacking - combined
+
+
+def test_ensemble_of_one_branch_is_its_key_feature(batch: Batch) -> None:
+    network = random_network(ablation_config("tf"))
+    with torch.no_grad():
+        output = network(batch)
+        decoded = split(output.decodings["transformer"], batch.valid)
+        sequences = split(output.filled, batch.valid)
+        recovered = network.recover(sequences, decoded, batch.present)
+        pooled = [network.subsets.pool(pair, recovered, split_slots(output, batch)) for pair in PAIRS]
+        votes = [output.heads["transformer", pair.name] for pair in PAIRS]
+        expected = network.classify(key_feature(pooled, votes))
+    torch.testing.assert_close(output.ensemble, expected)
+    assert output.branch_weights.tolist() == [[1.0]] * len(SUBSETS)
+
+
+def split_slots(output: Output, batch: Batch) -> dict[Modality, torch.Tensor]:
+    """`Output.slots` of each modality."""
+    parts = output.slots.split([batch.valid[m].shape[1] for m in MODALITIES], dim=1)
+    return dict(zip(MODALITIES, parts, strict=True))
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training without dropout"])

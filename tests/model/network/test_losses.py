@@ -17,7 +17,7 @@ from model.network.emmr import EMMR, Output
 from model.network.encoders import split
 from model.network.guidance import GuidanceNetwork
 from model.network.losses import IGNORED, LossSettings, SoftTargets, Targets, symmetric_kl, total_loss
-from tests.support.network import random_network, random_utterances, tiny_config
+from tests.support.network import ABLATIONS, ablation_config, random_network, random_utterances, tiny_config
 
 CONFIG = tiny_config()
 T, A, V = MODALITIES
@@ -110,6 +110,15 @@ def test_every_head_of_every_branch_is_trained_on_the_label(output: Output, batc
     assert len(output.heads) == 4 * len(BRANCHES) + 3
     mean = torch.stack([F.cross_entropy(logits, LABELS) for logits in output.heads.values()]).mean()
     torch.testing.assert_close(parts_of(output, batch)["auxiliary"], mean)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_loss_of_an_ablation_trains_every_parameter(name: str, batch: Batch, guidance: Tensor) -> None:
+    network = random_network(ablation_config(name))
+    loss, parts = total_loss(network(batch), TARGETS, batch.held, guidance, LossSettings())
+    loss.backward()
+    assert {n for n, parameter in network.named_parameters() if parameter.grad is None} == set()
+    assert all(part > 0 for part in parts.values())
 
 
 def test_single_head_is_trained_only_where_its_modality_is_held(network: EMMR) -> None:

@@ -35,6 +35,14 @@ def test_every_branch_keeps_the_shape_of_its_input() -> None:
         assert not torch.equal(encoded, decoded)
 
 
+def test_only_the_branches_of_the_config_are_built() -> None:
+    net = NET.model_copy(update={"branches": ("transformer", "cascade")})
+    assert {name: type(module) for name, module in build_branches(net).items()} == {
+        "transformer": TransformerBranch,
+        "cascade": CascadeBranch,
+    }
+
+
 def test_transformer_branch_decodes_its_encoding() -> None:
     branch = TransformerBranch(NET).eval()
     encoded, decoded = branch(X, VALID)

@@ -12,7 +12,7 @@ from model.network.batch import Batch, collate
 from model.network.decision import Decision, argmax
 from model.network.emmr import EMMR
 from model.network.inference.sparse import decide
-from tests.support.network import random_network, random_utterances, tiny_config
+from tests.support.network import ABLATIONS, ablation_config, random_network, random_utterances, tiny_config
 
 CONFIG = tiny_config()
 INCOMPLETE = [s for s in SUBSETS if not s.complete]
@@ -93,8 +93,11 @@ def test_padding_changes_nothing(network: EMMR, subset: ModalitySet) -> None:
         np.testing.assert_allclose(numbers(a), numbers(b), atol=1e-5)
 
 
-def test_sparse_path_equals_the_full_graph(network: EMMR) -> None:
-    batch = collate(random_utterances(CONFIG, [*SUBSETS, *SUBSETS]), CONFIG)
+@pytest.mark.parametrize("name", ["emmr", *ABLATIONS])
+def test_sparse_path_equals_the_full_graph(name: str) -> None:
+    config = ablation_config(name) if name in ABLATIONS else CONFIG
+    network = random_network(config)
+    batch = collate(random_utterances(config, [*SUBSETS, *SUBSETS]), config)
     with torch.no_grad():
         output = network(batch)
     for i, decision in enumerate(decide(network, batch, both_paths=True, explain=True)):
