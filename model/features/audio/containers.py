@@ -4,10 +4,11 @@ Own code: the decoding libraries answer a truncated or damaged file with a short
 A walker compares the sizes that a file declares with its bytes; it visits each frame, page or box once.
 """
 
+import mmap
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
 from model.errors import CorruptModality, UnsupportedFormat
 from model.modality import Modality
@@ -30,8 +31,29 @@ _NAMED: Final[Mapping[bytes, str]] = {
 }
 """First bytes of formats that are refused by name."""
 
+Data: TypeAlias = bytes | mmap.mmap
+"""A whole file, in memory or mapped into it. The walkers copy small parts of it only."""
 
-def sniff(data: bytes) -> tuple[str, int]:
+
+class Extent(NamedTuple):
+    """The part of a file to decode: `head`, which replaces the file's own, then bytes `start` to `end` of the file.
+
+    `packets` is the number of packets in it; 0 if it is not known.
+    """
+
+    head: bytes
+    start: int
+    end: int
+    packets: int = 0
+
+    def of(self, data: bytes) -> bytes:
+        """Return the bytes to decode, without a copy where these are the whole file."""
+        if not self.head and (self.start, self.end) == (0, len(data)):
+            return data
+        return self.head + data[self.start : self.end]
+
+
+def sniff(data: Data) -> tuple[str, int]:
     """Name the container of a file, `wav`, `flac`, `ogg`, `mp3`, `webm` or `m4a`, and the byte where it begins.
 
     An ID3 tag may precede any of them; zeros and the rest of a frame may precede an MP3.
@@ -59,7 +81,7 @@ def sniff(data: bytes) -> tuple[str, int]:
     raise UnsupportedFormat(Modality.AUDIO, f"{name} is not accepted; {ACCEPTED}" if name else ACCEPTED)
 
 
-def _end_of_id3(data: bytes) -> int:
+def _end_of_id3(data: Data) -> int:
     """First byte after the ID3 tags at the start."""
     start = 0
     while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
@@ -69,7 +91,7 @@ def _end_of_id3(data: bytes) -> int:
     return start
 
 
-def check_whole(container: str, data: bytes, start: int, warnings: dict[str, str]) -> tuple[bytes, int]:
+def check_whole(container: str, data: Data, start: int, warnings: dict[str, str]) -> Extent:
     """Check a whole file of a container that `sniff` returned with its start.
 
     Args:
@@ -79,18 +101,20 @@ def check_whole(container: str, data: bytes, start: int, warnings: dict[str, str
         warnings: receives a warning about the file, if there is one.
 
     Returns:
-        The bytes to decode, and the number of packets in them; 0 if it is not known.
+        The part of the file to decode.
 
     Raises:
         CorruptModality: truncated, with a gap, or with bytes that are not part of the container; names the byte.
         UnsupportedFormat: an Ogg file with a codec that is not accepted.
     """
     if container == "wav":
-        return _wav_content(data, start, warnings), 0
+        return _wav_extent(data, start, warnings)
     if container == "mp3":
-        return _mp3_content(data, start)
+        return _mp3_extent(data, start)
+    if container == "flac":
+        return _flac_extent(data, start, warnings)
     _WALKERS[container](data, start)
-    return data[start:], 0
+    return Extent(b"", start, len(data))
 
 
 def _corrupt(detail: str, position: int) -> CorruptModality:
@@ -107,7 +131,7 @@ _STREAMED: Final = 0x7FFFF000
 _CHUNK_NAME: Final = re.compile(rb"[ -~]{4}")
 
 
-def _wav_content(data: bytes, start: int, warnings: dict[str, str]) -> bytes:
+def _wav_extent(data: Data, start: int, warnings: dict[str, str]) -> Extent:
     """RIFF/WAVE: a file with only the format and the samples of the file given.
 
     Tags and padding after the samples may be malformed. Where the header does not give the length, the samples last to
@@ -129,13 +153,14 @@ def _wav_content(data: bytes, start: int, warnings: dict[str, str]) -> bytes:
         if size > len(data) - body:
             raise _cut(position)
         if name == b"data":
-            if data.startswith(b"RIFF", body + size + size % 2):
+            after = body + size + size % 2
+            if data[after : after + 4] == b"RIFF":
                 raise _corrupt("the WAV file holds more than one file", body + size)
             content = b"WAVE" + layout + b"data" + size.to_bytes(4, "little")
             content = b"RIFF" + (len(content) + size).to_bytes(4, "little") + content
-            if data.startswith(content) and len(data) == len(content) + size:
-                return data
-            return content + data[body : body + size]
+            if data[: len(content)] == content and len(data) == len(content) + size:
+                return Extent(b"", 0, len(data))
+            return Extent(content, body, body + size)
         if name == b"fmt " and not layout:
             layout = data[position : body + size] + b"\0" * (size % 2)
         position = body + size
@@ -144,7 +169,7 @@ def _wav_content(data: bytes, start: int, warnings: dict[str, str]) -> bytes:
     raise _corrupt("the WAV file holds no samples", min(position, len(data)))
 
 
-def _is_chunks(data: bytes, position: int) -> bool:
+def _is_chunks(data: Data, position: int) -> bool:
     """Whether chunks fill the file from a position to its end."""
     while position + 8 <= len(data) and _CHUNK_NAME.match(data, position):
         size = int.from_bytes(data[position + 4 : position + 8], "little")
@@ -173,7 +198,7 @@ _OGG_CODECS: Final[Mapping[bytes, str]] = {
 """First bytes of a stream → its codec's name if it is not accepted."""
 
 
-def _walk_ogg(data: bytes, start: int) -> None:
+def _walk_ogg(data: Data, start: int) -> None:
     position, sequence, serial, last = start, 0, b"", False
     while position < len(data):
         header = data[position : position + 27]
@@ -216,7 +241,7 @@ _TRAILING_TAGS: Final = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3", b"3DI")
 _TAG_FOOTER: Final = b"APETAGEX"  # of an APE tag without a header, perhaps before an ID3v1 tag of 128 bytes
 
 
-def _mp3_frame_size(data: bytes, position: int) -> int | None:
+def _mp3_frame_size(data: Data, position: int) -> int | None:
     """Bytes of the layer III frame at `position`; None if there is no such frame."""
     header = data[position : position + 4]
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
@@ -229,7 +254,7 @@ def _mp3_frame_size(data: bytes, position: int) -> int | None:
     return bytes_per_kbit * _MP3_KBITS[version != 3][bitrate - 1] // hertz + (header[2] >> 1 & 1)
 
 
-def _first_mp3_frame(data: bytes, start: int) -> int | None:
+def _first_mp3_frame(data: Data, start: int) -> int | None:
     """Position of the first frame, after zeros and the rest of a frame that a recording of a broadcast begins with."""
     position = found.start() if (found := _NOT_ZERO.search(data, start)) else len(data)
     if _mp3_frame_size(data, position) is not None:
@@ -237,7 +262,7 @@ def _first_mp3_frame(data: bytes, start: int) -> int | None:
     return next((at for at in range(position + 1, position + _MP3_LONGEST) if _is_mp3_sequence(data, at)), None)
 
 
-def _is_mp3_sequence(data: bytes, position: int) -> bool:
+def _is_mp3_sequence(data: Data, position: int) -> bool:
     """Whether complete frames of one version and rate follow each other."""
     first = data[position : position + 3]
     for _ in range(_MP3_SEQUENCE):
@@ -248,7 +273,7 @@ def _is_mp3_sequence(data: bytes, position: int) -> bool:
     return position <= len(data)
 
 
-def _mp3_content(data: bytes, start: int) -> tuple[bytes, int]:
+def _mp3_extent(data: Data, start: int) -> Extent:
     """MPEG layer III frames, perhaps followed by tags; the result holds the frames alone."""
     position, frames = start, 0
     while (size_here := _mp3_frame_size(data, position)) is not None:
@@ -276,7 +301,7 @@ def _mp3_content(data: bytes, start: int) -> tuple[bytes, int]:
             start += _mp3_frame_size(data, start) or 0
     elif data[start + 36 : start + 40] == b"VBRI":  # Fraunhofer's header, which is not needed
         frames, start = frames - 1, start + (_mp3_frame_size(data, start) or 0)
-    return data[start:position], frames
+    return Extent(b"", start, position, frames)
 
 
 # Matroska and WebM (RFC 9559).
@@ -284,7 +309,7 @@ _SEGMENT: Final = 0x18538067
 _CLUSTER: Final = 0x1F43B675
 
 
-def _ebml_number(data: bytes, position: int, keep_marker: bool) -> tuple[int | None, int]:
+def _ebml_number(data: Data, position: int, keep_marker: bool) -> tuple[int | None, int]:
     """Return a variable-length number and its end; None for the reserved size `unknown`."""
     if position >= len(data) or data[position] == 0:
         raise _cut(position) if position >= len(data) else _corrupt("this is no WebM element", position)
@@ -297,7 +322,7 @@ def _ebml_number(data: bytes, position: int, keep_marker: bool) -> tuple[int | N
     return (None if value == marker - 1 else value), position + length
 
 
-def _walk_webm(data: bytes, start: int) -> None:
+def _walk_webm(data: Data, start: int) -> None:
     """Walk the elements, including those within the segment and clusters, whose size live recorders leave unknown."""
     position, segments = start, 0
     while position < len(data):
@@ -316,7 +341,7 @@ def _walk_webm(data: bytes, start: int) -> None:
         raise _corrupt("the WebM file does not hold one segment", position)
 
 
-def _walk_m4a(data: bytes, start: int) -> None:
+def _walk_m4a(data: Data, start: int) -> None:
     """ISO base media file format (ISO 14496-12): top-level boxes."""
     position = start
     names: set[bytes] = set()
@@ -340,17 +365,79 @@ def _walk_m4a(data: bytes, start: int) -> None:
         raise _cut(position)
 
 
-def _walk_flac(data: bytes, start: int) -> None:
-    """FLAC (RFC 9639): the header counts the samples, which `loading` compares; libFLAC stops at a second stream."""
+_FLAC_TAIL: Final = 2**16  # bytes at the end of a file in which its last frame is looked for
+_FLAC_BLOCKS: Final = 1000  # of metadata; a file with more is decoded to its count
+
+
+def _flac_extent(data: Data, start: int, warnings: dict[str, str]) -> Extent:
+    """FLAC (RFC 9639): the whole file, with a sample count of 0 (unknown) where the header counts too few.
+
+    `loading` compares a header that counts too many with what it decodes. libFLAC stops at the count and at a second
+    stream.
+    """
     if len(data) < start + 42:
         raise _cut(len(data))
     second = data.find(b"fLaC\0\0\0\x22", start + 4)  # marker and header of STREAMINFO
     if second >= 0:
         raise _corrupt("the FLAC file holds more than one stream", second)
+    # The count is the last 36 bits before byte 26.
+    counted = int.from_bytes(data[start + 21 : start + 26], "big") % 2**36
+    if not 0 < counted < _flac_samples(data, start):
+        return Extent(b"", start, len(data))
+    warnings["unfinished_header"] = (
+        f"The FLAC header counts {counted} samples, and more follow; the file was read to its end."
+    )
+    return Extent(data[start : start + 21] + bytes([data[start + 21] & 0xF0, 0, 0, 0, 0]), start + 26, len(data))
 
 
-_WALKERS: Final[Mapping[str, Callable[[bytes, int], None]]] = {
-    "flac": _walk_flac,
+def _flac_samples(data: Data, start: int) -> int:
+    """Samples up to the end of the last frame, by its header; 0 where none is found."""
+    position, last = start + 4, False
+    for _ in range(_FLAC_BLOCKS):
+        if last or position + 4 > len(data):
+            break
+        last = data[position] >= 0x80
+        position += 4 + int.from_bytes(data[position + 1 : position + 4], "big")
+    first = data[position : position + 4]
+    if not last or first[:2] not in (b"\xff\xf8", b"\xff\xf9"):
+        return 0
+    earliest, position = max(position, len(data) - _FLAC_TAIL), len(data)
+    while (position := data.rfind(first[:2], earliest, position)) >= 0:
+        header = data[position : position + 16]
+        # Rate and sample size are those of the first frame.
+        alike = len(header) > 5 and (header[2] ^ first[2]) & 0x0F == (header[3] ^ first[3]) & 0x0F == 0
+        if alike and (frame := _flac_frame(header)) is not None:
+            number, size = frame
+            fixed_size = int.from_bytes(data[start + 10 : start + 12], "big")
+            return (number if first[1] & 1 else number * fixed_size) + size
+    return 0
+
+
+def _flac_frame(header: bytes) -> tuple[int, int] | None:
+    """Coded number (of the frame, or of its first sample) and size of a frame in samples; None if this is no header."""
+    ones = 8 - (header[4] ^ 0xFF).bit_length()  # the number is coded like a character of UTF-8
+    if ones in (1, 8):
+        return None
+    end = 4 + max(ones, 1)
+    number = header[4] & (0x7F >> ones)
+    for byte in header[5:end]:
+        number = number << 6 | byte & 0x3F
+    code, rate = header[2] >> 4, header[2] & 0x0F
+    if code in (6, 7):
+        size = int.from_bytes(header[end : end + code - 5], "big") + 1
+        end += code - 5
+    else:
+        size = 192 if code == 1 else 576 << code - 2 if code < 6 else 256 << code - 8
+    end += {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    checksum = 0  # CRC-8 of the header, which its own last byte makes 0
+    for byte in header[: end + 1]:
+        checksum ^= byte
+        for _ in range(8):
+            checksum = checksum << 1 ^ (0x107 if checksum & 0x80 else 0)
+    return (number, size) if code and end < len(header) and checksum == 0 else None
+
+
+_WALKERS: Final[Mapping[str, Callable[[Data, int], None]]] = {
     "ogg": _walk_ogg,
     "webm": _walk_webm,
     "m4a": _walk_m4a,

@@ -230,14 +230,15 @@ WAV = wav_header(8_000, 1, 4) + b"abcd"
 )
 def test_only_format_and_samples_of_a_wav_are_decoded(data: bytes, samples: bytes) -> None:
     warnings: dict[str, str] = {}
-    assert check_whole("wav", data, 0, warnings) == (wav_header(8_000, 1, len(samples)) + samples, 0)
+    extent = check_whole("wav", data, 0, warnings)
+    assert extent.of(data) == wav_header(8_000, 1, len(samples)) + samples
     assert not warnings
 
 
 def test_length_of_zero_before_samples_is_a_warning() -> None:
     warnings: dict[str, str] = {}
     data = wav_header(8_000, 1, 0) + b"abcd" * 3
-    assert check_whole("wav", data, 0, warnings) == (wav_header(8_000, 1, 12) + b"abcd" * 3, 0)
+    assert check_whole("wav", data, 0, warnings).of(data) == wav_header(8_000, 1, 12) + b"abcd" * 3
     assert list(warnings) == ["unfinished_header"]
 
 
@@ -253,7 +254,8 @@ def test_length_of_zero_before_samples_is_a_warning() -> None:
     ids=["plain", "surrounded", "counted", "more than counted", "Fraunhofer"],
 )
 def test_only_the_frames_of_an_mp3_are_decoded(data: bytes, content: bytes, packets: int) -> None:
-    assert check_whole("mp3", data, sniff(data)[1], {}) == (content, packets)
+    extent = check_whole("mp3", data, sniff(data)[1], {})
+    assert (extent.of(data), extent.packets) == (content, packets)
 
 
 @pytest.mark.parametrize(
