@@ -51,7 +51,7 @@ class FaceTrack:
         face_id: of this face; None if the file does not number faces.
         skipped_unreadable: other rows of this face without a number in a cell that is needed.
         all_zero: whether every action unit of `values` is 0, which never is so for a real face.
-        warnings: code → detail: `several_faces`, `frames_skipped`, `out_of_scale`, `time_backwards`.
+        warnings: code → detail: `converted`, `several_faces`, `frames_skipped`, `out_of_scale`, `time_backwards`.
         truncated: whether frames were cut to fit the slots.
     """
 
@@ -79,7 +79,8 @@ def read_openface(
     """Read a whole file.
 
     Accepts names with leading spaces and in quotes, commas, semicolons (then with decimal points or commas) and tabs
-    between cells, a byte order mark, UTF-16 and UTF-32 with one, CRLF and LF, further columns, and files without
+    between cells, a byte order mark, UTF-16 and UTF-32 with one, CRLF and LF, further columns, files of
+    `model.features.visual.conversion`, and files without
     `face_id` (older versions: one face), without frame and timestamp (image mode, which numbers faces by `face`), and
     without confidence or success (every frame is used). Of several faces, the one with the greatest sum of confidence
     over its usable frames is returned, the lower id of equal ones.
@@ -139,6 +140,11 @@ def _select_face(table: Table, min_confidence: float, face_id: int | None) -> Fa
     if not kept.any():
         raise EmptyModality(Modality.VISUAL, "no_face", "no frame shows a face with enough confidence")
     warnings: dict[str, str] = {}
+    if (tool := table.header.converted_from) is not None:
+        warnings["converted"] = (
+            f"The action units were converted from those of {tool}. The weights were trained on OpenFace 2's, and the "
+            "conversion was not compared with them."
+        )
     if len(ids) > 1:
         reason = "the most confident one" if face_id is None else "the one asked for"
         warnings["several_faces"] = f"The file holds {_faces(ids)}; face {chosen}, {reason}, was followed."

@@ -19,6 +19,7 @@ import numpy as np
 from model.errors import CorruptModality, ModalityTooLarge, UnsupportedFormat
 from model.features.visual.plain_numbers import parse_plain
 from model.features.visual.table_format import (
+    CONVERTED,
     UTF8_MARK,
     column_names,
     comma_separated,
@@ -69,7 +70,7 @@ _OPTIONAL: Final = {  # what a file may tell of its rows → names of the column
     "time": ("timestamp", "frame"),
 }
 corrupt: Final = partial(CorruptModality, Modality.VISUAL)
-_too_large: Final = partial(ModalityTooLarge, Modality.VISUAL)
+too_large: Final = partial(ModalityTooLarge, Modality.VISUAL)
 _BATCH_BYTES: Final = 128 * 2**10  # of rows parsed at once, so that arrays fit in the L2 cache
 
 
@@ -102,7 +103,7 @@ def _rows(lines: Iterator[bytes], header: "Header", limits: OpenFaceLimits) -> I
         if blank:
             raise corrupt("a blank line stands among the rows", f"line {blank}")
         if number - 2 == limits.max_rows:
-            raise _too_large(f"at most {limits.max_rows} rows are accepted", f"line {number}")
+            raise too_large(f"at most {limits.max_rows} rows are accepted", f"line {number}")
         if cells != columns:
             detail = f"{cells} cells stand under {columns} columns"
             if cells > columns and b"." not in line:
@@ -119,7 +120,7 @@ def _lines(source: BinaryIO, limits: OpenFaceLimits) -> Iterator[bytes]:
     if (encoding := encoding_of(first)) is not None:
         content = first + source.read(max(0, limits.max_bytes + 1 - len(first)))
         if len(content) > limits.max_bytes:
-            raise _too_large(f"a file may hold at most {limits.max_bytes} bytes")
+            raise too_large(f"a file may hold at most {limits.max_bytes} bytes")
         try:
             source = io.BytesIO(content.decode(encoding).encode())
         except UnicodeError:
@@ -129,10 +130,10 @@ def _lines(source: BinaryIO, limits: OpenFaceLimits) -> Iterator[bytes]:
     for number, raw in enumerate(chain([first], iter(partial(source.readline, size), b"")), start=1):
         received += len(raw)
         if received > limits.max_bytes:
-            raise _too_large(f"a file may hold at most {limits.max_bytes} bytes")
+            raise too_large(f"a file may hold at most {limits.max_bytes} bytes")
         line = raw.rstrip(b"\r\n")
         if len(line) > limits.max_line_bytes:
-            raise _too_large(f"a line may hold at most {limits.max_line_bytes} bytes", f"line {number}")
+            raise too_large(f"a line may hold at most {limits.max_line_bytes} bytes", f"line {number}")
         yield line
 
 
@@ -145,9 +146,10 @@ class Header:
             raise UnsupportedFormat(Modality.VISUAL, content, "line 1")
         self.separator = separator_of(line, _KNOWN)
         if line.count(self.separator) >= limits.max_columns:
-            raise _too_large(f"at most {limits.max_columns} columns are accepted", "line 1")
+            raise too_large(f"at most {limits.max_columns} columns are accepted", "line 1")
         self.names = column_names(line, self.separator)
         counts = Counter(self.names)
+        self.converted_from = next((tool for name, tool in CONVERTED.items() if name in counts), None)
         wanted = ALL_COLUMNS if columns == "all" else ACTION_UNIT_COLUMNS
         if missing := [name for name in wanted if name not in counts]:
             listed = ", ".join(missing[:LISTED]) + (f" and {len(missing) - LISTED} more" if missing[LISTED:] else "")

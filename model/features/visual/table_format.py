@@ -24,6 +24,8 @@ _SIGNATURES: Final[Mapping[bytes, str]] = {
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"\x1f\x8b": "a gzip file",
     b"%PDF": "a PDF",
+    b"#INFO": "an iMotions export, which `emmr convert-aus` converts",
+    b"#METADATA": "an iMotions export, which `emmr convert-aus` converts",
 }
 _TOOLS: Final[Mapping[str, str]] = {  # a column that only this tool writes, in lower case
     # OpenFace 2 has no action units 3 and 8. Wrappers of OpenFace 3 number its eight action units from 1 to 8.
@@ -37,8 +39,20 @@ _TOOLS: Final[Mapping[str, str]] = {  # a column that only this tool writes, in 
     "mouthsmileleft": "MediaPipe or ARKit",
     "brow furrow": "AFFDEX",
     "browfurrow": "AFFDEX",
+    "au1 evidence": "FACET",
     "video time": "FaceReader",
 }
+_REMEDIES: Final[Mapping[str, str]] = {
+    "an OpenFace 3 wrapper": "its columns are numbered from 1 to 8 and not by action unit, and cannot be converted",
+    **dict.fromkeys(("Py-Feat", "LibreFace", "AFFDEX", "FACET"), "`emmr convert-aus` converts it"),
+}
+CONVERTED: Final[Mapping[str, str]] = {
+    "converted_from_py_feat": "Py-Feat",
+    "converted_from_libreface": "LibreFace",
+    "converted_from_affdex": "AFFDEX",
+    "converted_from_facet": "FACET",
+}
+"""Column that marks a table of converted action units → the tool that measured them."""
 _TO_COMMAS: Final = {  # in files with other separators, commas are decimal marks
     separator: bytes.maketrans(separator + b",", b",.") for separator in SEPARATORS[1:]
 }
@@ -93,7 +107,7 @@ def foreign_table(names: Sequence[str]) -> str | None:
     """Return what is wrong with a table as a whole, from the names of its columns; None where nothing is known."""
     lowered = {name.lower() for name in names}
     if (tool := next((tool for column, tool in _TOOLS.items() if column in lowered), None)) is not None:
-        return f"this is a table of {tool}, not of OpenFace 2"
+        return "; ".join(filter(None, (f"this is a table of {tool}, not of OpenFace 2", _REMEDIES.get(tool))))
     if all(map(_NUMBER.fullmatch, names)):
         return "the first line holds numbers instead of the names of the columns"
     if len(names) == 1 and re.search(r"\bAU\d\d_[rc]\b", names[0]):

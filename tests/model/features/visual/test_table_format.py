@@ -73,10 +73,13 @@ def test_binary_content_is_not_a_table() -> None:
     assert "binary" in str(foreign_content(b"\x7fELF\0\0"))
     assert "Excel" in str(foreign_content(b"\xd0\xcf\x11\xe0\xa1"))
     assert "PDF" in str(foreign_content(b"%PDF-1.7"))
+    assert "convert-aus" in str(foreign_content(b"#METADATA,,"))
 
 
 def test_tables_of_other_tools_are_named_whatever_their_case() -> None:
     assert foreign_table(["frame", "success"]) is None
     assert "MediaPipe or ARKit" in str(foreign_table(["Timecode", "BrowDownLeft"]))
     assert "AFFDEX" in str(foreign_table(["Brow Furrow"]))
+    assert "FACET, not of OpenFace 2; `emmr convert-aus` converts it" in str(foreign_table(["AU1 Evidence"]))
+    assert "cannot be converted" in str(foreign_table(["AU01_r", "AU03_r"]))
     assert "FaceReader" in str(foreign_table(["Video Time", "Neutral"]))
