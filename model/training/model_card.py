@@ -80,6 +80,14 @@ VOICES = {
 PRECOMPUTED = "{} precomputed features of the corpus; the weights can be evaluated on such features and not served"
 
 
+def _text(config: ModelConfig) -> str:
+    if config.precomputed.text is not None:
+        return PRECOMPUTED.format(config.precomputed.text)
+    text = config.text
+    adapted = f", low-rank adapters of rank {text.adapter_rank}" if text.adapter_rank else ""
+    return f"{text.encoder}, {text.size} features, at most {text.max_tokens} tokens{adapted}"
+
+
 def _voice(config: ModelConfig) -> str:
     if config.precomputed.audio is not None:
         return PRECOMPUTED.format(config.precomputed.audio)
@@ -111,14 +119,13 @@ def model_card(
         evaluations: seed → part → figures; empty where the corpus has no test part.
         shipped: the seed whose weights the card accompanies.
     """
-    config, rank = recipe.model, recipe.model.text.adapter_rank
+    config = recipe.model
     training, validation = len(corpus.examples("train")), len(corpus.examples("val"))
     sizes = ", ".join(f"{modality} {getattr(config.slots, modality)}" for modality in Modality)
-    adapted = f", low-rank adapters of rank {rank}" if rank else ""
     parts = [
         f"# {config.name}\n",
         f"{TITLES[config.system]} weights for {' / '.join(config.classes)}, from any subset of {INPUTS}.\n",
-        f"- Text: {config.text.encoder}, {config.text.size} features, at most {config.text.max_tokens} tokens{adapted}",
+        f"- Text: {_text(config)}",
         f"- Voice: {_voice(config)}",
         f"- Face: {_face(config)}",
         f"- Slots: {sizes}, longer input: {config.slots.reduction}; hidden {config.network.hidden}",

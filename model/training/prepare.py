@@ -1,7 +1,7 @@
 """Features of a corpus as the network takes them, with the normalisation statistics of its training part."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,10 +62,11 @@ class PreparedCorpus:
 
 @dataclass(frozen=True, slots=True)
 class RawFeatures:
-    """Audio and visual features `(T, d)` before normalisation, by source."""
+    """Audio and visual features `(T, d)` before normalisation, by source, and precomputed ones of texts."""
 
     sounds: Mapping[Source, FloatArray]
     faces: Mapping[Source, FloatArray]
+    texts: Mapping[Source, FloatArray] = field(default_factory=dict)
 
     def measure(self, examples: Iterable[Example], config: ModelConfig) -> Preprocessing:
         """Statistics over the distinct sources of examples, with equal weight for each corpus.
@@ -124,14 +125,18 @@ def raw_features(
     face_features = visual.get_or_compute(
         faces, partial(_visual_features, config=config), title="Face features", workers=workers
     )
-    return RawFeatures(audio_features | precomputed[Modality.AUDIO], face_features | precomputed[Modality.VISUAL])
+    return RawFeatures(
+        audio_features | precomputed[Modality.AUDIO],
+        face_features | precomputed[Modality.VISUAL],
+        precomputed[Modality.TEXT],
+    )
 
 
 def _precomputed(
     examples: Sequence[Example | Unclassed], config: ModelConfig
 ) -> Mapping[Modality, dict[Source, FloatArray]]:
     """The vectors that examples contain, by modality, after a comparison of their size with the config's."""
-    found: dict[Modality, dict[Source, FloatArray]] = {Modality.AUDIO: {}, Modality.VISUAL: {}}
+    found: dict[Modality, dict[Source, FloatArray]] = {modality: {} for modality in Modality}
     expected = config.precomputed.model_dump()
     for example in examples:
         for modality, source in example.sources.items():
@@ -158,7 +163,7 @@ def slots_of(
         title="Text features",
         batch_size=TEXT_BATCH,
     )
-    features = ((Modality.TEXT, encoded), (Modality.AUDIO, raw.sounds), (Modality.VISUAL, raw.faces))
+    features = ((Modality.TEXT, encoded | dict(raw.texts)), (Modality.AUDIO, raw.sounds), (Modality.VISUAL, raw.faces))
     return {s: extractor.slots(modality, array) for modality, arrays in features for s, array in arrays.items()}
 
 

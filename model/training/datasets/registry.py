@@ -8,6 +8,7 @@ from typing import Final
 from model.errors import ConfigError
 from model.training.datasets.base import Corpus
 from model.training.datasets.composite import Composite2Corpus, CompositeCorpus
+from model.training.datasets.composite_emotions import EMOTION_MAPS, EmotionCompositeCorpus
 from model.training.datasets.csd import CsdCorpus
 from model.training.datasets.iemocap import MAPS, IemocapCorpus
 from model.training.datasets.manifest import ManifestCorpus
@@ -20,6 +21,7 @@ from model.training.datasets.recordings import FacesCorpus, VoicesCorpus
 CORPORA: Final[dict[str, Callable[[Path], Corpus]]] = {
     "composite": CompositeCorpus,
     "composite2": Composite2Corpus,
+    **{f"composite-{classes}": partial(EmotionCompositeCorpus, classes=classes) for classes in EMOTION_MAPS},
     "voices": VoicesCorpus,
     "faces": FacesCorpus,
     "ravdess": RavdessCorpus,
@@ -28,6 +30,8 @@ CORPORA: Final[dict[str, Callable[[Path], Corpus]]] = {
     "meld-emotions": partial(MeldCorpus, emotions=True),
     "mosi": MosiCorpus,
     "mosi-scores": partial(MosiCorpus, regression=True),
+    "mosi-static": partial(MosiCorpus, words="static"),
+    "mosi-glove": partial(MosiCorpus, words="glove"),
     "mmsa": MmsaCorpus,
     "mmsa-scores": partial(MmsaCorpus, regression=True),
     "csd": CsdCorpus,

@@ -21,7 +21,7 @@ from model.training.experiment import adapted_config, prepare
 from model.training.settings import Recipe
 from model.training.trainer import RunPaths, Trainer
 from tests.support.corpus import write_tone
-from tests.support.native_corpora import write_mosi
+from tests.support.native_corpora import write_meld, write_mosi
 from tests.support.network import tiny_config
 from tests.support.training import Toy, tiny_recipe, tiny_training
 
@@ -181,3 +181,5 @@ def test_a_config_is_adapted_to_precomputed_features_and_scores(tmp_path: Path) 
     config = adapted_config(tiny_config(), MosiCorpus(write_mosi(tmp_path), regression=True), "mine")
     assert config.precomputed == PrecomputedConfig(audio=73, visual=100)
     assert (config.task, config.class_values) == ("regression", (-3, -2, -1, 0, 1, 2, 3))
+    static = adapted_config(tiny_config(), MosiCorpus(write_meld(tmp_path), words="static"), "mine")
+    assert static.precomputed == PrecomputedConfig(text=100, audio=73, visual=100)

@@ -88,6 +88,13 @@ def test_the_card_describes_the_voice_features(audio: dict[str, object], text: s
     assert text in model_card(Recipe(model=model), CORPUS, REPORTS, {}, 4)
 
 
+def test_the_card_describes_precomputed_features() -> None:
+    model = tiny_config(precomputed={"text": 100, "audio": 73, "visual": 50})
+    card = model_card(Recipe(model=model), CORPUS, REPORTS, {}, 4)
+    for name, size in (("Text", 100), ("Voice", 73), ("Face", 50)):
+        assert f"- {name}: {size} precomputed features of the corpus" in card
+
+
 @pytest.mark.parametrize(("rank", "named"), [(8, True), (0, False)])
 def test_adapters_are_named_if_there_are_any(rank: int, named: bool) -> None:
     recipe = Recipe(model=tiny_config(text=TextConfig(adapter_rank=rank)))

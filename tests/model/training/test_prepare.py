@@ -205,6 +205,20 @@ def test_precomputed_features_are_normalised_like_computed_ones(encoder: TextEnc
     np.testing.assert_allclose(together.std(axis=0), 1, atol=1e-4)
 
 
+def test_precomputed_texts_are_slots_without_normalisation(encoder: TextEncoder, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((30, 7), np.float32)
+    source = PrecomputedSource(Path("words"), "x", T, values)
+    config, examples = tiny_config(precomputed={"text": 7}), [Example("x", "neutral", {T: source})]
+    raw = raw_features(examples, config, tmp_path, 1)
+    slots = slots_of(examples, raw, FeatureExtractor(config, raw.measure(examples, config), encoder), tmp_path, "plain")
+    assert config.slots.text == 12
+    expected = [values[30 * n // 12 : -(-30 * (n + 1) // 12)].mean(axis=0) for n in range(12)]
+    np.testing.assert_allclose(slots[source], expected, rtol=1e-5)
+    with pytest.raises(ConfigError) as error:
+        raw_features(examples, tiny_config(), tmp_path, 1)
+    assert "has 7 precomputed text features, and model.precomputed.text" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("size", "message"),
     [

@@ -5,10 +5,11 @@ import pytest
 
 from model.errors import CorpusError
 from model.modality import MODALITIES
-from model.training.datasets.base import PrecomputedSource, Split, TextSource
+from model.training.datasets.base import SPLITS, PrecomputedSource, Split, TextSource
 from model.training.datasets.mosi import MosiCorpus
+from model.training.datasets.word_vectors import SIZE
 from tests.support.corpus import real_data
-from tests.support.native_corpora import rewrite, write_mosi
+from tests.support.native_corpora import rewrite, write_meld, write_mosi
 
 T, A, V = MODALITIES
 
@@ -119,6 +120,50 @@ def test_a_missing_file_is_named(data: Path) -> None:
     (data / "mosi" / "audio_is73.npy").unlink()
     with pytest.raises(CorpusError, match=r"audio_is73\.npy: cannot be read: No such file"):
         MosiCorpus(data)
+
+
+def test_static_vectors_replace_the_sentences_word_by_word(data: Path) -> None:
+    corpus, plain = MosiCorpus(write_meld(data), words="static"), MosiCorpus(data)
+    assert corpus.name == "mosi-static"
+    for split in SPLITS[:3]:
+        for example, other in zip(corpus.examples(split), plain.examples(split), strict=True):
+            text = example.sources[T]
+            assert isinstance(text, PrecomputedSource)
+            assert text.values.shape == (5, SIZE)  # "it was a … film"
+            assert (example.id, example.label) == (other.id, other.label)
+            assert all(example.sources[modality] == other.sources[modality] for modality in (A, V))
+    first, *others = (e.sources[T] for e in corpus.examples("test"))
+    assert isinstance(first, PrecomputedSource)
+    for source in others:
+        assert isinstance(source, PrecomputedSource)
+        np.testing.assert_array_equal(source.values[[0, 1, 2, 4]], first.values[[0, 1, 2, 4]])
+    assert MosiCorpus(data, words="static").examples("val") == corpus.examples("val")
+
+
+def test_static_vectors_are_trained_without_test_videos(data: Path) -> None:
+    path = data / "mosi" / "utterances.csv"
+    content = path.read_text(encoding="utf-8")
+    before, after = content.split("\n30,", 1)  # the first row of the test videos
+    path.write_text(f"{before}\n30,{after.replace('film', 'picture')}", encoding="utf-8")
+    corpus = MosiCorpus(write_meld(data), words="static")
+    lengths = {
+        split: {len(s.values) for e in corpus.examples(split) if isinstance(s := e.sources[T], PrecomputedSource)}
+        for split in SPLITS[:3]
+    }
+    assert lengths == {"train": {5}, "val": {5}, "test": {4}}
+
+
+def test_vectors_of_a_file_are_used_for_the_words_it_has(data: Path) -> None:
+    (data / "mosi" / "glove.txt").write_text("film 1 2 3\nbad 4 5 6\n", encoding="utf-8")
+    example = MosiCorpus(data, words="glove").examples("test")[1]
+    source = example.sources[T]
+    assert isinstance(source, PrecomputedSource)
+    np.testing.assert_allclose(
+        source.values / source.values[0, 0], [[1, 5 / 4, 6 / 4], [1 / 4, 2 / 4, 3 / 4]], rtol=1e-6
+    )
+    (data / "mosi" / "glove.txt").write_text("awful 1 2 3\n", encoding="utf-8")
+    presences = [e.presence.name for e in MosiCorpus(data, words="glove").examples("test")][:2]
+    assert presences == ["text+audio+visual", "audio+visual"]
 
 
 def test_the_real_corpus_has_the_published_sizes() -> None:

@@ -18,7 +18,7 @@ from tests.support.native_corpora import (
 
 def test_corpora_open_by_name(tmp_path: Path) -> None:
     data = write_composite2(tmp_path, rounds=1)
-    for name in ("composite", "composite2", "voices", "faces"):
+    for name in ("composite", "composite2", "composite-2", "composite-4", "composite-7", "voices", "faces"):
         assert open_corpus(name, data).name == name
     rows = [
         {"id": f"{split}{label}", "split": split, "text": "t", "label": label}
@@ -31,9 +31,11 @@ def test_corpora_open_by_name(tmp_path: Path) -> None:
 def test_corpora_in_the_layout_of_their_releases_open_by_name(tmp_path: Path) -> None:
     writers = {"mosi": write_mosi, "meld": write_meld, "ravdess": write_ravdess, "iemocap": write_iemocap}
     places = {name: write(tmp_path / name) for name, write in writers.items()}
+    write_meld(places["mosi"])
+    (places["mosi"] / "mosi" / "glove.txt").write_text("good 0.1 0.2\n", encoding="utf-8")
     places |= {"csd": write_csd(tmp_path / "csd"), "mmsa": write_mmsa(tmp_path / "features.pkl")}
     names = [name for name in CORPORA if name.partition("-")[0] in places]
-    assert len(names) == 13
+    assert len(names) == 15
     for name in names:
         corpus = open_corpus(name, places[name.partition("-")[0]])
         assert corpus.name == name
@@ -45,6 +47,6 @@ def test_corpora_in_the_layout_of_their_releases_open_by_name(tmp_path: Path) ->
 
 def test_an_unknown_name_says_which_are_known(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"unknown corpus 'iemocap'; known are composite, composite2, voices, .*, manifest"
+        ConfigError, match=r"unknown corpus 'iemocap'; known are composite, composite2, composite-2, .*, manifest"
     ):
         open_corpus("iemocap", tmp_path)
