@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -152,12 +153,21 @@ def _map(function: Callable[[Batch], Result], batches: Sequence[Batch], workers:
 def process_pool(workers: int) -> ProcessPoolExecutor:
     """Processes that compute in one thread each: a thread per core in each is five times slower on small matrices."""
     # Spawned, not forked: a forked child may deadlock on locks of the parent's threads (torch, BLAS).
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_use_one_thread)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_initialise)
 
 
-def _use_one_thread() -> None:
+def _initialise() -> None:
     threadpool_limits(1)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended; otherwise it would go on with queued work, then wait forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _attempt(

@@ -70,12 +70,33 @@ def evaluate(
     """
     if not items:
         raise ValueError("there is nothing to evaluate")
-    ids = tuple(item.id for item in items)
+    return evaluate_table(
+        DecisionTable(predictor, items, len(classes)), classes, rate_patterns=rate_patterns, resamples=resamples
+    )
+
+
+def draw_rates(items: Sequence[Item]) -> RatePatterns:
+    """What each item keeps at each missing rate: the same for every system and seed."""
+    return RatePatterns.draw([item.id for item in items], [item.utterance.presence for item in items], PATTERN_SEED)
+
+
+def evaluate_table(
+    table: DecisionTable,
+    classes: Sequence[str],
+    *,
+    rate_patterns: RatePatterns | None = None,
+    resamples: int = RESAMPLES,
+) -> Evaluation:
+    """Measure decisions by every protocol; arguments as of `evaluate`.
+
+    Raises:
+        ValueError: `rate_patterns` were drawn for other items.
+    """
+    items = table.items
     if rate_patterns is None:
-        rate_patterns = RatePatterns.draw(ids, [item.utterance.presence for item in items], PATTERN_SEED)
-    elif rate_patterns.ids != ids:
+        rate_patterns = draw_rates(items)
+    elif rate_patterns.ids != tuple(item.id for item in items):
         raise ValueError("the missing rates were drawn for other items")
-    table = DecisionTable(predictor, items, len(classes))
     incomplete = IncompleteCases.of(table)
     return Evaluation(
         classes=list(classes),

@@ -6,9 +6,9 @@ Single figures are scikit-learn's. The bootstraps are vectorised here: SciPy's c
 # Shapes: N items, C classes, S runs (training seeds, or missing patterns of the same items), M rows (items × patterns),
 # R resamples, B bins, K distinct scores.
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from sklearn.metrics import (
@@ -22,6 +22,7 @@ from sklearn.metrics import (
 from model.types import BoolArray, DoubleArray, IntArray
 
 Metric = Literal["accuracy", "macro_f1"]
+METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
 
 RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95  # of every interval
@@ -231,25 +232,104 @@ def paired_bootstrap(
     Raises:
         ValueError: there are no items, or predictions do not match `truth`.
     """
-    systems = np.atleast_2d(first), np.atleast_2d(second)
-    if truth.size == 0 or any(predicted.shape[1] != truth.size for predicted in systems):
-        raise ValueError("every run needs one prediction for each item, and there must be items")
-    classes = int(max(array.max() for array in (truth, *systems))) + 1
-    cells = [np.eye(classes * classes)[truth * classes + predicted] for predicted in systems]  # (S, N, C * C)
+    systems = {"first": first, "second": second}
+    pair = ("first", "second")
+    return paired_bootstraps(truth, systems, [pair], metrics=(metric,), runs=runs, resamples=resamples, seed=seed)[
+        pair
+    ][metric]
 
-    def difference(weights: DoubleArray) -> DoubleArray:
-        """`(R, N)` → `(1, R)`."""
-        values = []
-        for system in cells:
+
+def paired_bootstraps(
+    truth: IntArray,
+    systems: Mapping[str, IntArray],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    metrics: Sequence[Metric] = METRICS,
+    runs: Literal["mean", "pool"] = "mean",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[tuple[str, str], dict[Metric, Interval]]:
+    """The same for several pairs of systems at once, over the same resamples.
+
+    Args:
+        truth: `(N,)` class indices.
+        systems: name → predictions, `(N,)` or `(S, N)`.
+        pairs: names of the first and the second system.
+        metrics: what is compared.
+        runs: as for `paired_bootstrap`.
+        resamples: R.
+        seed: of the resampling.
+
+    Returns:
+        Pair → metric → interval.
+
+    Raises:
+        ValueError: there are no items, or predictions do not match `truth`.
+    """
+    predictions = {name: np.atleast_2d(predicted) for name, predicted in systems.items()}
+    if truth.size == 0 or any(predicted.shape[1] != truth.size for predicted in predictions.values()):
+        raise ValueError("every run needs one prediction for each item, and there must be items")
+    classes = int(max(array.max() for array in (truth, *predictions.values()))) + 1
+    one_hot = np.eye(classes * classes)
+    cells = {name: one_hot[truth * classes + predicted] for name, predicted in predictions.items()}  # (S, N, C * C)
+
+    def differences(weights: DoubleArray) -> DoubleArray:
+        """`(R, N)` → `(pairs × metrics, R)`."""
+        scores = {}
+        for name, system in cells.items():
             confusions = (weights @ system).reshape(len(system), -1, classes, classes)  # (S, R, C, C)
             if runs == "pool":
                 confusions = confusions.sum(axis=0, keepdims=True)
-            values.append(_scores_of(confusions, metric).mean(axis=0))
-        return np.asarray(values[0] - values[1])[None]
+            scores[name] = [_scores_of(confusions, metric).mean(axis=0) for metric in metrics]
+        return np.stack([a - b for pair in pairs for a, b in zip(*(scores[name] for name in pair), strict=True)])
 
-    (interval,) = _bootstrap(difference, truth.size, truth.size, resamples, seed)
-    assert interval is not None  # defined for every resample
-    return interval
+    found = iter(_bootstrap(differences, truth.size, truth.size, resamples, seed))
+    intervals: dict[tuple[str, str], dict[Metric, Interval]] = {}
+    for pair in pairs:
+        intervals[pair] = {}
+        for metric in metrics:
+            interval = next(found)
+            assert interval is not None  # defined for every resample
+            intervals[pair][metric] = interval
+    return intervals
+
+
+def calibration_bootstrap(
+    truth: IntArray, first: DoubleArray, second: DoubleArray, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """How much greater the log loss and the calibration error of `first` are than those of `second`.
+
+    Args:
+        truth: `(N,)` class indices, N ≥ 1.
+        first: `(N, C)` distributions.
+        second: `(N, C)`.
+        resamples: R.
+        seed: of the resampling.
+
+    Returns:
+        `log_loss` and `calibration_error`, as `class_figures` defines them.
+    """
+    items = np.arange(truth.size)
+    losses: list[DoubleArray] = []
+    gaps: list[DoubleArray] = []
+    for probabilities in (first, second):
+        losses.append(-np.log(np.clip(probabilities[items, truth], np.finfo(np.float64).eps, 1.0)))
+        predicted = probabilities.argmax(axis=1)
+        confidence = probabilities[items, predicted]
+        at = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+        gaps.append(np.eye(CALIBRATION_BINS)[at] * ((predicted == truth) - confidence)[:, None])  # (N, B)
+
+    def difference(weights: DoubleArray) -> DoubleArray:
+        """`(R, N)` → `(2, R)`."""
+        losing = weights @ (losses[0] - losses[1])
+        errors = [np.abs(weights @ gap).sum(axis=1) for gap in gaps]
+        figures: DoubleArray = np.stack([losing, errors[0] - errors[1]]) / weights.sum(axis=1)
+        return figures
+
+    log_loss, error = _bootstrap(difference, truth.size, truth.size, resamples, seed)
+    assert log_loss is not None  # defined for every resample
+    assert error is not None
+    return {"log_loss": log_loss, "calibration_error": error}
 
 
 def ranking_bootstrap(

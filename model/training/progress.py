@@ -20,12 +20,14 @@ class FitReport:
         best_macro_f1: validation macro-F1 of that epoch, the mean over the missing patterns.
         by_pattern: the same by pattern.
         history: mean validation macro-F1 of every epoch.
+        losses: mean of each part of the training loss, of every epoch.
     """
 
     best_epoch: int = 0
     best_macro_f1: float = -1.0
     by_pattern: dict[str, float] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)
 
     def record(self, by_pattern: dict[str, float]) -> bool:
         """Add an epoch's validation macro-F1 by pattern; return whether its mean is the best so far."""

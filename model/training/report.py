@@ -24,13 +24,14 @@ _SCORES: Final = {
     "entropy": "entropy",
     "disagreement": "disagreement of votes",
 }
-_GATES: Final = {
+GATES: Final = {
     "answer": "the answer's",
     "rule": "by the paper's rule",
     "score": "by the score",
     "never": "never",
     "always": "always",
 }
+"""Gate of `model.training.key_missing.gate` → its name in tables."""
 _NAMED: Final = {"reported": "reported", "all": "likeliest of all", "decidable": "likeliest where one alone decides"}
 _BOTH: Final[Columns] = {"macro-F1": "macro_f1", "accuracy": "accuracy"}
 _ECE: Final[Columns] = {"ECE": "calibration_error"}  # expected calibration error, 15 bins
@@ -204,7 +205,7 @@ def _key_missing(report: Mapping[str, Any]) -> Iterator[ReportTable]:
 def _gate(gates: Mapping[str, Any]) -> Iterator[ReportTable]:
     used = {"accuracy where used": "where_used[gate][accuracy]", "without it there": "where_used[never][accuracy]"}
     columns = {"ensemble": "name", "used": "share:.1%", **_BOTH, **used, "cases": "n"}
-    rows = _named({_GATES[name]: gate for name, gate in gates.items()})
+    rows = _named({GATES[name]: gate for name, gate in gates.items()})
     yield ReportTable.of("Gate, over one and two missing", columns, rows)
     columns = {"ensemble": "name", "minus": "other", **_BOTH}
     differences = (

@@ -235,7 +235,9 @@ class Trainer:
         for epoch in range(start, last):
             if report.stale(settings.patience):
                 break
-            monitor.losses(epoch, self._train_epoch(network, guidance, optimiser, settings, epoch, first))
+            losses = self._train_epoch(network, guidance, optimiser, settings, epoch, first)
+            monitor.losses(epoch, losses)
+            report.losses.append(losses)
             # All processes use the scores of the main one: rounding differences must not separate them.
             by_pattern = self.distributed.broadcast(self.validate(average.module) if self.distributed.is_main else {})
             improved = report.record(by_pattern)
@@ -298,7 +300,7 @@ class Trainer:
                 output = network(item.batch)
                 guided = None if guidance is None else guidance.guide(item.batch)
                 total, values = total_loss(output, item.targets, item.batch.held, guided, settings.losses, soft_targets)
-            for name, value in values.items():
+            for name, value in {"total": total.detach(), **values}.items():
                 parts[name].append(value)
             return total
 

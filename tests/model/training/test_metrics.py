@@ -22,6 +22,7 @@ from model.training.metrics import (
     auroc,
     average_precision,
     calibration,
+    calibration_bootstrap,
     class_figures,
     class_scores,
     detection,
@@ -309,3 +310,20 @@ def test_no_scores_have_no_figures() -> None:
     figures = score_figures(np.zeros(0), np.zeros(0))
     assert figures.pop("n") == 0
     assert set(figures.values()) == {None}
+
+
+def test_calibration_intervals_equal_resampling_items_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(3, size=60)
+    first, second = rng.dirichlet(np.ones(3), size=(2, 60))
+    intervals = calibration_bootstrap(truth, first, second, resamples=40, seed=5)
+
+    def differences(items: IntArray) -> dict[str, float]:
+        better, worse = (class_figures(truth[items], p[items].argmax(axis=1), p[items]) for p in (first, second))
+        return {score: better[score] - worse[score] for score in ("log_loss", "calibration_error")}
+
+    drawn = [differences(items) for items in np.random.default_rng(5).integers(60, size=(40, 60))]
+    for score, whole in differences(np.arange(60)).items():
+        low, high = np.quantile([found[score] for found in drawn], [0.025, 0.975])
+        found = intervals[score]
+        assert (found.difference, found.low, found.high) == pytest.approx((whole, low, high))

@@ -165,7 +165,7 @@ def test_training_stops_when_validation_does_not_improve(tmp_path: Path) -> None
 def test_scalars_are_written_for_every_epoch(tmp_path: Path) -> None:
     _, report = fit(tmp_path, epochs=3)
     recorded = scalars(tmp_path)
-    parts = ("transformer", "ensemble", "auxiliary", "modality", "forward", "backward")
+    parts = ("total", "transformer", "ensemble", "auxiliary", "modality", "forward", "backward")
     assert recorded.keys() == {
         "validation/macro_f1",
         *(f"validation/{s.name}" for s in SUBSETS),
@@ -173,6 +173,7 @@ def test_scalars_are_written_for_every_epoch(tmp_path: Path) -> None:
     }
     assert {tuple(step for step, _ in points) for points in recorded.values()} == {(1, 2, 3)}
     assert [value for _, value in recorded["validation/macro_f1"]] == pytest.approx(report.history)
+    assert [value for _, value in recorded["loss/total"]] == pytest.approx([means["total"] for means in report.losses])
 
 
 def test_the_guidance_network_is_stored(finished: tuple[Path, EMMR, FitReport]) -> None:
