@@ -16,6 +16,8 @@ from app.cli import cli
 from tests.support.corpus import write_manifest
 from tests.support.openface import simulate_openface_csv
 from tests.support.service import Part
+from tests.support.sound import encode
+from tests.support.speech import speak
 
 runner = CliRunner()
 
@@ -27,7 +29,9 @@ def files(parts: Mapping[str, Part], tmp_path: Path) -> dict[str, str]:
     return {"audio": str(tmp_path / "audio.wav"), "openface": str(tmp_path / "openface.csv")}
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["predict"], ["train"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["predict"], ["score"], ["train"], ["evaluate"], ["compare"], ["convert-aus"]]
+)
 def test_every_command_has_help(command: list[str]) -> None:
     result = runner.invoke(cli, [*command, "--help"])
     assert result.exit_code == 0
@@ -71,6 +75,7 @@ def test_the_command_line_predicts_as_the_service_does(
 ) -> None:
     given = {**files, "text": parts["text"][1].decode()}
     options = [option for name in names for option in (f"--{name}", given[name])]
+    options += ["--transcribe", "never"]  # the default of the service
     result = runner.invoke(cli, ["predict", *options, "--weights", str(tiny_weights), "--explain", "--json"])
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
@@ -83,8 +88,19 @@ def test_the_command_line_predicts_as_the_service_does(
         assert printed[field] == served[field]
 
 
+def test_the_words_of_a_voice_alone_are_transcribed(tmp_path: Path, tiny_weights: Path) -> None:
+    voice = tmp_path / "voice.wav"
+    voice.write_bytes(encode(speak("Kids are talking by the door."), "wav"))
+    options = ["--audio", str(voice), "--weights", str(tiny_weights)]
+    result = runner.invoke(cli, ["predict", *options, "--table"])
+    assert result.exit_code == 0, result.output
+    assert "source transcribed" in " ".join(result.stdout.split())
+    assert "talking by the door" in result.stdout
+
+
 def test_the_table_shows_the_prediction(files: dict[str, str], tiny_weights: Path) -> None:
     options = ["--audio", files["audio"], "--weights", str(tiny_weights), "--explain", "--table"]
+    options += ["--transcribe", "never"]
     result = runner.invoke(cli, ["predict", *options])
     assert result.exit_code == 0, result.output
     for word in ("the missing", "text+audio", "answer", "not_provided", "seconds 1.0", "tiny"):
@@ -123,7 +139,7 @@ def test_the_face_to_follow_may_be_chosen(tiny_weights: Path, tmp_path: Path) ->
 def test_no_input_is_refused(tiny_weights: Path) -> None:
     result = runner.invoke(cli, ["predict", "--weights", str(tiny_weights)])
     assert result.exit_code == 2
-    assert "--text, --audio and --openface" in result.output
+    assert "--text, --audio, --openface and --video" in result.output
 
 
 def test_bad_input_is_refused_with_its_place(tmp_path: Path, tiny_weights: Path) -> None:
@@ -192,8 +208,62 @@ def test_an_unknown_system_is_refused(tmp_path: Path, command: list[str]) -> Non
     assert "unknown system 'mmim'" in result.output
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--grid", "nowhere.yaml"], "nowhere.yaml is no grid"),
+        (["--quick", "--only", "variant=mmim"], "the grid has no variant 'mmim'"),
+        (["--only", "system=ae"], "'system=ae' is no filter"),
+    ],
+)
+def test_a_grid_or_filter_that_cannot_be_used_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    result = runner.invoke(cli, ["reproduce", "--data", str(tmp_path), "--report-only", *options])
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", "")
+
+
 def test_training_on_an_unknown_corpus_is_refused(tmp_path: Path) -> None:
     options = ["--corpus", "nowhere", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     result = runner.invoke(cli, ["train", *options])
     assert result.exit_code == 2
     assert "nowhere" in result.output
+
+
+def test_action_units_of_another_tool_are_converted(tmp_path: Path) -> None:
+    units = [f"au_{unit}_intensity" for unit in (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)]
+    source, out = tmp_path / "libreface.csv", tmp_path / "face.csv"
+    source.write_text(f"{','.join(units)}\n{','.join(['0.5'] * len(units))}\n", encoding="utf-8")
+    result = runner.invoke(cli, ["convert-aus", str(source), str(out)])
+    assert result.exit_code == 0, result.output
+    assert "1 rows from LibreFace" in result.output
+    assert out.read_text(encoding="utf-8").splitlines()[0].endswith("converted_from_libreface")
+
+
+def test_table_that_cannot_be_converted_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    result = runner.invoke(cli, ["convert-aus", str(tmp_path / "other.csv"), str(tmp_path / "face.csv")])
+    assert result.exit_code == 2
+    assert not (tmp_path / "face.csv").exists()
+
+
+def test_answer_log_in_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    result = runner.invoke(cli, ["serve", "--log-answers", str(tmp_path / "none" / "answers.jsonl")])
+    assert result.exit_code == 2
+    assert "log_answers" in result.output
+
+
+def test_results_have_a_known_format(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("text\nHello.\n", encoding="utf-8")
+    refused = runner.invoke(cli, ["score", str(tmp_path / "m.csv"), "--out", str(tmp_path / "out.txt")])
+    assert (refused.exit_code, ".csv, .jsonl, .parquet" in refused.output) == (2, True)
+    refused = runner.invoke(cli, ["score", str(tmp_path), "--out", str(tmp_path / "m.csv")])
+    assert (refused.exit_code, "holds no rows" in refused.output) == (2, True)
+
+
+def test_an_interrupted_scoring_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("app.scoring.run.score", interrupted)
+    result = runner.invoke(cli, ["score", str(tmp_path), "--out", str(tmp_path / "out.csv")])
+    assert (result.exit_code, "the same command goes on" in result.output) == (130, True)

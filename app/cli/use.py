@@ -1,0 +1,284 @@
+"""The commands that use trained weights; each imports what it needs when it runs, so that `--help` is fast."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import typer
+
+from app.cli.common import Device, Weights, errors_as_messages, exit_bad_input, read_settings
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+EXIT_INTERRUPTED: Final = 130  # 128 and the number of SIGINT
+
+Transcribe = Annotated[
+    Literal["never", "auto", "always"] | None,
+    typer.Option(
+        help="Whether to transcribe the voice: auto where no text is given and the extra asr is installed.",
+        show_default="auto",
+    ),
+]
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 for any that is free.", show_default="8000")] = None,
+    weights: Weights = None,
+    device: Device = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+    log_answers: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="File to append a line of JSON to for each answer, without its content."),
+    ] = None,
+) -> None:
+    """Serve POST /predict, a page at /, /health, /metrics and /model.
+
+    Every limit is an environment variable too: EMMR_MAX_BODY_BYTES, EMMR_QUEUE_SIZE, EMMR_API_KEYS, …
+    The options given here take precedence over the environment.
+    """
+    settings = read_settings(
+        host=host, port=port, weights=weights, device=device, log_level=log_level, log_answers=log_answers
+    )
+    from app.linux import erase_variables, forbid_dumps
+    from app.settings import SECRET_VARIABLES
+
+    # A decoder process that an upload has taken over must not find the keys.
+    erase_variables(SECRET_VARIABLES)
+    forbid_dumps()
+    from app.server import EXIT_FAILED
+    from app.server import serve as run
+
+    status = run(settings)
+    if status == EXIT_FAILED:
+        # Without destructors: those of a lost CUDA context abort the process, which would then end by SIGABRT.
+        sys.stderr.flush()
+        os._exit(status)
+    raise typer.Exit(status)
+
+
+def predict(
+    text: Annotated[str | None, typer.Option(help="The words.")] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="The voice: WAV, FLAC, OGG, MP3, WebM or M4A."),
+    ] = None,
+    openface: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="The face: an OpenFace 2 CSV."),
+    ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="A video (MP4, MOV, MKV or WebM): its sound, subtitles and face, for what is not given by the others.",
+        ),
+    ] = None,
+    face_id: Annotated[
+        int | None,
+        typer.Option(min=0, help="The face of the file to follow.", show_default="the most confident one"),
+    ] = None,
+    weights: Weights = None,
+    device: Device = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Add every head's vote.")] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Report a key missing modality from this probability of another answer on.",
+            show_default="the weights' own",
+        ),
+    ] = None,
+    transcribe: Transcribe = None,
+    as_json: Annotated[
+        bool | None,
+        typer.Option("--json/--table", help="The answer as JSON or as a table.", show_default="a table on a terminal"),
+    ] = None,
+) -> None:
+    """Answer for one utterance: give its words, its voice, its face, or any two or one of them.
+
+    The answer has the same fields as the service's.
+    """
+    if text is None and audio is None and openface is None and video is None:
+        exit_bad_input("Nothing to answer: give at least one of --text, --audio, --openface and --video.")
+    if face_id is not None and openface is None and video is None:
+        exit_bad_input("--face-id chooses a face of --openface or --video, neither of which is given.")
+    settings = read_settings(weights=weights, device=device, key_threshold=threshold)
+    from app.offline import predict_once
+
+    with errors_as_messages():
+        answer = predict_once(
+            settings,
+            # Arguments that are not UTF-8 contain surrogates; as bytes they are refused like any other bad text.
+            text=None if text is None else os.fsencode(text),
+            audio=audio,
+            openface=openface,
+            video=video,
+            explain=explain,
+            face_id=face_id,
+            transcribe=transcribe or _default_transcribe(settings),
+        )
+    if as_json if as_json is not None else not sys.stdout.isatty():
+        typer.echo(answer.model_dump_json(indent=2))
+    else:
+        from rich.console import Console
+
+        from app.offline import render
+
+        Console().print(render(answer))
+
+
+def convert_aus(
+    source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="A CSV of another tool.")],
+    out: Annotated[Path, typer.Argument(dir_okay=False, help="The CSV to write, for --openface.")],
+    fps: Annotated[
+        float | None, typer.Option(min=0.001, help="Frames per second, which gives times to a table without them.")
+    ] = None,
+) -> None:
+    """Write action units of Py-Feat, LibreFace, AFFDEX or FACET (also from iMotions) as OpenFace 2 would.
+
+    No conversion was compared with OpenFace 2 on the same recordings; answers carry the warning `converted`.
+    """
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from model.features.visual.conversion import convert
+
+    with errors_as_messages():
+        written = io.StringIO()
+        conversion = convert(source, written, fps)
+    try:
+        out.write_text(written.getvalue(), encoding="utf-8")
+    except OSError as error:
+        exit_bad_input(f"{out}: {error.strerror}")
+    table = Table("action unit", "intensity", "occurrence")
+    for unit in sorted({*conversion.intensities, *conversion.occurrences}):
+        table.add_row(f"AU{unit:02d}", conversion.intensities.get(unit, "–"), conversion.occurrences.get(unit, "–"))
+    Console().print(table)
+    typer.echo(
+        f"{out}: {conversion.frames} rows from {conversion.tool}, {conversion.without_face} without a face, "
+        f"{conversion.other_faces} of other faces left out; absent units are 0; not compared with OpenFace 2"
+    )
+
+
+def timeline(
+    audio: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, readable=True, help="The sound, or a video.")
+    ] = None,
+    transcript: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="The words: SRT, WebVTT, Whisper JSON or CSV."),
+    ] = None,
+    openface: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="The face: an OpenFace 2 CSV with timestamps."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="File to write: .html, .json, .csv or .parquet.",
+            show_default="lines of JSON to standard output",
+        ),
+    ] = None,
+    channels: Annotated[
+        Literal["mix", "speakers"], typer.Option(help="speakers: each channel of the sound is a speaker.")
+    ] = "mix",
+    transcribe: Transcribe = None,
+    sound: Annotated[bool, typer.Option("--sound/--no-sound", help="Whether an HTML file contains the sound.")] = True,
+    explain: Annotated[bool, typer.Option("--explain", help="Add every head's vote.")] = False,
+    weights: Weights = None,
+    device: Device = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="As for predict.", show_default="the weights' own"),
+    ] = None,
+) -> None:
+    """Answer each utterance of a recording: an interview, a call or a talk of up to an hour.
+
+    Utterances are the transcript's cues; where there are none, stretches with speech; elsewhere, windows over the face.
+    """
+    if audio is None and transcript is None and openface is None:
+        exit_bad_input("Nothing to answer: give a sound, --transcript or --openface.")
+    settings = read_settings(weights=weights, device=device, key_threshold=threshold)
+    with errors_as_messages():
+        from app.recordings.command import FORMATS, run
+
+        if out is not None and out.suffix not in FORMATS:
+            exit_bad_input(f"--out must end with one of {', '.join(FORMATS)}.")
+        run(
+            settings,
+            out,
+            audio=audio,
+            transcript=transcript,
+            openface=openface,
+            channels=channels,
+            explain=explain,
+            transcribe=transcribe or _default_transcribe(settings),
+            embed_sound=sound,
+        )
+
+
+def score(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            readable=True,
+            help="A manifest, CSV or JSON lines with the columns text, audio, openface and id; or a folder of files.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(dir_okay=False, help="File to write: .csv, .jsonl or .parquet.", show_default=False)
+    ],
+    weights: Weights = None,
+    device: Device = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="As for predict.", show_default="the weights' own")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, envvar="EMMR_DECODE_WORKERS", help="Processes that decode files.", show_default="one a processor"
+        ),
+    ] = None,
+    transcribe: Annotated[
+        Literal["never", "auto", "always"] | None,
+        typer.Option(help="As for predict.", show_default="EMMR_TRANSCRIBE, else never"),
+    ] = None,
+) -> None:
+    """Answer every row of a manifest or folder, on all processors.
+
+    A row that cannot be answered becomes a row with an error. The same command goes on where an earlier one was
+    interrupted: rows that are in the file already are left out.
+    """
+    settings = read_settings(
+        weights=weights,
+        device=device,
+        key_threshold=threshold,
+        decode_workers=workers or os.cpu_count() or 1,
+        transcribe=transcribe,
+    )
+    with errors_as_messages():
+        from app.scoring.results import FORMATS
+        from app.scoring.run import score as run
+
+        if out.suffix not in FORMATS:
+            exit_bad_input(f"--out must end with one of {', '.join(FORMATS)}.")
+        try:
+            run(settings, source, out)
+        except KeyboardInterrupt:
+            typer.echo("Interrupted; the same command goes on from here.", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _default_transcribe(settings: "Settings") -> Literal["never", "auto", "always"]:
+    """Return what EMMR_TRANSCRIBE sets; `auto` if it is not set, unlike in the service."""
+    return settings.transcribe if "transcribe" in settings.model_fields_set else "auto"
