@@ -1,14 +1,16 @@
-"""`POST /predict`: a multipart form → a prediction."""
+"""`POST /predict`: a form or a JSON object → a prediction."""
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import WithJsonSchema
+from starlette.datastructures import State
 
+from app.api.answer_log import AnswerLog
 from app.api.metrics import Metrics
 from app.api.problems import problem_responses
 from app.api.response import compose
@@ -19,6 +21,7 @@ from app.engine.predictor import Options, Result
 from app.errors import ClientGone, Fault, InvalidQuery
 from app.settings import Settings
 from app.uploads.form import read_form
+from app.uploads.json_body import MEDIA_TYPE, is_json, read_json
 from model.features.visual.table import MAX_MAGNITUDE
 
 V = TypeVar("V")
@@ -33,6 +36,24 @@ _PARTS: Final = {
     },
     "openface": {"type": "string", "format": "binary", "description": "The face: the CSV that OpenFace 2 writes."},
 }
+_BASE64: Final = "base64 with padding and without line breaks (RFC 4648, section 4)."
+JSON_PARTS: Final[Mapping[str, Any]] = {
+    "text": {**_TEXT, "type": ["string", "null"]},
+    "audio": {
+        "type": ["string", "null"],
+        "contentEncoding": "base64",
+        "description": f"The voice, a file as in a form: {_BASE64}",
+    },
+    "openface": {
+        "type": ["string", "null"],
+        "contentEncoding": "base64",
+        "contentMediaType": "text/csv",
+        "description": f"The face, the CSV that OpenFace 2 writes: {_BASE64}",
+    },
+}
+"""Properties of an utterance in JSON; null stands for a part that is not sent."""
+ANY_PART: Final[Sequence[Any]] = [{"properties": {name: {"type": "string"}}, "required": [name]} for name in JSON_PARTS]
+"""Schemas of the utterances that have a part, of which one must be satisfied."""
 _BODY: Final[dict[str, Any]] = {
     "required": True,
     "description": "Any of the three parts, each at most once, and at least one of them.",
@@ -43,6 +64,21 @@ _BODY: Final[dict[str, Any]] = {
                 # Informative: the reader identifies the format by the first bytes.
                 "audio": {"contentType": "audio/wav, audio/flac, audio/ogg, audio/mpeg, audio/webm, audio/mp4"},
                 "openface": {"contentType": "text/csv"},
+            },
+        },
+        MEDIA_TYPE: {
+            "schema": {
+                "type": "object",
+                "properties": JSON_PARTS,
+                "anyOf": ANY_PART,
+                "additionalProperties": False,
+            },
+            "examples": {
+                "text": {"summary": "Words alone", "value": {"text": "What a lovely surprise!"}},
+                "openface": {
+                    "summary": "Words and a face",
+                    "value": {"text": "What a lovely surprise!", "openface": "ZnJhbWUsIHRpbWVzdGFtcA=="},
+                },
             },
         },
         "application/x-www-form-urlencoded": {
@@ -70,6 +106,28 @@ PROBLEM_RESPONSES: Final = problem_responses(
     }
 )
 
+Explain = Annotated[bool, Query(description="Add every head's vote and the reconstruction figures.")]
+Threshold = Annotated[
+    float | None,
+    Query(
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Report a key missing modality where `key_missing.score` is at least this; the service's own "
+        "setting, or the weights' threshold, when not given.",
+    ),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1}),  # null is not accepted
+]
+Transcribe = Annotated[
+    Literal["never", "auto", "always"] | None,
+    Query(
+        description="Whether the words of the voice are transcribed. `auto`: where no text is sent and the service "
+        "can; `always`: also where text is sent, which then counts, and the request is refused where the service "
+        "cannot; the service's own setting when not given.",
+    ),
+    WithJsonSchema({"type": "string", "enum": ["never", "auto", "always"]}),
+]
+
 router = APIRouter(tags=["prediction"])
 
 
@@ -82,18 +140,8 @@ router = APIRouter(tags=["prediction"])
 )
 async def predict(
     request: Request,
-    explain: Annotated[bool, Query(description="Add every head's vote and the reconstruction figures.")] = False,
-    threshold: Annotated[
-        float | None,
-        Query(
-            ge=0,
-            le=1,
-            allow_inf_nan=False,
-            description="Report a key missing modality where `key_missing.score` is at least this; the service's own "
-            "setting, or the weights' threshold, when not given.",
-        ),
-        WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1}),  # null is not accepted
-    ] = None,
+    explain: Explain = False,
+    threshold: Threshold = None,
     face_id: Annotated[
         int | None,
         Query(
@@ -103,6 +151,7 @@ async def predict(
         ),
         WithJsonSchema({"type": "integer", "minimum": 0, "maximum": int(MAX_MAGNITUDE)}),
     ] = None,
+    transcribe: Transcribe = None,
 ) -> Response:
     """Answer with the polarity, and with whether a missing modality would have changed it."""
     engine: Engine = request.app.state.engine
@@ -110,20 +159,28 @@ async def predict(
     with ExitStack() as upload:
         upload.enter_context(engine.uploading())
         start = time.perf_counter()
-        async with read_form(request, settings, request.app.state.uploads) as form:
+        read = read_json if is_json(request) else read_form
+        async with read(request, settings, request.app.state.uploads) as form:
             parse_seconds = time.perf_counter() - start
             upload.close()
             if face_id is not None and form.openface is None:
                 detail = "face_id chooses a face of the part openface, which was not sent"
                 raise InvalidQuery(detail, [Fault(part="openface", place="query.face_id", detail=detail)])
-            options = Options(explain, settings.key_threshold if threshold is None else threshold, face_id)
-            result = await _cancel_on_disconnect(request, engine.answer(form, options))
+            options = Options(
+                explain,
+                settings.key_threshold if threshold is None else threshold,
+                face_id,
+                transcribe=transcribe or settings.transcribe,
+            )
+            result = await cancel_on_disconnect(request, engine.answer(form, options))
     prediction = compose(request.state.request_id, result, parse_seconds)
-    _record(request.app.state.metrics, result, prediction, parse_seconds)
+    metrics: Metrics = request.app.state.metrics
+    metrics.stage.labels(stage="parse").observe(parse_seconds)
+    record(request.app.state, result, prediction)
     return Response(prediction.model_dump_json(), media_type="application/json")
 
 
-async def _cancel_on_disconnect(request: Request, work: Awaitable[V]) -> V:
+async def cancel_on_disconnect(request: Request, work: Awaitable[V]) -> V:
     """Await `work`, and cancel it when the client disconnects.
 
     Raises:
@@ -153,8 +210,13 @@ async def _cancel_on_disconnect(request: Request, work: Awaitable[V]) -> V:
         watcher.cancel()
 
 
-def _record(metrics: Metrics, result: Result, prediction: Prediction, parse_seconds: float) -> None:
-    for stage, seconds in {"parse": parse_seconds, **result.timings}.items():
+def record(state: State, result: Result, prediction: Prediction) -> None:
+    """Count an answer, and the seconds of its stages but the first; append it to the answer log, if there is one."""
+    metrics: Metrics = state.metrics
+    answers: AnswerLog | None = state.answers
+    if answers is not None:
+        answers.record(prediction)
+    for stage, seconds in result.timings.items():
         metrics.stage.labels(stage=stage).observe(seconds)
     metrics.subset.labels(subset=result.request.presence.name).inc()
     metrics.polarity.labels(polarity=prediction.polarity).inc()
@@ -162,3 +224,5 @@ def _record(metrics: Metrics, result: Result, prediction: Prediction, parse_seco
         metrics.key_missing.labels(modality=modality).inc()
     if prediction.ensemble.used:
         metrics.ensemble_used.inc()
+    if (outcome := result.request.transcription_outcome) is not None:
+        metrics.transcriptions.labels(outcome=outcome).inc()

@@ -37,17 +37,27 @@ class RateLimit:
         Raises:
             RateLimited: the limit is exceeded.
         """
+        self.count(request)
+
+    def count(self, request: Request, requests: int = 1) -> None:
+        """Count a request as that many, and set the RateLimit headers of its response.
+
+        Raises:
+            RateLimited: fewer are left.
+        """
         client = self.counter(offered_key(request), request.client.host if request.client else "")
-        allowed = self._limiter.hit(self._rate, client)
+        allowed = self._limiter.hit(self._rate, client, cost=requests)
         window = self._limiter.get_window_stats(self._rate, client)
         reset = max(1, math.ceil(window.reset_time - time.time()))  # rounded up: a retry then must be allowed
         amount, expiry = self._rate.amount, self._rate.get_expiry()
         request.state.headers = {
             "RateLimit-Policy": f'"default";q={amount};w={expiry}',
-            "RateLimit": f'"default";r={window.remaining if allowed else 0};t={reset}',
+            "RateLimit": f'"default";r={window.remaining if allowed or requests > 1 else 0};t={reset}',
         }
         if not allowed:
-            raise RateLimited(f"A client may ask {amount} times in {expiry} seconds.", reset)
+            detail = f"A client may ask {amount} times in {expiry} seconds"
+            counted = f", and each further item of this batch counts: {requests}." if requests > 1 else "."
+            raise RateLimited(detail + counted, reset)
 
     def counter(self, offered: bytes, address: str) -> str:
         """Return the name of a client's counter. An invalid key counts as none."""

@@ -1,11 +1,13 @@
-"""Limits on what all uploads hold together: bodies arriving from one address, and bytes of files on disk."""
+"""Limits on what all uploads hold together: bodies arriving from one address, batches, and bytes of files on disk."""
 
+import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from app.errors import NoRoom, TooManyUploads
+from app.errors import NoRoom, QueueFull, TooManyUploads
 from app.http.connections import network_of
 from app.logging import get_logger
 from app.settings import Settings
@@ -20,7 +22,8 @@ class Uploads:
 
     def __init__(self, settings: Settings) -> None:
         self._per_address, self._max_bytes = settings.max_uploads_per_address, settings.max_spooled_bytes
-        self._retry_after = settings.retry_after
+        self._retry_after, self._max_batches = settings.retry_after, settings.batch_max_concurrent
+        self._batches = 0
         self._arriving: Counter[bytes] = Counter()
         self.spooled_bytes = 0
         """Of all files on disk."""
@@ -44,6 +47,21 @@ class Uploads:
             self._arriving[address] -= 1
             if not self._arriving[address]:
                 del self._arriving[address]
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Count a batch while it is read and answered.
+
+        Raises:
+            QueueFull: as many are as may.
+        """
+        if self._batches >= self._max_batches:
+            raise QueueFull(f"{self._max_batches} batches are being answered already.", self._retry_after)
+        self._batches += 1
+        try:
+            yield
+        finally:
+            self._batches -= 1
 
     def take(self, size: int) -> None:
         """Count bytes that are about to be written to disk.
@@ -86,8 +104,30 @@ class SpooledFile(tempfile.SpooledTemporaryFile[bytes]):
         self._on_disk = total
         return True
 
+    async def append(self, data: bytes) -> None:
+        """Write at the end; in a thread where the file is on disk.
+
+        Raises:
+            NoRoom: see `reserve`.
+            OSError: the disk, or another resource, is full.
+        """
+        if self.reserve(len(data)):
+            await _finish(asyncio.to_thread(self.write, data))
+        else:
+            self.write(data)
+
     def close(self) -> None:
         """Close and delete the file. Closing twice does nothing."""
         self._uploads.release(self._on_disk)
         self._on_disk = 0
         super().close()
+
+
+async def _finish(work: Coroutine[Any, Any, object]) -> None:
+    """Await work in a thread; if cancelled, only once it has ended, so that it does not write to a closed file."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise

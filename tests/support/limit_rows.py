@@ -188,6 +188,8 @@ CONTENTS: Final[Sequence[tuple[str, str, LimitRequest]]] = (
     ("Parts", "`text` twice", _form("", SENTENCE, SENTENCE)),
     ("Parts", "another name", _form("", SENTENCE, part("video", b"x", filename="v"))),
     ("Parts", "none", LimitRequest("", b"--frontier--\r\n")),
+    ("Parts", "`text`, and an empty file without a name", _form("", SENTENCE, part("audio", b"", filename=""))),
+    ("Parts", "`text`, and an empty file with a name", _form("", SENTENCE, part("audio", b"", filename="a.wav"))),
     ("Content type", "`multipart/form-data`", _form("", SENTENCE)),
     (
         "Content type",
@@ -195,6 +197,7 @@ CONTENTS: Final[Sequence[tuple[str, str, LimitRequest]]] = (
         LimitRequest("", b"text=It+was+good.", "application/x-www-form-urlencoded"),
     ),
     ("Content type", "`application/json`", LimitRequest("", b'{"text": "It was good."}', "application/json")),
+    ("Content type", "`application/xml`", LimitRequest("", b"<text>It was good.</text>", "application/xml")),
     ("Sound, container", "WAV", _sound("", 4_800)),
     ("Sound, container", "AIFF", _form("", part("audio", b"FORM\0\0\0\x2eAIFF" + b"\0" * 100, filename="a"))),
     ("Sound, container", "no sound at all", _form("", part("audio", b"%PDF-1.7" + b"\0" * 100, filename="a"))),

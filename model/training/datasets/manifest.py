@@ -88,10 +88,15 @@ def _read_entries(path: Path) -> list[_Entry]:
 def _json_rows(path: Path) -> Iterator[Row]:
     for line, raw in enumerate(read_content(path).split(b"\n"), start=1):
         if raw.strip():
-            yield Row(path, line, _json_cells(path, line, raw))
+            yield Row(path, line, read_json_cells(path, line, raw))
 
 
-def _json_cells(path: Path, line: int, raw: bytes) -> dict[str, str]:
+def read_json_cells(path: Path, line: int, raw: bytes) -> dict[str, str]:
+    """Return the cells of one line of JSON: every column of `COLUMNS`, an empty cell where the key is absent or null.
+
+    Raises:
+        CorpusError: not a JSON object with these keys, or a value that is neither a string nor a whole number.
+    """
     try:
         record = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
     except UnicodeDecodeError as error:

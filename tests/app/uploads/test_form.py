@@ -43,7 +43,30 @@ async def test_any_subset_of_parts_in_any_order_is_read(names: tuple[str, ...]) 
 
 
 async def test_an_empty_part_is_empty_not_missing() -> None:
-    assert await read(body(part("text", b""), part("audio", b"", filename=""))) == {"text": b"", "audio": b""}
+    assert await read(body(part("text", b""), part("audio", b"", filename="a"))) == {"text": b"", "audio": b""}
+
+
+@pytest.mark.parametrize("name", ["text", "audio", "openface"])
+async def test_an_untouched_file_input_is_not_sent(name: str) -> None:
+    untouched = part(name, b"", "Content-Type: application/octet-stream", filename="")
+    other = "audio" if name == "text" else "text"
+    assert await read(body(untouched, part(other, b"x"))) == {other: b"x"}
+    # A page may have an input for a recording and one for a file of the same name.
+    assert await read(body(untouched, part(name, b"x"), untouched)) == {name: b"x"}
+    with pytest.raises(EmptyForm) as caught:
+        await read(body(untouched))
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("name", ["audio", "openface"])
+async def test_a_file_without_a_name_is_read(name: str) -> None:
+    assert await read(body(part(name, b"x", filename=""))) == {name: b"x"}
+
+
+async def test_a_text_file_without_a_name_must_be_plain_text() -> None:
+    with pytest.raises(UnsupportedPart) as caught:
+        await read(body(part("text", b"x", "Content-Type: application/octet-stream", filename="")))
+    assert caught.value.part == "text"
 
 
 @pytest.mark.parametrize("ending", [b"", b"\r\n", b"\r\n\r\n"])

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 from app.errors import NoRoom
 from app.logging import configure_logging
 from app.settings import Settings
-from app.uploads.form import close_file, read_form, refuse_without_room
+from app.uploads.body import refuse_without_room
+from app.uploads.form import close_file, read_form
 from app.uploads.spool import SpooledFile, Uploads
 from tests.support.forms import MULTIPART, body, in_chunks, part, request
 
