@@ -1,0 +1,160 @@
+"""The rows that `emmr score` answers: those of a manifest, or files of a folder grouped by their names."""
+
+import csv
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from model.errors import CorpusError
+from model.training.datasets.manifest import JSON_LINES_SUFFIXES, read_json_cells
+
+PARTS: Final = ("text", "audio", "openface")
+AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".webm", ".m4a", ".mp4")
+SUFFIXES: Final[Mapping[str, str]] = {".txt": "text", ".csv": "openface", **dict.fromkeys(AUDIO_SUFFIXES, "audio")}
+"""Suffix of a file in a folder → its part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One utterance to score.
+
+    Args:
+        id: different for each row.
+        label: of the manifest; empty without one.
+        text: the words, or the file that contains them.
+        audio: the sound file.
+        openface: the OpenFace CSV.
+        fault: why the row cannot be scored; None if it can be tried.
+    """
+
+    id: str
+    label: str = ""
+    text: str | Path | None = None
+    audio: Path | None = None
+    openface: Path | None = None
+    fault: str | None = None
+
+
+def read_rows(source: Path, leave_out: Collection[Path] = ()) -> Iterator[Row]:
+    """Yield the rows of a manifest or folder; a row that cannot be read has a fault, and the others follow.
+
+    A manifest is a CSV file, or JSON lines (`.jsonl`, `.ndjson`, `.json`), with any of the columns of
+    `model.training.datasets.manifest.COLUMNS` and at least one of text, audio and openface; files are relative to it.
+    In a folder, and the folders in it, files of the same name without the suffix are one row.
+
+    Args:
+        source: the file or folder.
+        leave_out: files of the folder that are no input.
+
+    Raises:
+        CorpusError: the source cannot be read, has no rows, or its header has none of the columns.
+    """
+    if source.is_dir():
+        rows = _folder_rows(source, {path.absolute() for path in leave_out})
+    elif source.suffix.lower() in JSON_LINES_SUFFIXES:
+        rows = _json_rows(source)
+    else:
+        rows = _csv_rows(source)
+    ids = set[str]()
+    try:
+        for line, found in rows:
+            row = _with_valid_id(found, line, ids)
+            ids.add(row.id)
+            yield row
+    except OSError as error:
+        raise CorpusError(source, None, f"cannot be read: {error.strerror}") from error
+    if not ids:
+        raise CorpusError(source, None, "holds no rows")
+
+
+def _with_valid_id(row: Row, line: int, ids: Collection[str]) -> Row:
+    """Return the row; with a fault, and an id made of its line, if its own id or label cannot be written."""
+    try:
+        (row.id + row.label).encode()
+        fault = "the id is that of a row before" if row.id in ids else None
+    except UnicodeEncodeError:
+        fault = "the id or the label is not UTF-8"
+    # A line of results is a line of the file.
+    if not set("\r\n").isdisjoint(row.id + row.label):
+        fault = "the id or the label holds a line break"
+    if fault is None and row.id:
+        return row
+    unused = f"line-{line}"
+    while unused in ids:
+        unused += "*"
+    return replace(row, id=unused) if fault is None else Row(unused, fault=row.fault or fault)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    # Bytes that are not UTF-8 become surrogates, and fail the row that has them.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = next(reader, [])
+        except csv.Error as error:
+            raise CorpusError(path, 1, f"not readable as CSV: {error}") from error
+        if not set(header) & set(PARTS):
+            raise CorpusError(path, 1, f"has none of the columns {', '.join(PARTS)}")
+        if twice := sorted({column for column in header if header.count(column) > 1}):
+            raise CorpusError(path, 1, f"column named more than once: {', '.join(twice)}")
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield line, Row("", fault=f"line {line} is not readable as CSV: {error}")
+                continue
+            if not cells:
+                continue
+            if len(cells) == len(header):
+                yield line, _row(dict(zip(header, cells, strict=True)), path.parent)
+            else:
+                yield line, Row("", fault=f"line {line} has {len(cells)} cells where the header has {len(header)}")
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    with path.open("rb") as file:
+        for line, raw in enumerate(file, start=1):
+            if not raw.strip():
+                continue
+            try:
+                cells = read_json_cells(path, line, raw)
+            except CorpusError as error:
+                yield line, Row("", fault=f"line {line}: {error.detail}")
+            else:
+                yield line, _row(cells, path.parent)
+
+
+def _row(cells: Mapping[str, str], folder: Path) -> Row:
+    found = {column: cells.get(column, "").strip() for column in ("id", "label", "audio", "openface")}
+    text = cells.get("text", "")
+    parts = bool(text.strip()), bool(found["audio"]), bool(found["openface"])
+    return Row(
+        found["id"],
+        found["label"],
+        text if parts[0] else None,
+        folder / found["audio"] if parts[1] else None,
+        folder / found["openface"] if parts[2] else None,
+        None if any(parts) else "text, audio and openface are all empty",
+    )
+
+
+def _folder_rows(folder: Path, leave_out: Collection[Path]) -> Iterator[tuple[int, Row]]:
+    groups: dict[str, dict[str, list[Path]]] = {}
+    for path in sorted(folder.rglob("*")):
+        part = SUFFIXES.get(path.suffix.lower())
+        inside = path.relative_to(folder)
+        hidden = any(name.startswith(".") for name in inside.parts)
+        if part is not None and not hidden and path.is_file() and path.absolute() not in leave_out:
+            groups.setdefault(inside.with_suffix("").as_posix(), {}).setdefault(part, []).append(path)
+    for position, (name, parts) in enumerate(groups.items(), start=1):
+        several = next((part for part, paths in parts.items() if len(paths) > 1), None)
+        if several is None:
+            text, audio, openface = (parts.get(part, [None])[0] for part in PARTS)
+            yield position, Row(name, "", text, audio, openface)
+        else:
+            suffixes = " and ".join(path.suffix for path in parts[several])
+            yield position, Row(name, fault=f"several files are its {several}: {suffixes}")

@@ -1,0 +1,206 @@
+"""`emmr score`: answers for all rows of a manifest or folder, with the service's engine in this process."""
+
+import asyncio
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from app.api.problems import as_service_error
+from app.api.response import compose, model_name
+from app.api.schemas import Prediction
+from app.engine.engine import Engine
+from app.engine.predictor import Options
+from app.errors import DeviceLost, NotReady, ServiceError
+from app.logging import configure_logging, get_logger
+from app.scoring.results import Failure, Results, open_results
+from app.scoring.rows import Row, read_rows
+from app.settings import Settings
+from app.uploads.form import RawForm
+from model.errors import CheckpointError, ConfigError, ModalityError
+
+WINDOW: Final = 4  # batches of rows that are read ahead of the row that is written next
+DEADLINE: Final = 86_400.0  # seconds for one row: nobody waits for it, and decoding has a limit of its own
+TRANSCRIBE_SECONDS: Final = 600.0  # for one voice, the voices before it included
+REPORT_SECONDS: Final = 10.0  # between lines of progress, where standard error is not a terminal
+UNREADABLE_ROW: Final = "Unreadable row"
+UNREADABLE_FILE: Final = "Unreadable file"
+
+
+def score(settings: Settings, source: Path, out: Path) -> None:
+    """Write an answer or an error for every row of `source` that `out` does not have; report to standard error.
+
+    Args:
+        settings: the weights, the limits of each part, and the number of decoder processes.
+        source: see `app.scoring.rows.read_rows`.
+        out: see `app.scoring.results.Results`.
+
+    Raises:
+        CorpusError: the source cannot be read.
+        CheckpointError: the weights cannot be loaded.
+        ConfigError: `out` cannot be written, or has other results.
+        DeviceLost: the device no longer computes; `out` has the rows before.
+    """
+    configure_logging("error")
+    total = sum(1 for _ in read_rows(source, [out]))
+    asyncio.run(_score(settings, source, out, total))
+
+
+async def _score(settings: Settings, source: Path, out: Path, total: int) -> None:
+    # Rows wait for each other and never are refused: admission is for clients.
+    window = WINDOW * settings.max_batch
+    waiting = {"queue_size": window, "max_wait": 0.0, "deadline": DEADLINE}
+    voices = {"transcribe_queue": window, "transcribe_timeout": TRANSCRIBE_SECONDS, "transcribe_niceness": 0}
+    settings = settings.model_copy(update=waiting | voices)
+    engine = Engine(settings)
+    engine.start()
+    try:
+        await engine.started()
+        if not engine.lifecycle.ready:
+            raise CheckpointError(engine.lifecycle.reason or "the weights cannot be loaded")
+        with open_results(out, model_name(engine.checkpoint)) as results:
+            left = (row for row in read_rows(source, [out]) if row.id not in results.done)
+            with _reporting(total, len(results.done)) as report:
+                try:
+                    await _answer_rows(engine, left, results, window, report)
+                    results.finish()
+                except OSError as error:
+                    raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
+    finally:
+        await engine.stop()
+
+
+async def _answer_rows(engine: Engine, rows: Iterable[Row], results: Results, window: int, report: "_Report") -> None:
+    """Answer at most `window` rows at a time, and write them in their order."""
+    waiting: deque[tuple[Row, asyncio.Task[Prediction | Failure]]] = deque()
+
+    async def write_first() -> None:
+        row, answer = waiting[0]
+        outcome = await answer
+        waiting.popleft()
+        results.write(row, outcome)
+        report.add(failed=isinstance(outcome, Failure))
+
+    try:
+        for row in rows:
+            waiting.append((row, asyncio.create_task(_answer(engine, row))))
+            if len(waiting) == window:
+                await write_first()
+        while waiting:
+            await write_first()
+    finally:
+        for _, answer in waiting:
+            answer.cancel()
+        await asyncio.gather(*(answer for _, answer in waiting), return_exceptions=True)
+
+
+async def _answer(engine: Engine, row: Row) -> Prediction | Failure:
+    """Answer one row.
+
+    Raises:
+        DeviceLost, NotReady: no row can be answered any more.
+    """
+    if row.fault is not None:
+        return Failure(UNREADABLE_ROW, row.fault)
+    form, log = RawForm(), get_logger()
+    try:
+        try:
+            _open(row, form, engine.settings)
+        except OSError as error:
+            return Failure(UNREADABLE_FILE, f"{error.filename}: {error.strerror}")
+        options = Options(threshold=engine.settings.key_threshold, transcribe=engine.settings.transcribe)
+        result = await engine.answer(form, options)
+        return compose(row.id, result, parsed=0.0)
+    except (DeviceLost, NotReady):
+        raise
+    except (ServiceError, ModalityError) as error:
+        problem = as_service_error(error)
+        places = ("; ".join(filter(None, (fault.part, fault.place))) for fault in problem.faults)
+        where = ", ".join(filter(None, places))
+        return Failure(problem.title, f"{problem.detail} ({where})" if where else problem.detail)
+    except Exception as error:
+        log.error("unhandled exception", exc_info=error)
+        return Failure("Internal error", type(error).__name__)
+    finally:
+        form.close()
+
+
+def _open(row: Row, form: RawForm, settings: Settings) -> None:
+    """Open the files of a row, and read its text.
+
+    Raises:
+        OSError: a file cannot be opened; it has the file name.
+    """
+
+    def opened(path: Path | None) -> IO[bytes] | None:
+        return None if path is None else path.open("rb")
+
+    if isinstance(row.text, Path):
+        with row.text.open("rb") as file:
+            form.text = file.read(settings.max_text_bytes + 1)
+    elif row.text is not None:
+        form.text = row.text.encode(errors="surrogateescape")
+    form.audio = opened(row.audio)
+    form.openface = opened(row.openface)
+
+
+class _Report:
+    """Counts rows as they are written, and reports to standard error."""
+
+    def __init__(self, total: int, done: int, console: Console) -> None:
+        self._total, self._before, self._console = total, done, console
+        self._began = self._reported = time.monotonic()
+        self.answered = self.failed = 0
+        self.bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.1f} rows/s, {task.fields[failed]} without an answer, left:"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self.bar.add_task("", total=total, completed=done, rate=0.0, failed=0)
+
+    def add(self, *, failed: bool) -> None:
+        """Count a row."""
+        self.answered += not failed
+        self.failed += failed
+        now = time.monotonic()
+        self.bar.update(self._task, advance=1, rate=self.rate, failed=self.failed)
+        if self.bar.disable and now - self._reported >= REPORT_SECONDS:
+            self._reported = now
+            written = self._before + self.answered + self.failed
+            seconds = (self._total - written) / self.rate
+            self._console.print(
+                f"{written:,} of {self._total:,} rows, {self.rate:.1f} rows/s, {self.failed:,} without an answer, "
+                f"{seconds:.0f} s left",
+                highlight=False,
+            )
+
+    @property
+    def rate(self) -> float:
+        """Rows a second since the first."""
+        return (self.answered + self.failed) / max(1e-9, time.monotonic() - self._began)
+
+    def close(self) -> None:
+        """Report the sums."""
+        line = f"{self.answered:,} answers, {self.failed:,} errors, {self.rate:.1f} rows/s"
+        self._console.print(
+            f"{line}; {self._before:,} rows were there before" if self._before else line, highlight=False
+        )
+
+
+@contextmanager
+def _reporting(total: int, done: int) -> Iterator[_Report]:
+    report = _Report(total, done, Console(file=sys.stderr))
+    try:
+        with report.bar:
+            yield report
+    finally:
+        report.close()

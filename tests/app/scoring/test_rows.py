@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from app.scoring.rows import Row, read_rows
+from model.errors import CorpusError
+
+
+def manifest(folder: Path, content: str | bytes, name: str = "manifest.csv") -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def faults(rows: list[Row]) -> dict[str, str | None]:
+    return {row.id: row.fault for row in rows}
+
+
+def test_a_table_has_any_of_the_columns_in_any_order(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "\ufefflabel,note,audio,id,text\npositive,x,a/b.wav,one,  Hi. \n,,,,\n\n,,c.wav,,\n")
+    assert list(read_rows(path)) == [
+        Row("one", "positive", "  Hi. ", tmp_path / "a/b.wav"),
+        Row("line-3", fault="text, audio and openface are all empty"),
+        Row("line-5", audio=tmp_path / "c.wav"),
+    ]
+
+
+def test_json_lines_have_the_keys_of_a_training_manifest(tmp_path: Path) -> None:
+    lines = [{"id": 7, "text": "Hi.", "label": 3, "split": "train"}, {"openface": "f.csv", "text": None}]
+    path = manifest(tmp_path, "\n".join(map(json.dumps, lines)), "manifest.jsonl")
+    assert list(read_rows(path)) == [Row("7", "3", "Hi."), Row("line-2", openface=tmp_path / "f.csv")]
+
+
+def test_a_row_that_cannot_be_read_does_not_end_the_table(tmp_path: Path) -> None:
+    path = manifest(tmp_path, b'id,text\na,Hi.\nb,x,y\nc,"x"y\nd,\xff\n\xff,x\ne,"two\nlines"\n"f\ng",x\na,x\nh,Hi.\n')
+    rows = list(read_rows(path))
+    assert [row.id for row in rows] == ["a", "line-3", "line-4", "d", "line-6", "e", "line-9", "line-11", "h"]
+    assert rows[3] == Row("d", text="\udcff")
+    assert rows[5].text == "two\nlines"
+    assert faults(rows) == {
+        "a": None,
+        "line-3": "line 3 has 3 cells where the header has 2",
+        "line-4": "line 4 is not readable as CSV: ',' expected after '\"'",
+        "d": None,
+        "line-6": "the id or the label is not UTF-8",
+        "e": None,
+        "line-9": "the id or the label holds a line break",
+        "line-11": "the id is that of a row before",
+        "h": None,
+    }
+
+
+def test_a_line_that_is_not_json_does_not_end_the_file(tmp_path: Path) -> None:
+    lines = ['{"id": "a", "text": "x"}', "{", "[]", '{"words": "x"}', '{"text": ["x"]}', '{"id": "b", "text": "x"}']
+    rows = list(read_rows(manifest(tmp_path, "\n".join(lines), "m.ndjson")))
+    assert [row.id for row in rows] == ["a", "line-2", "line-3", "line-4", "line-5", "b"]
+    details = [row.fault or "" for row in rows[1:5]]
+    expected = ("line 2: is not JSON", "line 3: is not a JSON object", "line 4: unknown key: words", "line 5: text is")
+    assert all(found.startswith(words) for found, words in zip(details, expected, strict=True))
+
+
+def test_an_id_made_of_a_line_is_unused(tmp_path: Path) -> None:
+    rows = read_rows(manifest(tmp_path, "id,text\nline-3,x\n,y\n"))
+    assert [row.id for row in rows] == ["line-3", "line-3*"]
+
+
+def test_files_of_one_name_in_a_folder_are_one_row(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    names = ["b.wav", "b.TXT", "b.csv", "a.mp3", "in/a.txt", "in/a.pdf", "c.wav", "c.flac", ".d.wav", "out.csv"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    assert list(read_rows(tmp_path, [tmp_path / "out.csv"])) == [
+        Row("a", audio=tmp_path / "a.mp3"),
+        Row("b", "", tmp_path / "b.TXT", tmp_path / "b.wav", tmp_path / "b.csv"),
+        Row("c", fault="several files are its audio: .flac and .wav"),
+        Row("in/a", text=tmp_path / "in/a.txt"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "detail"),
+    [
+        ("", "has none of the columns text, audio, openface"),
+        ("id;text\na;Hi.\n", "has none of the columns text, audio, openface"),
+        ("text,text\n", "column named more than once: text"),
+        ("id,text\n", "holds no rows"),
+        ('"id"x,text\n', "not readable as CSV"),
+    ],
+)
+def test_a_table_without_rows_or_columns_is_refused(tmp_path: Path, content: str, detail: str) -> None:
+    with pytest.raises(CorpusError) as caught:
+        list(read_rows(manifest(tmp_path, content)))
+    assert detail in str(caught.value)
+
+
+def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
+    for source in (tmp_path, tmp_path / "nowhere.csv"):
+        with pytest.raises(CorpusError) as caught:
+            list(read_rows(source))
+        assert str(source) in str(caught.value)
