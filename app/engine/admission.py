@@ -6,7 +6,8 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from app.errors import QueueFull
@@ -49,6 +50,12 @@ class ThroughputMeter:
         self._update()
         self._departures += 1
         if not busy:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop counting time, if the meter is not idle."""
+        self._update()
+        if self._counted_until is not None:
             self._counted_until, self._idle_since = None, self._counted_until
 
     @property
@@ -134,9 +141,7 @@ class Admission:
         with self._lock:
             if not extra:
                 self._check()
-            self._tickets.add(ticket)
-            if len(self._tickets) >= self._busy_from:
-                self._throughput.start()
+            self._add(ticket)
         return ticket
 
     def release(self, ticket: object) -> None:
@@ -146,6 +151,24 @@ class Admission:
                 self._tickets.remove(ticket)
                 if len(self._tickets) >= self._busy_from - 1:
                     self._throughput.count(busy=len(self._tickets) >= self._busy_from)
+
+    @contextmanager
+    def aside(self, ticket: object) -> Iterator[None]:
+        """Do not count a request as waiting: it waits for something else than the device. It is admitted again."""
+        with self._lock:
+            self._tickets.remove(ticket)
+            if len(self._tickets) < self._busy_from:
+                self._throughput.stop()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._add(ticket)
+
+    def _add(self, ticket: object) -> None:
+        self._tickets.add(ticket)
+        if len(self._tickets) >= self._busy_from:
+            self._throughput.start()
 
     def _check(self) -> None:
         waiting, throughput = len(self._tickets), self._throughput

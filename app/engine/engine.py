@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,8 +21,10 @@ from app.errors import DeadlinePassed, NotReady, QueueFull, ReloadRefused, Reloa
 from app.linux import return_free_memory
 from app.logging import get_logger
 from app.settings import Settings
+from app.transcription.recogniser import installed
+from app.transcription.transcriber import TranscriptionPool
 from app.uploads.form import RawForm
-from model.errors import CheckpointError, EMMRError
+from model.errors import CheckpointError, ConfigError, EMMRError
 
 if TYPE_CHECKING:
     from model.baselines.systems import Network
@@ -91,7 +94,8 @@ class Engine:
             max_wait=settings.max_wait,
         )
         self.reloading = False
-        self._preprocessor = Preprocessor(settings, self.pool)
+        self.transcriber = TranscriptionPool(settings) if installed() else None
+        self._preprocessor = Preprocessor(settings, self.pool, self.transcriber)
         self._uploads = 0
         self._starting: asyncio.Task[None] | None = None
         self._watchdog: asyncio.Task[None] | None = None
@@ -114,17 +118,49 @@ class Engine:
         if self._watchdog is not None:
             self._watchdog.cancel()
         await asyncio.to_thread(self.pool.stop)
+        if self.transcriber is not None:
+            await self.transcriber.stop()
         self._preprocessor.stop()
 
-    async def answer(self, form: RawForm, options: Options) -> Result:
+    async def answer(self, form: RawForm, options: Options, seconds: float | None = None) -> Result:
         """Answer one form, and close it. Cancelling drops the request unless its forward pass has begun.
+
+        Args:
+            form: the parts.
+            options: of the request.
+            seconds: until the deadline; that of the settings if None.
 
         Raises:
             ServiceError: see `app.errors`.
             UploadError, ModalityError: the content of a part is not accepted.
         """
         self.admit()
-        return await self._answer(self._current(), form, options, self.settings.deadline)
+        return await self._answer(
+            self._current(), form, options, self.settings.deadline if seconds is None else seconds
+        )
+
+    async def answer_utterance(self, form: RawForm, options: Options, predictor: Predictor) -> Result:
+        """Answer one utterance of an accepted recording, and close its form; waits while the queue is full.
+
+        Args:
+            form: the parts.
+            options: of the request.
+            predictor: the one that was current when the recording was accepted.
+
+        Raises:
+            ServiceError: as `answer`, but for `QueueFull`.
+            UploadError, ModalityError: the content of a part is not accepted.
+        """
+        while True:
+            try:
+                return await self._answer(predictor, form, options, self.settings.deadline)
+            except QueueFull as full:
+                await asyncio.sleep(full.retry_after or self.settings.retry_after)
+
+    async def started(self) -> None:
+        """Wait until the service is ready, or has failed."""
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
 
     def admit(self) -> None:
         """Refuse a request early, before its body is read.
@@ -208,7 +244,8 @@ class Engine:
         try:
             async with timeout:
                 with self.batcher.reserve(extra=extra) as ticket:
-                    request = await self._preprocessor.prepare(form, options, predictor)
+                    aside = partial(self.batcher.admission.aside, ticket)
+                    request = await self._preprocessor.prepare(form, options, predictor, aside)
                     result, waited = await self.batcher.submit(ticket, request, deadline)
         except TimeoutError:
             if not timeout.expired():
@@ -232,13 +269,24 @@ class Engine:
         return predictor
 
     async def _load_everything(self) -> Predictor:
-        """Load the weights and the language model and start the pool, concurrently; wait for all three."""
+        """Load the weights and the language model and start the processes, concurrently; wait for all of them."""
         loading = asyncio.create_task(self._load(self.settings.weights))
-        others = asyncio.to_thread(self.pool.start), asyncio.to_thread(load_languages)
+        others = asyncio.to_thread(self.pool.start), asyncio.to_thread(load_languages), self._start_transcriber()
         for outcome in await asyncio.gather(loading, *others, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
         return loading.result()
+
+    async def _start_transcriber(self) -> None:
+        """Start the transcription process if every request may use it; otherwise the first that does starts it."""
+        if self.settings.transcribe == "never":
+            return
+        if self.transcriber is not None:
+            await self.transcriber.start()
+        elif self.settings.transcribe == "always":
+            raise ConfigError("EMMR_TRANSCRIBE=always needs the extra asr (faster-whisper)")
+        else:
+            get_logger().warning("nothing is transcribed: the extra asr is not installed")
 
     async def _start(self) -> None:
         log = get_logger()

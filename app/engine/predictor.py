@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from app.engine.batch_cost import ACCELERATOR, CPU, Rates, encoding_cost, estimate_tokens, group_by_length
+from app.settings import Transcribe
+from app.transcription.transcription import DETAILS, NOT_TRANSCRIBED, Transcription
 from model.errors import CheckpointError, ConfigError, EmptyModality
 from model.features.text.language import TextCheck, check_text
 from model.modality import Modality, ModalitySet, Utterance
@@ -33,12 +35,15 @@ class Options:
         threshold: score from which a key missing modality is reported; the weights' own threshold if None.
         face_id: face of the OpenFace file to follow; the most confident one if None.
         any_sound: whether to use a sound that is certainly not speech, such as the warm-up's tone.
+        transcribe: whether the words of a voice are transcribed: `auto` where no text is sent and transcription is
+            possible; `always` also where text is sent, which then counts, and else the request is refused.
     """
 
     explain: bool = False
     threshold: float | None = None
     face_id: int | None = None
     any_sound: bool = False
+    transcribe: Transcribe = "never"
 
 
 @dataclass(eq=False, slots=True)
@@ -50,18 +55,21 @@ class PreparedRequest:
     Args:
         predictor: computes the features; another predictor cannot decide on them.
         options: of the request.
-        text: the sentence; it is encoded together with those of the batch.
+        text: the sentence, sent or transcribed; it is encoded together with those of the batch.
+        transcription: the words of the voice.
         check: result of the text's language check.
         tokens: estimated number of tokens of the sentence.
         audio, visual: features.
         empty: modalities that were sent but count as missing.
         decode_seconds: until every part was decoded.
         feature_seconds: of computing features, by modality.
+        transcribe_seconds: of the transcription, waiting included.
     """
 
     predictor: "Predictor"
     options: Options = Options()
     text: str | None = None
+    transcription: Transcription | None = None
     check: TextCheck | None = None
     tokens: int = 0
     audio: "AudioFeatures | None" = None
@@ -69,6 +77,7 @@ class PreparedRequest:
     empty: dict[Modality, EmptyModality] = field(default_factory=dict)
     decode_seconds: float = 0.0
     feature_seconds: dict[Modality, float] = field(default_factory=dict)
+    transcribe_seconds: float = 0.0
 
     def add_text(self, text: str) -> None:
         """Add the sentence. The first call in a process loads the language model, which takes half a second."""
@@ -78,6 +87,30 @@ class PreparedRequest:
                 raise EmptyModality(Modality.TEXT, "no_tokens", "the text encoder knows none of its characters")
             self.text, self.check = text, check
             self.tokens = estimate_tokens(text, self.predictor.pipeline.config.text.max_tokens)
+
+    def add_transcription(self, transcription: Transcription) -> None:
+        """Add the words of the voice. They become the sentence unless it was sent, or they are refused."""
+        self.transcription = transcription
+        if self.text is not None or Modality.TEXT in self.empty:
+            return
+        if transcription.refused is None:
+            self.add_text(transcription.text)
+        else:
+            self.empty[Modality.TEXT] = EmptyModality(
+                Modality.TEXT, transcription.refused, DETAILS[transcription.refused]
+            )
+
+    @property
+    def transcribed(self) -> bool:
+        """Whether the sentence is the transcription."""
+        return self.transcription is not None and self.text is self.transcription.text
+
+    @property
+    def transcription_outcome(self) -> str | None:
+        """`transcribed`, or why the words of the voice do not count; None if none were to be transcribed."""
+        if self.transcription is not None:
+            return self.transcription.refused or "transcribed"
+        return NOT_TRANSCRIBED if self.transcribe_seconds else None
 
     def add_audio(self, raw: "AudioFeatures") -> None:
         """Add the raw features of a clip; it counts as missing if it is certainly not speech."""
@@ -135,7 +168,8 @@ class Result:
         request: the request.
         decision: the network's decision.
         text: features of the sentence.
-        timings: seconds by stage: `decode`, `features` (including the batch's text encoding), `queue`, `forward`.
+        timings: seconds by stage: `decode`, `features` (including the batch's text encoding), `queue`, `forward`, and
+            `transcribe` where there was a transcription.
     """
 
     request: PreparedRequest
@@ -227,6 +261,8 @@ class Predictor:
                     "queue": 0.0,
                     "forward": forward,
                 }
+                if request.transcribe_seconds:
+                    timings["transcribe"] = request.transcribe_seconds
                 results[i] = Result(request, decision, texts.get(i), timings)
         return [results[i] for i in range(len(batch))]
 

@@ -4,17 +4,21 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Literal, Protocol, TypeAlias, TypeVar
 
 from app.decoding.parts import audio_job, decode_text, openface_job
 from app.decoding.protocol import Json
 from app.engine.predictor import Options, Predictor, PreparedRequest
-from app.errors import NothingUsable
+from app.errors import Fault, InvalidQuery, NothingUsable, NotTranscribed
 from app.settings import Settings
+from app.transcription.transcriber import Transcriber
+from app.transcription.transcription import NOT_TRANSCRIBED
 from app.uploads.form import RawForm, close_file
 from model.errors import EmptyModality
 from model.features.audio.raw_features import AudioFeatures
 from model.features.visual.openface import FaceTrack
+from model.modality import Modality
 
 V = TypeVar("V")
 FilePart: TypeAlias = Literal["audio", "openface"]
@@ -34,10 +38,11 @@ class Preprocessor:
         settings: limits and the number of threads. At most `decode_workers + feature_threads` forms are processed at a
             time, because decoded content is much larger than the upload and the features.
         decoder: of the files.
+        transcriber: of voices; None without one.
     """
 
-    def __init__(self, settings: Settings, decoder: Decoder) -> None:
-        self._settings, self._decoder = settings, decoder
+    def __init__(self, settings: Settings, decoder: Decoder, transcriber: Transcriber | None = None) -> None:
+        self._settings, self._decoder, self._transcriber = settings, decoder, transcriber
         self._threads = ThreadPoolExecutor(settings.feature_threads, "emmr-features")
         self._semaphore = asyncio.Semaphore(settings.decode_workers + settings.feature_threads)
 
@@ -45,27 +50,58 @@ class Preprocessor:
         """Discard the features that have not been started."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def prepare(self, form: RawForm, options: Options, predictor: Predictor) -> PreparedRequest:
-        """Compute the features of a form; each file is closed as soon as it is decoded.
+    async def prepare(
+        self,
+        form: RawForm,
+        options: Options,
+        predictor: Predictor,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> PreparedRequest:
+        """Compute the features of a form; each file is closed as soon as it is no longer needed.
+
+        Args:
+            form: its files are at position 0.
+            options: of the request.
+            predictor: computes the features.
+            aside: entered while the request waits for a transcription.
 
         Raises:
             NothingUsable: every part is empty.
             UploadError, ModalityError: the content of a part is not accepted.
+            InvalidQuery, NotTranscribed: a transcription is demanded, and not possible, or not at this moment.
         """
         began = time.perf_counter()
+        transcriber = self._choose_transcriber(form, options)
         request = PreparedRequest(predictor, options)
         text = None if form.text is None else decode_text(form.text, self._settings.max_text_bytes)
         request.decode_seconds = time.perf_counter() - began
         if form.audio is not None or form.openface is not None:
             async with self._semaphore:
-                await self._add_files(form, request, began)
+                await self._add_files(form, request, began, keep_audio=transcriber is not None)
         if text is not None:
             request.add_text(text)
+        # Not within the semaphore, and after the features: forms without transcription do not wait for it.
+        if transcriber is not None and form.audio is not None and request.audio is not None:
+            with aside():
+                await _add_words(transcriber, form.audio, request)
         if request.text is None and request.audio is None and request.visual is None:
             raise NothingUsable(request.empty)
         return request
 
-    async def _add_files(self, form: RawForm, request: PreparedRequest, began: float) -> None:
+    def _choose_transcriber(self, form: RawForm, options: Options) -> Transcriber | None:
+        """Return the transcriber if the form's voice is to be transcribed."""
+        if form.audio is None or options.transcribe == "never":
+            return None
+        if options.transcribe == "auto":
+            return self._transcriber if form.text is None else None
+        if self._transcriber is None:
+            detail = "transcription is not available: the extra asr is not installed"
+            raise InvalidQuery(detail, [Fault(part="audio", place="query.transcribe", detail=detail)])
+        return self._transcriber
+
+    async def _add_files(
+        self, form: RawForm, request: PreparedRequest, began: float, *, keep_audio: bool = False
+    ) -> None:
         config, settings = request.predictor.pipeline.config, self._settings
 
         async def add(
@@ -77,7 +113,8 @@ class Preprocessor:
             except EmptyModality as error:
                 request.empty[error.modality] = error
             finally:
-                close_file(file)
+                if not (keep_audio and file is form.audio):
+                    close_file(file)
             # The decoder process also computes the raw features of a voice, which are not part of decoding.
             feature_seconds = content.compute_seconds if isinstance(content, AudioFeatures) else 0.0
             request.decode_seconds = max(request.decode_seconds, time.perf_counter() - began - feature_seconds)
@@ -94,3 +131,18 @@ class Preprocessor:
                     group.create_task(add(job, form.openface, "openface", FaceTrack, request.add_visual))
         except BaseExceptionGroup as errors:  # the first failure cancels the other task
             raise errors.exceptions[0] from None
+
+
+async def _add_words(transcriber: Transcriber, file: IO[bytes], request: PreparedRequest) -> None:
+    """Transcribe a voice, and close its file. Where that fails, `auto` leaves the text missing."""
+    began = time.perf_counter()
+    try:
+        request.add_transcription(await transcriber.transcribe(file))
+    except NotTranscribed as error:
+        if request.options.transcribe == "always":
+            raise
+        detail = f"the sound was not transcribed: {error.detail}"
+        request.empty[Modality.TEXT] = EmptyModality(Modality.TEXT, NOT_TRANSCRIBED, detail)
+    finally:
+        close_file(file)
+        request.transcribe_seconds = time.perf_counter() - began

@@ -1,4 +1,5 @@
 import threading
+from contextlib import ExitStack
 
 import pytest
 
@@ -231,3 +232,28 @@ def test_retry_after_is_between_a_second_and_a_minute(
     meter = ThroughputMeter(clock)
     count_departures(meter, clock, interval, 20)
     assert meter.retry_after(10, minimum) == expected
+
+
+def test_a_request_set_aside_does_not_count() -> None:
+    admission = Admission(1, retry_after=1)
+    ticket = admission.acquire()
+    with admission.aside(ticket):
+        assert admission.waiting == 0
+        admission.release(admission.acquire())
+        admission.acquire()
+    assert admission.waiting == 2
+    admission.release(ticket)
+    assert admission.waiting == 1
+
+
+def test_requests_set_aside_do_not_delay_or_refuse_others(clock: Clock) -> None:
+    admission = Admission(256, retry_after=1, max_wait=3, clock=clock)
+    with ExitStack() as slow:
+        for ticket in [admission.acquire() for _ in range(2 * MIN_QUEUE)]:
+            slow.enter_context(admission.aside(ticket))
+        for _ in range(20):
+            clock.now += 1.0
+            admission.release(admission.acquire())
+        assert admission.waiting == 0
+        admission.check()
+        assert admission.retry_after == 1

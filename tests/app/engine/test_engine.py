@@ -1,17 +1,18 @@
 import asyncio
 import io
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from app.engine.engine import Engine
 from app.engine.lifecycle import Phase
 from app.engine.predictor import Options
-from app.errors import DeviceLost, NotReady, UploadError
+from app.errors import DeviceLost, NotReady, QueueFull, UploadError
 from app.logging import configure_logging
 from app.settings import Settings
 from app.uploads.form import RawForm
-from tests.support.service import reach
+from tests.support.service import reach, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -80,3 +81,29 @@ async def test_of_two_bad_parts_one_is_reported(tiny_weights: Path) -> None:
         await engine.answer(RawForm(audio=io.BytesIO(bad), openface=io.BytesIO(bad)), Options())
     assert engine.batcher.depth == 0
     await engine.stop()
+
+
+@pytest.mark.parametrize(("transcribe", "phase"), [("auto", Phase.READY), ("always", Phase.FAILED)])
+async def test_without_the_extra_a_demand_for_transcription_stops_the_start(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, transcribe: Literal["auto", "always"], phase: Phase
+) -> None:
+    monkeypatch.setattr("app.engine.engine.installed", lambda: False)
+    engine = Engine(Settings(weights=tiny_weights, device="cpu", decode_workers=1, transcribe=transcribe))
+    engine.start()
+    await reach(engine, phase)
+    await engine.stop()
+    assert engine.transcriber is None
+    assert ("extra asr" in str(engine.lifecycle.reason)) == (phase is Phase.FAILED)
+
+
+async def test_an_utterance_of_a_recording_waits_while_the_queue_is_full(tiny_weights: Path) -> None:
+    async with serving(tiny_weights, queue_size=1, retry_after=1) as (_, engine, _):
+        assert engine.predictor is not None
+        with engine.batcher.reserve():
+            with pytest.raises(QueueFull) as refused:
+                await engine.answer(RawForm(text=b"Hello."), Options())
+            assert refused.value.retry_after == 1
+            waiting = asyncio.create_task(engine.answer_utterance(RawForm(text=b"Hello."), Options(), engine.predictor))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        assert (await waiting).decision.probabilities

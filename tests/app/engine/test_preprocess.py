@@ -5,20 +5,26 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 
 from app.decoding.pool import DecodePool
 from app.decoding.protocol import Json
 from app.engine.engine import Engine
 from app.engine.lifecycle import Phase
 from app.engine.predictor import Options, PreparedRequest
+from app.engine.preprocess import Preprocessor
 from app.engine.warmup import still_face, tone
-from app.errors import NothingUsable
+from app.errors import InvalidQuery, NothingUsable, NotTranscribed
+from app.offline import LocalDecoder
 from app.settings import Settings
+from app.transcription.transcriber import Sound
+from app.transcription.transcription import Refusal, Transcription, Word
 from app.uploads.form import RawForm
 from model.features.audio.raw_features import AudioFeatures
 from model.features.visual.openface import FaceTrack
@@ -85,14 +91,14 @@ async def test_the_number_of_requests_with_decoded_content_is_limited(
         active, most, two_active = 0, 0, asyncio.Event()
         real = engine._preprocessor._add_files
 
-        async def add_files(*args: Any) -> None:
+        async def add_files(*args: Any, keep_audio: bool) -> None:
             nonlocal active, most
             active += 1
             most = max(most, active)
             if active == 2:
                 two_active.set()
             try:
-                await real(*args)
+                await real(*args, keep_audio=keep_audio)
             finally:
                 await two_active.wait()
                 active -= 1
@@ -135,3 +141,103 @@ async def test_a_form_whose_parts_are_all_empty_is_refused(tiny_weights: Path) -
             await engine.answer(RawForm(None, io.BytesIO(SILENCE), io.BytesIO(no_face)), Options())
         assert {fault.part for fault in refusal.value.faults} == {"audio", "openface"}
         assert engine.batcher.depth == 0
+
+
+class Words:
+    """Transcribes every sound alike, or fails."""
+
+    def __init__(self, answer: Transcription | NotTranscribed) -> None:
+        self.answer = answer
+        self.sounds: list[bytes] = []
+
+    async def transcribe(self, sound: Sound) -> Transcription:
+        assert not isinstance(sound, np.ndarray)
+        sound.seek(0)
+        self.sounds.append(sound.read())
+        if isinstance(self.answer, NotTranscribed):
+            raise self.answer
+        return self.answer
+
+
+TRANSCRIPTION = Transcription("Kids are talking.", 0.75, "en", (Word(0.0, 0.5, "Kids", 0.75),), 1.0)
+
+
+async def prepared(
+    application: FastAPI, form: RawForm, transcribe: Literal["never", "auto", "always"], words: Words | None
+) -> PreparedRequest:
+    engine: Engine = application.state.engine
+    assert engine.predictor is not None
+    decoder = LocalDecoder(engine.settings, form.audio)
+    preprocessor = Preprocessor(engine.settings, decoder, words)
+    try:
+        return await preprocessor.prepare(form, Options(any_sound=True, transcribe=transcribe), engine.predictor)
+    finally:
+        preprocessor.stop()
+
+
+@pytest.mark.usefixtures("client")
+class TestTranscription:
+    async def test_the_words_of_a_voice_become_the_text(self, application: FastAPI) -> None:
+        words, file = Words(TRANSCRIPTION), io.BytesIO(tone())
+        request = await prepared(application, RawForm(audio=file), "auto", words)
+        assert (request.text, request.transcribed) == ("Kids are talking.", True)
+        assert request.presence == ModalitySet.of(T, A)
+        assert words.sounds == [tone()]
+        assert file.closed
+        assert request.transcription_outcome == "transcribed"
+        assert request.transcribe_seconds > 0
+
+    @pytest.mark.parametrize(
+        ("transcribe", "form", "transcribed"),
+        [
+            ("never", {"audio": True}, False),
+            ("auto", {"audio": True, "text": True}, False),
+            ("always", {"audio": True, "text": True}, True),
+            ("always", {"text": True}, False),
+        ],
+    )
+    async def test_the_option_decides_what_is_transcribed(
+        self, application: FastAPI, transcribe: Any, form: dict[str, bool], transcribed: bool
+    ) -> None:
+        words = Words(TRANSCRIPTION)
+        sent = RawForm(b"Hello." if "text" in form else None, io.BytesIO(tone()) if "audio" in form else None)
+        request = await prepared(application, sent, transcribe, words)
+        assert bool(words.sounds) == transcribed
+        assert request.transcription == (TRANSCRIPTION if transcribed else None)
+        assert request.text == ("Hello." if "text" in form else None)
+        assert not request.transcribed
+
+    @pytest.mark.parametrize("reason", ["no_speech", "low_confidence", "other_language"])
+    async def test_refused_words_leave_the_text_missing(self, application: FastAPI, reason: Refusal) -> None:
+        words = Words(replace(TRANSCRIPTION, refused=reason))
+        request = await prepared(application, RawForm(audio=io.BytesIO(tone())), "auto", words)
+        assert (request.text, request.empty[T].reason) == (None, reason)
+        assert request.transcription_outcome == reason
+
+    async def test_a_failed_transcription_leaves_the_text_missing(self, application: FastAPI) -> None:
+        words, file = Words(NotTranscribed("too many wait")), io.BytesIO(tone())
+        request = await prepared(application, RawForm(audio=file), "auto", words)
+        assert (request.text, request.empty[T].reason) == (None, "not_transcribed")
+        assert "too many wait" in str(request.empty[T])
+        assert request.transcription_outcome == "not_transcribed"
+        assert file.closed
+
+    async def test_a_demanded_transcription_that_fails_is_an_error(self, application: FastAPI) -> None:
+        words, file = Words(NotTranscribed("too many wait")), io.BytesIO(tone())
+        with pytest.raises(NotTranscribed) as caught:
+            await prepared(application, RawForm(audio=file), "always", words)
+        assert caught.value is words.answer
+        assert file.closed
+
+    async def test_without_the_extra_only_a_demand_is_refused(self, application: FastAPI) -> None:
+        request = await prepared(application, RawForm(audio=io.BytesIO(tone())), "auto", None)
+        assert (request.text, request.empty) == (None, {})
+        with pytest.raises(InvalidQuery) as caught:
+            await prepared(application, RawForm(audio=io.BytesIO(tone())), "always", None)
+        assert caught.value.faults[0].place == "query.transcribe"
+
+    async def test_an_unusable_sound_is_not_transcribed(self, application: FastAPI) -> None:
+        words = Words(TRANSCRIPTION)
+        face = io.BytesIO(still_face(ACTION_UNIT_COLUMNS))
+        request = await prepared(application, RawForm(None, io.BytesIO(SILENCE), face), "auto", words)
+        assert (words.sounds, T in request.empty) == ([], False)
