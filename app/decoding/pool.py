@@ -14,14 +14,14 @@ import io
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import IO, Final, Literal, TypeVar
 
 from app.decoding.process import ENDED_SECONDS, Decoder, DecoderDied, Unresponsive
-from app.decoding.protocol import Decoded, DecodingStopped, Json, ProtocolError, decode_reply
+from app.decoding.protocol import DecodingStopped, Json, ProtocolError, decode_reply
 from app.decoding.sandbox import PARTS
 from app.errors import DecoderFailed, NoDecoder, from_modality
 from app.logging import get_logger
@@ -114,6 +114,10 @@ class DecodePool:
         timeout: seconds for one file; waiting for a free process is not counted.
         memory_bytes: limit of each process's address space.
         cpu_seconds: processor seconds for one file; `timeout` if None.
+        module: that each process runs; it takes jobs as `app.decoding.worker`, the default, does.
+        arguments: of the module.
+        decode: reply of a process → result of `run`; raises as `decode_reply` does.
+        patience: factor of the times to start and to confirm a job, for processes of a low priority.
     """
 
     def __init__(
@@ -123,10 +127,16 @@ class DecodePool:
         timeout: float = 10.0,
         memory_bytes: int = 1024 * MIB,
         cpu_seconds: float | None = None,
+        module: str | None = None,
+        arguments: Sequence[str] = (),
+        decode: Callable[[Json, bytearray], object] = decode_reply,
+        patience: float = 1.0,
     ) -> None:
-        self.timeout = timeout
+        self.timeout, self._reply, self._patience = timeout, decode, patience
         cpu_seconds = timeout if cpu_seconds is None else cpu_seconds
-        self._decoders = [Decoder(memory_bytes, cpu_seconds) for _ in range(workers)]
+        self._decoders = [
+            Decoder(memory_bytes, cpu_seconds, module=module, arguments=arguments) for _ in range(workers)
+        ]
         self._idle: SimpleQueue[Decoder] = SimpleQueue()
         self._threads = ThreadPoolExecutor(workers, "emmr-decode")
         self._monitor: threading.Thread | None = None
@@ -144,7 +154,7 @@ class DecodePool:
             for decoder in self._decoders:
                 decoder.launch()
             for decoder in self._decoders:
-                decoder.await_ready(START_SECONDS)
+                decoder.await_ready(self._patience * START_SECONDS)
                 self._idle.put(decoder)
         except (DecoderDied, Unresponsive):
             self.stop()
@@ -223,7 +233,7 @@ class DecodePool:
     def _running(self) -> bool:
         return self._monitor is not None and not self._stopping.is_set()
 
-    def _decode(self, task: _Task) -> Decoded:
+    def _decode(self, task: _Task) -> object:
         try:
             return self._attempt(task)
         except _Killed:
@@ -233,7 +243,7 @@ class DecodePool:
                 detail = "the process that decodes the file was ended from outside, twice"
                 raise NoDecoder(detail, part=task.part) from None
 
-    def _attempt(self, task: _Task) -> Decoded:
+    def _attempt(self, task: _Task) -> object:
         decoder = self._take_idle(task)
         with self._counters:
             self._busy += 1
@@ -259,8 +269,8 @@ class DecodePool:
                 break
             self._ensure_process(task, decoder)
             try:
-                decoder.await_ready(START_SECONDS)
-                decoder.begin(task.job, min(CONFIRM_SECONDS, self.timeout))
+                decoder.await_ready(self._patience * START_SECONDS)
+                decoder.begin(task.job, min(self._patience * CONFIRM_SECONDS, self.timeout))
             except (DecoderDied, Unresponsive):
                 self._replace(decoder)
             else:
@@ -275,10 +285,10 @@ class DecodePool:
             if not decoder.is_alive() and self._stopping.wait(CHECK_SECONDS):
                 return
 
-    def _result(self, task: _Task, decoder: Decoder) -> Decoded:
+    def _result(self, task: _Task, decoder: Decoder) -> object:
         deadline = time.monotonic() + self.timeout
         try:
-            return decode_reply(*task.run(decoder, deadline))
+            return self._reply(*task.run(decoder, deadline))
         except ModalityError:
             raise
         except (DecoderDied, Unresponsive, DecodingStopped, ProtocolError, OSError, ValueError) as error:
@@ -321,7 +331,7 @@ class DecodePool:
                     self._replace(decoder)
                 try:
                     # Also for a process launched after a failed job, which may not have started.
-                    decoder.await_ready(START_SECONDS)
+                    decoder.await_ready(self._patience * START_SECONDS)
                 except (DecoderDied, Unresponsive):
                     decoder.kill()
                 self._idle.put(decoder)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -44,10 +44,29 @@ class Decoder:
     Args:
         memory_bytes: limit of its address space.
         cpu_seconds: processor time limit of a job.
+        descriptor: of a file that the process reads itself, block by block; None for files that are sent to it.
+        module: that the process runs; `WORKER` if None.
+        arguments: of the module, after those above.
     """
 
-    def __init__(self, memory_bytes: int, cpu_seconds: float) -> None:
+    def __init__(
+        self,
+        memory_bytes: int,
+        cpu_seconds: float,
+        descriptor: int | None = None,
+        *,
+        module: str | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.memory_bytes, self.cpu_seconds = memory_bytes, cpu_seconds
+        self._descriptors = () if descriptor is None else (descriptor,)
+        self._program = (
+            module or WORKER,
+            str(memory_bytes),
+            str(cpu_seconds),
+            *map(str, self._descriptors),
+            *arguments,
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._ready = False
@@ -92,13 +111,13 @@ class Decoder:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-P", "-B", "-m", WORKER]
         with theirs:
             try:
                 process = subprocess.Popen[bytes](
-                    [*command, str(self.memory_bytes), str(self.cpu_seconds)],
+                    [sys.executable, "-P", "-B", "-m", *self._program],
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
+                    pass_fds=self._descriptors,
                     env=environment,
                     # Ctrl-C in the terminal must reach the serving process only, which finishes its requests first.
                     start_new_session=True,

@@ -76,23 +76,28 @@ def encode_reply(decode: Callable[[], Decoded]) -> tuple[Json, bytes]:
     """
     try:
         decoded = decode()
-    except ModalityError as error:
-        return {"kind": type(error).__name__, "arguments": error.args}, b""
-    except MemoryError:
-        return {"kind": "stopped", "reason": OUT_OF_MEMORY}, b""
+    except (ModalityError, MemoryError) as error:
+        return encode_error(error), b""
     kind = type(decoded).__name__
     values = {field.name: getattr(decoded, field.name) for field in fields(decoded)}
     array = values.pop(_ARRAYS[kind])
     return {"kind": kind, "shape": array.shape, "fields": values}, array.astype("<f4").tobytes()
 
 
-def decode_reply(message: Json, content: bytearray) -> Decoded:
-    """Inverse of `encode_reply`. The returned array is a view of `content`, and writable.
+def encode_error(error: ModalityError | MemoryError) -> Json:
+    """Encode an error as the message of a frame without content."""
+    if isinstance(error, MemoryError):
+        return {"kind": "stopped", "reason": OUT_OF_MEMORY}
+    return {"kind": type(error).__name__, "arguments": error.args}
+
+
+def raise_error(message: Json) -> None:
+    """Raise the error that a message of `encode_error` holds; return for any other message.
 
     Raises:
-        ModalityError: as `decode` raised it.
+        ModalityError: the error.
         DecodingStopped: there is no result.
-        ProtocolError: the reply is not valid.
+        ProtocolError: the message is not valid.
     """
     kind = message.get("kind")
     try:
@@ -103,6 +108,21 @@ def decode_reply(message: Json, content: bytearray) -> Decoded:
             if not (isinstance(first, str) and isinstance(second, str | None)):
                 raise TypeError("arguments must be strings")
             raise error_type(Modality(modality), first, second)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError("the reply is not valid") from error
+
+
+def decode_reply(message: Json, content: bytearray) -> Decoded:
+    """Inverse of `encode_reply`. The returned array is a view of `content`, and writable.
+
+    Raises:
+        ModalityError: as `decode` raised it.
+        DecodingStopped: there is no result.
+        ProtocolError: the reply is not valid.
+    """
+    raise_error(message)
+    kind = message.get("kind")
+    try:
         if (decoded_type := _DECODED.get(str(kind))) is not None:
             types, values = get_type_hints(decoded_type), message["fields"]
             if not all(_fits(value, types[name]) for name, value in values.items()):

@@ -7,7 +7,8 @@ const percent = (p) => `${(100 * p).toFixed(0)}%`;
 const NAMES = { text: "words", audio: "voice", visual: "face" };
 const REASONS = {
   not_provided: "not given", silent: "silent", too_short: "too short", no_speech: "no speech found",
-  no_face: "no face found",
+  no_face: "no face found", low_confidence: "not recognised in the voice", other_language: "not English",
+  not_transcribed: "not transcribed",
 };
 let recorder = null;
 let recording = null;
@@ -39,6 +40,7 @@ function showVotes(answer) {
 function describe(name, use) {
   if (use.status === "missing") return `${NAMES[name]}: missing (${REASONS[use.reason] ?? use.reason})`;
   const parts = [
+    use.source === "transcribed" && `transcribed (${percent(use.transcript.confidence)}): “${use.transcript.text}”`,
     use.tokens != null && `${use.tokens} tokens`,
     use.seconds != null && `${use.seconds.toFixed(1)} s`,
     use.frames != null && `${use.frames} frames`,
@@ -94,7 +96,7 @@ async function ask(event) {
   try {
     const key = byId("key").value;
     const headers = key ? { Authorization: `Bearer ${key}` } : {};
-    const response = await fetch("/predict?explain=true", { method: "POST", body: data, headers });
+    const response = await fetch("/predict?explain=true&transcribe=auto", { method: "POST", body: data, headers });
     const body = await response.json();
     if (response.ok) showAnswer(body);
     else showProblem(body);

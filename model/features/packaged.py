@@ -7,13 +7,14 @@ from pathlib import Path
 from model.errors import CheckpointError, ConfigError
 
 
-def packaged_file(package: str, name: str, encoder: str) -> Path:
-    """Return the path of a file in a package's folder `model`, whether or not it exists.
+def packaged_file(package: str, name: str, encoder: str, folder: str = "model") -> Path:
+    """Return the path of a file in a folder of a package, whether or not it exists.
 
     Args:
         package: name of the distribution; its module has the same name with underscores.
         name: of the file.
         encoder: what the weights are of, for error messages.
+        folder: of the package.
 
     Raises:
         ConfigError: the package is not installed.
@@ -21,7 +22,7 @@ def packaged_file(package: str, name: str, encoder: str) -> Path:
     spec = find_spec(package.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(f"the package {package!r}, which carries the {encoder}, is not installed")
-    return Path(next(iter(spec.submodule_search_locations))) / "model" / name
+    return Path(next(iter(spec.submodule_search_locations))) / folder / name
 
 
 def verify_file(path: Path, sha256: str, encoder: str) -> None:

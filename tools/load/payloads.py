@@ -98,7 +98,8 @@ def invalid() -> list[Request]:
     unprocessable, unsupported = frozenset({422}), frozenset({415})
     return [
         post("cut body", whole[:-1000], expected=frozenset({400})),
-        post("not a form", b'{"text": "hello"}', "application/json", unsupported),
+        post("not a form", b"<text>hello</text>", "application/xml", unsupported),
+        post("not JSON", b'{"text": "hello"', "application/json", frozenset({400})),
         post("nothing in it", body(), expected=frozenset({400, 422})),
         post("unknown part", body(part("video", b"x")), expected=unprocessable),
         post("part twice", body(part("text", b"a"), part("text", b"b")), expected=unprocessable),

@@ -111,16 +111,11 @@ def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> tu
         raise _corrupt("the file is empty")
     warnings: dict[str, str] = {}
     container, start = sniff(data)
-    content, packets = check_whole(container, data, start, warnings)
-    # The length of a FLAC: 36 bits of STREAMINFO, which end at byte 26. libsndfile needs it.
-    by_ffmpeg = container in FFMPEG and not (container == "flac" and int.from_bytes(content[21:26], "big") % 2**36)
-    decoded = (
-        _decode_with_ffmpeg(content, container, packets, warnings) if by_ffmpeg else _decode_with_libsndfile(content)
-    )
-    rate, samples = _collect(decoded, limits)
+    extent = check_whole(container, data, start, warnings)
+    rate, samples = _collect(checked_blocks(io.BytesIO(extent.of(data)), container, extent.packets, limits, warnings))
     if not len(samples):
         raise EmptyModality(Modality.AUDIO, "too_short", "the file holds no sample")
-    mono, used = _mix(samples)
+    mono, used = mix(samples)
     # soxr's HQ recipe is the default of `librosa.resample`.
     waveform = mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
     if len(used) == 1 < samples.shape[1]:
@@ -130,9 +125,31 @@ def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> tu
     return np.ascontiguousarray(waveform, dtype=np.float32), warnings
 
 
-def _collect(decoded: Iterable[tuple[int, FloatArray]], limits: SoundLimits) -> tuple[int, FloatArray]:
-    """Decode within the limits; returns the sampling rate and all samples `(S, C)` at that rate."""
-    blocks: list[FloatArray] = []
+def checked_blocks(
+    source: BinaryIO, container: str, packets: int, limits: SoundLimits, warnings: dict[str, str]
+) -> Iterator[tuple[int, FloatArray]]:
+    """Decode a file within the limits, block by block.
+
+    Args:
+        source: the part of the file that `check_whole` returned, at position 0.
+        container: of `sniff`.
+        packets: of `check_whole`.
+        limits: of the file.
+        warnings: receives a warning about the file, if there is one.
+
+    Yields:
+        Sampling rate and samples `(K, C)` float32; the same rate and C each time.
+
+    Raises:
+        UnsupportedFormat, CorruptModality, ModalityTooLarge: see `read_sound`.
+    """
+    # The length of a FLAC: 36 bits of STREAMINFO, which end at byte 26. libsndfile needs it.
+    head = source.read(26)
+    source.seek(0)
+    by_ffmpeg = container in FFMPEG and not (container == "flac" and int.from_bytes(head[21:26], "big") % 2**36)
+    decoded = (
+        _decode_with_ffmpeg(source, container, packets, warnings) if by_ffmpeg else _decode_with_libsndfile(source)
+    )
     file_rate, channels, samples = 0, 0, 0
     for rate, block in decoded:
         if not limits.min_rate <= rate <= limits.max_rate:
@@ -152,13 +169,21 @@ def _collect(decoded: Iterable[tuple[int, FloatArray]], limits: SoundLimits) -> 
         if samples * channels * SAMPLE_BYTES > limits.max_decoded_bytes:
             raise ModalityTooLarge(Modality.AUDIO, f"a sound may decode to at most {limits.max_decoded_bytes} bytes")
         if len(block):
-            blocks.append(block)
+            yield rate, block
+
+
+def _collect(decoded: Iterable[tuple[int, FloatArray]]) -> tuple[int, FloatArray]:
+    """Return the sampling rate and all samples `(S, C)`; 0 and none of a file without samples."""
+    rate, blocks = 0, []
+    for file_rate, block in decoded:
+        rate = file_rate
+        blocks.append(block)
     if len(blocks) == 1:
-        return file_rate, blocks[0]
-    return file_rate, np.concatenate(blocks) if blocks else np.empty((0, 1), dtype=np.float32)
+        return rate, blocks[0]
+    return rate, np.concatenate(blocks) if blocks else np.empty((0, 1), dtype=np.float32)
 
 
-def _mix(samples: FloatArray) -> tuple[FloatArray, list[int]]:
+def mix(samples: FloatArray) -> tuple[FloatArray, list[int]]:
     """Average the channels that hold sound and do not cancel, `(S, C)` → `(S,)`; returns their indices as well."""
     channels = samples.shape[1]
     if channels == 1:
@@ -189,10 +214,10 @@ def _quality_warnings(mono: FloatArray) -> Iterator[tuple[str, str]]:
         yield "dc_offset", f"The samples have a constant offset of {offset:.3f}."
 
 
-def _decode_with_libsndfile(data: bytes) -> Iterator[tuple[int, FloatArray]]:
+def _decode_with_libsndfile(source: BinaryIO) -> Iterator[tuple[int, FloatArray]]:
     """Yield sampling rate and `(K, C)` blocks; the first block is empty, so that the format is checked first."""
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(source) as file:
             if file.subtype not in SUBTYPES.get(file.format, ()):
                 raise UnsupportedFormat(Modality.AUDIO, f"{file.format} with {file.subtype} is not accepted")
             samples = 0
@@ -208,7 +233,7 @@ def _decode_with_libsndfile(data: bytes) -> Iterator[tuple[int, FloatArray]]:
 
 
 def _decode_with_ffmpeg(
-    data: bytes, container: str, packets: int, warnings: dict[str, str]
+    source: BinaryIO, container: str, packets: int, warnings: dict[str, str]
 ) -> Iterator[tuple[int, FloatArray]]:
     """Yield sampling rate and `(K, C)` blocks; at least `packets` are decoded, and pictures are a warning."""
     # Deferred: FFmpeg takes 60 ms to load, and most files do not need it.
@@ -219,7 +244,7 @@ def _decode_with_ffmpeg(
     options = {"codec_whitelist": decoders}
     try:
         # PyAV decodes tags, which are not used, so bytes in them that are not text must not be an error.
-        with av.open(io.BytesIO(data), "r", format=demuxer, options=options, metadata_errors="replace") as file:
+        with av.open(source, "r", format=demuxer, options=options, metadata_errors="replace") as file:
             streams = file.streams.audio
             # A stream of a codec unknown to FFmpeg has no context, in spite of PyAV's type annotations.
             names = [getattr(stream.codec_context, "name", "an unknown codec") for stream in streams]

@@ -22,6 +22,7 @@ from app.settings import Settings
 from model.config import AudioConfig
 from model.features.audio.raw_features import AudioFeatures
 from tests.support.sound import encode, voice_like
+from tests.support.video import make_video
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +90,12 @@ async def test_a_part_of_the_sandbox_that_is_missing_is_logged_once(
 
 async def test_more_files_than_processes_wait_their_turn(pool: DecodePool, spool: Spool) -> None:
     assert await asyncio.gather(*(decode(pool, spool(CLIP)) for _ in range(20))) == [1.0] * 20
+
+
+async def test_a_video_with_subtitles_is_read_as_sound(pool: DecodePool, spool: Spool) -> None:
+    job = audio_job(AudioConfig(), Settings())
+    features = await pool.run(job, spool(make_video()), "audio", AudioFeatures)
+    assert "picture" in features.warnings
 
 
 async def test_an_idle_process_that_is_killed_is_replaced(own_pool: Callable[..., DecodePool]) -> None:

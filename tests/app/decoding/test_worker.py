@@ -55,7 +55,7 @@ def frames(data: bytes) -> list[tuple[Json, bytearray]]:
 
 def answers(sent: bytes) -> list[tuple[Json, bytearray]]:
     writer = io.BytesIO()
-    serve(io.BytesIO(sent), writer, CPU_SECONDS, SANDBOX)
+    serve(io.BytesIO(sent), writer, CPU_SECONDS, SANDBOX, perform)
     return frames(writer.getvalue())
 
 

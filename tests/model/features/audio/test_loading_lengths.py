@@ -3,9 +3,11 @@ import io
 import av
 import numpy as np
 import pytest
+import soundfile
 
 from model.errors import CorruptModality, ModalityTooLarge
 from model.features.audio import SAMPLE_RATE
+from model.features.audio.containers import check_whole
 from model.features.audio.loading import SoundLimits, read_sound
 from tests.support.sound import voice_like
 from tests.support.sound_files import FILES, file_of, read
@@ -97,6 +99,57 @@ def flac_of_unknown_length() -> bytes:
 
 def test_flac_of_unknown_length_is_decoded_to_its_end() -> None:
     assert np.array_equal(read(flac_of_unknown_length()), read(file_of("flac", 2.0)))
+
+
+def counting(data: bytes, samples: int) -> bytes:
+    """A FLAC file with another count of samples in its header."""
+    changed = bytearray(data)
+    changed[21] = data[21] & 0xF0 | samples >> 32
+    changed[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("before", [b"", b"ID3\x04\0\0\0\0\0\x05hello"], ids=["plain", "after a tag"])
+@pytest.mark.parametrize("left_out", [1, 700, 9_000, 31_999])
+def test_flac_that_counts_too_few_samples_is_decoded_to_its_end(left_out: int, before: bytes) -> None:
+    data = file_of("flac", 2.0)
+    changed = before + counting(data, 32_000 - left_out)
+    waveform, warnings = read_sound(io.BytesIO(changed))
+    assert np.array_equal(waveform, read(data))
+    assert warnings == {
+        "unfinished_header": f"The FLAC header counts {32_000 - left_out} samples, and more follow; the file was read "
+        "to its end."
+    }
+    with pytest.raises(ModalityTooLarge) as error:
+        read(changed, SoundLimits(max_seconds=1.9))
+    assert "1.9 seconds" in str(error.value)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
+@pytest.mark.parametrize(("rate", "channels", "seconds"), [(16_000, 1, 0.01), (44_100, 2, 1.0), (12_345, 3, 12.0)])
+def test_whole_flac_has_no_warning_of_its_header(subtype: str, rate: int, channels: int, seconds: float) -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.uniform(-0.5, 0.5, (int(rate * seconds), channels))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, subtype, format="FLAC")
+    warnings: dict[str, str] = {}
+    assert check_whole("flac", buffer.getvalue(), 0, warnings).head == b""
+    assert not warnings
+    assert check_whole("flac", counting(buffer.getvalue(), len(samples) - 1), 0, warnings).head
+    assert list(warnings) == ["unfinished_header"]
+
+
+def test_flac_that_counts_too_many_samples_is_an_error() -> None:
+    with pytest.raises(CorruptModality) as error:
+        read(counting(file_of("flac", 2.0), 32_001))
+    assert "cannot be decoded to its end" in str(error.value)
+
+
+def test_bytes_that_only_resemble_a_last_frame_are_ignored() -> None:
+    data = file_of("flac", 2.0)
+    first = data.index(b"\xff\xf8")
+    resembling = data[first : first + 4] + b"\xf5\x80\x80\x80\x80\0"  # a later number and no valid checksum
+    assert np.array_equal(read(data + resembling * 20), read(data))
 
 
 def test_damaged_flac_of_unknown_length_is_an_error() -> None:
