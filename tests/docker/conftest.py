@@ -31,4 +31,6 @@ def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="session")
 def monitoring(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Those that watch."""
-    return {name: service for name, service in compose["services"].items() if "build" not in service}
+    others = {name: service for name, service in compose["services"].items() if "build" not in service}
+    del others["openface"]
+    return others
