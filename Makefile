@@ -21,7 +21,7 @@ WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := app model tests tools docker/healthcheck.py $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py docs/*.py examples/*.py))))
+SOURCES := app emmr model tests tools docker/healthcheck.py $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py docs/*.py examples/*.py))))
 # The first interpreter that is new enough; PYTHON=… on the command line overrides the search.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)

@@ -144,6 +144,12 @@ class ShortOfMemory(Unavailable):
     status = 503
 
 
+class NotTranscribed(Unavailable):
+    """The words of the voice were asked for, and transcription is not possible at this moment."""
+
+    status = 503
+
+
 class DeviceLost(Unavailable):
     """The device, or the model on it, no longer computes."""
 
@@ -234,13 +240,25 @@ class BodyTooLarge(UploadError):
 
 
 class UnsupportedContentType(UploadError):
-    """Neither multipart/form-data nor application/x-www-form-urlencoded, or encoded in a way that is not accepted."""
+    """A content type that the route does not accept, or a body that is encoded in a way that is not accepted."""
 
     status = 415
 
 
 class EmptyForm(UploadError):
     """No part at all."""
+
+
+class UnexpectedJson(UploadError):
+    """A JSON body of another form than the route accepts: a type, a member, an id that is missing or given twice."""
+
+    title = "Unexpected JSON"
+
+
+class TooManyItems(UploadError):
+    """More items in a batch than may be."""
+
+    status = 413
 
 
 class UnknownPart(UploadError):

@@ -6,7 +6,8 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from app.api import metrics, problems, routes
+from app.api import metrics, problems, recordings, routes
+from app.api.answer_log import AnswerLog
 from app.engine.engine import Engine
 from app.logging import configure_logging
 from app.middleware import install_middleware
@@ -30,11 +31,12 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        engine.start()
-        try:
-            yield
-        finally:
-            await engine.stop()
+        with AnswerLog.opened(settings, measured.answers_lost.inc) as app.state.answers:
+            engine.start()
+            try:
+                yield
+            finally:
+                await engine.stop()
 
     app = routes.DocumentedApp(
         title="EMMR",
@@ -46,7 +48,9 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         redirect_slashes=False,
     )
     app.state.settings, app.state.metrics, app.state.engine = settings, measured, engine
-    app.state.uploads = uploads
+    app.state.answers = None  # opened with the service
+    app.state.uploads, app.state.recordings = uploads, recordings.Recordings(settings)
+    measured.recordings.set_function(lambda: app.state.recordings.running)
     install_middleware(app, settings, measured)
     problems.install_problem_handlers(app)
     routes.install_routes(app, settings)

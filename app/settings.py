@@ -3,7 +3,7 @@
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import limits
 from pydantic import AfterValidator, Field, SecretStr
@@ -27,11 +27,19 @@ def _valid_network(address: str) -> str:
     return str(ip_network(address))  # raises ValueError
 
 
+def _in_existing_folder(path: Path) -> Path:
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError("not a file that can be written: its folder does not exist, or permissions are lacking")
+    return path
+
+
+AppendableFile = Annotated[Path, AfterValidator(_in_existing_folder)]
 Key = Annotated[SecretStr, Field(min_length=1)]
 Rate = Annotated[str, AfterValidator(_valid_rate)]
 Network = Annotated[str, AfterValidator(_valid_network)]
 HostName = Annotated[str, Field(pattern=r"^(\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)$")]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+Transcribe: TypeAlias = Literal["never", "auto", "always"]
 
 
 SECRET_VARIABLES: Final = ("EMMR_API_KEYS", "EMMR_ADMIN_KEYS")
@@ -60,8 +68,8 @@ class Settings(BaseSettings):
     admin_keys: tuple[Key, ...] = ()
     """Required to reload weights, which is disabled if none is given; each is valid as an API key as well."""
     rate_limit: Rate | None = None
-    """Requests allowed per API key, or per address without keys: `600/minute`. Behind a proxy every address is the
-    proxy's, unless it is one of `trusted_proxies`."""
+    """Requests allowed per API key, or per address without keys: `600/minute`. Each item of a batch counts. Behind a
+    proxy every address is the proxy's, unless it is one of `trusted_proxies`."""
     failed_key_limit: Rate | None = "60/minute"
     """Invalid API keys allowed per address. Beyond it every key is refused, except those that were valid from this
     address before."""
@@ -102,6 +110,11 @@ class Settings(BaseSettings):
     """Of one uploaded file kept in memory; a larger file is on disk."""
     max_spooled_bytes: int = Field(default=768 * MIB, gt=0)
     """Of all uploaded files on disk together. The compose file gives 1 GiB of temporary space."""
+
+    batch_max_items: int = Field(default=64, gt=0)
+    """Maximum number of utterances in one request to `/predict/batch`; each has the limits of a request of its own."""
+    batch_max_concurrent: int = Field(default=4, gt=0)
+    """Requests to `/predict/batch` that may be read or answered at the same time."""
 
     max_audio_seconds: float = Field(default=300.0, gt=0)
     """Maximum duration of an audio file."""
@@ -150,9 +163,71 @@ class Settings(BaseSettings):
     retry_after: int = Field(default=1, ge=1, le=60)
     """Minimum for the Retry-After header of a refusal; the header is larger if the queue drains slowly, at most 60."""
 
+    max_recordings: int = Field(default=2, gt=0)
+    """Recordings that may be received or answered at the same time."""
+    recording_parallel: int = Field(default_factory=lambda: 2 * _processors(), gt=0)
+    """Utterances of one recording that are answered at the same time."""
+    recording_deadline: float = Field(default=1800.0, gt=0)
+    """From the last byte of a recording to the last line of its answer."""
+    recording_max_seconds: float = Field(default=3600.0, gt=0)
+    """Maximum duration of a recording."""
+    recording_max_body_bytes: int = Field(default=1408 * MIB, gt=0)
+    """Maximum size of a recording's body: an OpenFace CSV, a transcript, and 16-bit stereo at 48 kHz of an hour."""
+    recording_body_timeout: float = Field(default=600.0, gt=0)
+    """From the first byte of a recording's body to its last."""
+    recording_max_sound_bytes: int = Field(default=256 * MIB, gt=0)
+    """Of a recording's samples on disk, 16 bits at 16 kHz for each channel: an hour of two channels is 220 MiB."""
+    recording_max_openface_bytes: int = Field(default=640 * MIB, gt=0)
+    """Maximum size of a recording's OpenFace CSV; an hour at 30 frames/s with all 714 columns is about 576 MiB."""
+    recording_max_openface_rows: int = Field(default=216_000, gt=0)
+    """Maximum number of rows of a recording's OpenFace CSV: an hour at 60 frames/s."""
+    recording_max_transcript_bytes: int = Field(default=16 * MIB, gt=0)
+    """Maximum size of a recording's transcript."""
+    recording_max_cues: int = Field(default=20_000, gt=0)
+    """Maximum number of cues of a transcript."""
+    recording_decode_timeout: float = Field(default=120.0, gt=0)
+    """Time to decode the sound of a recording, and to index its OpenFace CSV."""
+    recording_min_coverage: float = Field(default=0.5, ge=0, le=1)
+    """Share of an utterance in which a face must be visible; below it the face counts as missing."""
+    openface: Path | None = None
+    """OpenFace 2's program FeatureExtraction, which reads the face of a video on the command line; the one on the path
+    if not given."""
+    openface_timeout: float = Field(default=7200.0, gt=0)
+    """Time for OpenFace to read a video."""
+    video_timeout: float = Field(default=300.0, gt=0)
+    """Time to take the sound, and the subtitles, out of a video on the command line."""
+
+    transcribe: Transcribe = "never"
+    """Transcription for requests without the query option `transcribe`. `auto`: of a voice without text, where the
+    extra `asr` is installed; `always`: of every voice, and a request is refused where that is not possible."""
+    transcribe_model: Path | None = None
+    """Folder of a Whisper model of faster-whisper, with its `tokenizer.json`; the packaged tiny.en if not given."""
+    transcribe_timeout: float = Field(default=10.0, gt=0)
+    """Time to transcribe one sound, waiting included."""
+    transcribe_queue: int = Field(default=16, gt=0)
+    """Sounds that may wait or be transcribed at the same time."""
+    transcribe_max_seconds: float = Field(default=60.0, gt=0)
+    """Of a sound that are transcribed; the rest is left out."""
+    transcribe_min_confidence: float = Field(default=0.5, ge=0, le=1)
+    """Mean probability of the tokens from which words count as text."""
+    transcribe_threads: int = Field(default_factory=lambda: min(4, max(1, _processors() // 2)), gt=0)
+    """Threads of the transcription process."""
+    transcribe_niceness: int = Field(default=10, ge=0, le=19)
+    """Added to the niceness of the service for the transcription process, which then has the time that others leave."""
+    transcribe_memory_bytes: int = Field(default=4096 * MIB, gt=0)
+    """Address space of the transcription process."""
+
     key_threshold: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """Probability of another answer from which a missing modality is reported as key; the weights' own if not given. A
     request may set another."""
+
+    log_answers: AppendableFile | None = None
+    """File to which a line of JSON is appended for each answer, without content; its folder must exist. None is written
+    if not given."""
+    log_answers_bytes: int = Field(default=64 * MIB, gt=0)
+    """Size of that file from which it is renamed, to `.1`, and another begun."""
+    log_answers_files: int = Field(default=8, gt=0)
+    """Renamed files that are kept; the oldest one is deleted."""
 
     heartbeat_timeout: float = Field(default=30.0, gt=0)
     """Time without a heartbeat of the worker after which health checks report it as silent."""

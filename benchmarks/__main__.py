@@ -13,7 +13,7 @@ from benchmarks.harness import machine_line
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
-BENCHES: Final = ("audio", "network", "service", "startup", "training")
+BENCHES: Final = ("audio", "network", "scoring", "service", "startup", "training")
 QUICK: Final = {"audio": ("--clips", "5", "--rounds", "1")}  # the others have `--quick`
 PANELS: Final = ("text+audio+visual", "text")
 LIMIT_MS: Final = 500.0

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-PACKAGES: Final = ("app", "model")
+PACKAGES: Final = ("app", "emmr", "model")
 FOLDERS: Final = (*PACKAGES, "benchmarks", "docker", "docs", "examples", "tests", "tools", ".ci")
 TOP_LEVEL: Final = (
     ".dockerignore", ".editorconfig", ".github/workflows/ci.yml", ".gitignore", ".pre-commit-config.yaml",

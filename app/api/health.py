@@ -94,5 +94,14 @@ def _components(engine: Engine) -> dict[str, Component]:
             state="full" if batcher.depth >= settings.queue_size else "open",
             detail={"depth": batcher.depth, "capacity": settings.queue_size},
         ),
+        "transcription": _transcription(engine),
         "device": Component(ok=loaded and not failed, state="lost" if loaded and failed else state, detail=device),
     }
+
+
+def _transcription(engine: Engine) -> Component:
+    # Always ok: requests are answered without it.
+    if (transcriber := engine.transcriber) is None:
+        return Component(ok=True, state="off")
+    detail: dict[str, Any] = {"waiting": transcriber.waiting, "sandbox": dict(transcriber.sandbox)}
+    return Component(ok=True, state=transcriber.state, detail=detail)

@@ -10,13 +10,15 @@ from prometheus_client.process_collector import ProcessCollector
 
 from app.engine.engine import Engine
 from app.engine.predictor import PreparedRequest
+from app.transcription.transcription import OUTCOMES
 from app.uploads.spool import Uploads
 
 BUCKETS: Final = tuple(round(0.001 * 30_000 ** (step / 15), 6) for step in range(16))
 """Seconds: geometric, 1 ms to 30 s."""
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 RATIO_BUCKETS: Final = tuple(step / 10 for step in range(10))
-STAGES: Final = ("parse", "decode", "features", "queue", "forward")
+STAGES: Final = ("parse", "decode", "features", "transcribe", "queue", "forward")
+LINES: Final = ("recording", "utterance", "gap", "summary", "problem")
 
 
 class Metrics:
@@ -43,11 +45,21 @@ class Metrics:
         self.key_missing = counter("emmr_key_missing", "Key missing modalities found.", ["modality"])
         self.polarity = counter("emmr_polarity", "Answers by polarity.", ["polarity"])
         self.ensemble_used = counter("emmr_ensemble_used", "Answers for which all branches were asked.")
+        self.answers_lost = counter("emmr_answers_lost", "Answers that could not be written to the answer log.")
+        self.transcriptions = counter("emmr_transcriptions", "Voices to be transcribed, by outcome.", ["outcome"])
+        self.transcriptions_waiting = gauge("emmr_transcriptions_waiting", "Voices waiting or being transcribed.")
+        self.recordings = gauge("emmr_recordings", "Recordings being received or answered.")
+        help_text = "Lines of the answers to recordings: recording, utterance, gap, summary or problem."
+        self.recording_lines = counter("emmr_recording_lines", help_text, ["type"])
         self.worker_up = gauge("emmr_worker_up", "Whether the device's worker runs.")
         self.model = Info("emmr_model", "The loaded weights.", registry=self.registry)
         self.device_memory = gauge("emmr_device_memory_bytes", "Memory allocated on the device.")
         for stage in STAGES:
             self.stage.labels(stage=stage)
+        for kind in LINES:
+            self.recording_lines.labels(type=kind)
+        for outcome in OUTCOMES:
+            self.transcriptions.labels(outcome=outcome)
 
     def observe_batch(self, batch: Sequence[PreparedRequest]) -> None:
         """Record the size of a batch, and the share of its audio and visual slots that is padding."""
@@ -59,6 +71,8 @@ class Metrics:
     def watch(self, engine: Engine, uploads: Uploads) -> None:
         """Read the gauges from `engine` and `uploads` at every scrape."""
         self.queue_depth.set_function(lambda: engine.batcher.depth)
+        transcriber = engine.transcriber
+        self.transcriptions_waiting.set_function(lambda: transcriber.waiting if transcriber is not None else 0)
         self.spooled.set_function(lambda: uploads.spooled_bytes)
         self.worker_up.set_function(lambda: engine.batcher.alive)
         self.device_memory.set_function(lambda: engine.predictor.device_memory() if engine.predictor else 0)

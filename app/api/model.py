@@ -19,12 +19,13 @@ router = APIRouter(tags=["prediction"])
 
 @router.get("/model", summary="The loaded weights and the limits", responses={503: PROBLEM_RESPONSES[503]})
 async def show_model(request: Request) -> ModelCard:
-    """Name, content hash, classes, limits and the model card."""
+    """Name, content hash, classes, system, limits and the model card."""
     engine: Engine = request.app.state.engine
     checkpoint = engine.checkpoint
     config = checkpoint.config
     return ModelCard(
         **dict(model_name(checkpoint)),
+        system=config.system,
         openface_columns=config.visual.columns,
         max_tokens=config.text.max_tokens,
         limits=_limits(engine.settings),
@@ -75,6 +76,7 @@ def _limits(settings: Settings) -> Limits:
         openface_columns=settings.max_openface_columns,
         openface_rows=settings.max_openface_rows,
         decode_seconds=settings.decode_timeout,
+        batch_items=settings.batch_max_items,
         queue=settings.queue_size,
         wait_seconds=settings.max_wait,
         deadline_seconds=settings.deadline,

@@ -81,7 +81,7 @@ async def problem_response(request: Request, error: Exception) -> Response:
     """Return the response to `request` that `error` means, and count it. An exception handler of Starlette's."""
     error = as_service_error(error)
     metrics: Metrics | None = getattr(request.app.state, "metrics", None)
-    if metrics is not None and request.url.path == "/predict":
+    if metrics is not None and request.url.path in {"/predict", "/predict/batch", "/recordings"}:
         metrics.rejected.labels(reason=error.code or f"http-{error.status}").inc()
     return JSONResponse(problem_body(request, error).model_dump(), error.status, error.headers, MEDIA_TYPE)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.api import schemas
 from app.engine.predictor import PreparedRequest, Result
+from app.transcription.transcription import Transcription
 from model.modality import Modality
 from model.network.decision import argmax
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from model.network.decision import Decision
 
 FAMILIARITY_DIGITS: Final = 4
+CONFIDENCE_DIGITS: Final = 4
 SUMMARY_NOUNS: Final = {"text": "words", "audio": "voice", "visual": "face"}
 WARNING_NOUNS: Final = {Modality.TEXT: "text", Modality.AUDIO: "voice", Modality.VISUAL: "face"}
 _LANGUAGES: Final = """
@@ -143,6 +145,8 @@ def _modalities(result: Result) -> schemas.Modalities:
         if text is None
         else schemas.TextUse(
             **present(Modality.TEXT),
+            source="transcribed" if request.transcribed else "provided",
+            transcript=_transcript(request.transcription),
             tokens=min(text.tokens, checkpoint.config.text.max_tokens),
             truncated=text.truncated,
         ),
@@ -166,6 +170,24 @@ def _modalities(result: Result) -> schemas.Modalities:
     )
 
 
+def _transcript(transcription: Transcription | None) -> schemas.Transcript | None:
+    if transcription is None or transcription.refused is not None:
+        return None
+    return schemas.Transcript(
+        text=transcription.text,
+        confidence=round(transcription.confidence, CONFIDENCE_DIGITS),
+        language=transcription.language,
+        seconds=round(transcription.seconds, 3),
+        truncated=transcription.truncated,
+        words=[
+            schemas.TranscribedWord(
+                start=word.start, end=word.end, word=word.word, confidence=round(word.probability, CONFIDENCE_DIGITS)
+            )
+            for word in transcription.words
+        ],
+    )
+
+
 def _warnings(result: Result) -> Iterator[tuple[str, str]]:
     """Yield code and detail of each warning."""
     from model.network.familiarity import FAMILIAR  # imports PyTorch, which is loaded once there is a decision
@@ -186,6 +208,9 @@ def _warnings(result: Result) -> Iterator[tuple[str, str]]:
         yield "low_information", "The text holds no word, so it counts for nothing."
     if check is not None and check.subtitles:
         yield "subtitles", "The text looks like subtitles of a recording, whose times and numbers count as words."
+    if request.transcribed and request.transcription is not None and request.transcription.truncated:
+        detail = f"Only the first {request.transcription.seconds:g} s of the sound were transcribed."
+        yield "transcript_truncated", detail
     if audio is not None:
         if audio.truncated:
             yield "audio_truncated", "Only the beginning of the sound counts."

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from fastapi import Depends, FastAPI
 
-from app.api import auth, health, metrics, model, predict, problems
+from app.api import auth, batch, health, metrics, model, predict, problems, recordings
 from app.api.rate_limit import RateLimit
 from app.settings import Settings
 from app.web import page
@@ -48,8 +48,9 @@ def install_routes(app: FastAPI, settings: Settings) -> None:
     keys = (*settings.api_keys, *settings.admin_keys)
     if keys and settings.failed_key_limit is not None:
         app.state.failed_keys = auth.FailedKeys(settings.failed_key_limit)
-    limited = [Depends(RateLimit(settings.rate_limit, keys))] if settings.rate_limit is not None else []
-    for router in (predict.router, model.router):
+    app.state.rate_limit = None if settings.rate_limit is None else RateLimit(settings.rate_limit, keys)
+    limited = [Depends(app.state.rate_limit)] if app.state.rate_limit is not None else []
+    for router in (predict.router, batch.router, recordings.router, model.router):
         app.include_router(router, dependencies=[*limited, *keyed])
     if settings.metrics_access != "off":
         app.include_router(metrics.router, dependencies=keyed if settings.metrics_access == "key" else [])

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from app.errors import Fault
+from model.config import System
 
 Probability = float
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -25,7 +26,9 @@ class ModelName(_Response):
 class _ModalityUse(_Response):
     status: Literal["present", "missing"]
     reason: str | None = Field(
-        default=None, description="not_provided, no_tokens, silent, too_short, no_speech or no_face."
+        default=None,
+        description="not_provided, no_tokens, silent, too_short, no_speech or no_face; of words to be transcribed "
+        "no_speech, low_confidence, other_language or not_transcribed.",
     )
     familiarity: Fraction | None = Field(
         default=None,
@@ -34,9 +37,36 @@ class _ModalityUse(_Response):
     )
 
 
+class TranscribedWord(_Response):
+    """A word of a transcript, with its punctuation."""
+
+    start: float = Field(description="Seconds from the beginning of the sound.")
+    end: float
+    word: str
+    confidence: Fraction
+
+
+class Transcript(_Response):
+    """The words of the voice."""
+
+    text: str
+    confidence: Fraction = Field(description="Mean probability of the tokens.")
+    language: str
+    seconds: float = Field(description="Of the sound that were transcribed, from its beginning.")
+    truncated: bool = Field(description="Whether the sound is longer than that.")
+    words: list[TranscribedWord]
+
+
 class TextUse(_ModalityUse):
     """What was used of the text."""
 
+    source: Literal["provided", "transcribed"] | None = Field(
+        default=None, description="Whether the words were sent, or transcribed from the voice; null without text."
+    )
+    transcript: Transcript | None = Field(
+        default=None,
+        description="The words of the voice; null where it was not transcribed, or the words do not count.",
+    )
     tokens: int | None = None
     truncated: bool | None = None
 
@@ -128,6 +158,7 @@ class Timings(_Response):
 
     parse: float = Field(description="Reading the body.")
     decode: float = Field(description="Sound and OpenFace decoding.")
+    transcribe: float = Field(default=0.0, description="Transcription, waiting for it included; 0 without one.")
     features: float
     queue: float
     forward: float
@@ -171,6 +202,27 @@ class Problem(_Response):
     instance: str
     request_id: str
     errors: list[Fault]
+
+
+class AnsweredItem(_Response):
+    """An item of a batch with its answer."""
+
+    id: str
+    answer: ExplainedPrediction | Prediction
+
+
+class RefusedItem(_Response):
+    """An item of a batch with what is wrong with it."""
+
+    id: str
+    problem: Problem
+
+
+class BatchAnswers(_Response):
+    """The answers to a batch."""
+
+    request_id: str
+    items: list[AnsweredItem | RefusedItem] = Field(description="In the order of the request.")
 
 
 class ProblemType(_Response):
@@ -218,6 +270,7 @@ class Limits(_Response):
     openface_columns: int
     openface_rows: int
     decode_seconds: float
+    batch_items: int = Field(description="Items of one `POST /predict/batch`.")
     queue: int
     wait_seconds: float = Field(description="How long those who wait already may take; 0 for no such bound.")
     deadline_seconds: float
@@ -226,6 +279,7 @@ class Limits(_Response):
 class ModelCard(ModelName):
     """The loaded weights, and what they take."""
 
+    system: System = Field(description="What answers: EMMR, or a baseline it is compared with.")
     openface_columns: str
     max_tokens: int
     limits: Limits

@@ -67,3 +67,7 @@ def test_the_null_fields_are_in_the_openapi_document(client: TestClient) -> None
         for name in ("KeyMissing", "Ensemble")
     }
     assert nullable == {name: set(schemas[name]["properties"]) for name in nullable}
+
+
+def test_the_system_of_the_weights_is_shown(baseline: TestClient) -> None:
+    assert baseline.get("/model").json()["system"] == "tate"

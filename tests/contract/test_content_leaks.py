@@ -3,8 +3,10 @@
 Canary tokens are sent in every field of valid and invalid requests; stdout, stderr, metrics and responses are searched.
 """
 
+import base64
 import io
 import itertools
+import json
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -186,6 +188,16 @@ def forms(canary: CanaryClient) -> Iterator[tuple[bytes, str]]:
     yield good, f"multipart/form-data; boundary={canary.token('boundary')}"
     yield good, f"application/{canary.token('kind')}"
     yield canary.raw("json"), "application/json"
+    for sent in (
+        {"text": canary.token("text")},
+        {"text": canary.token("text") + "\0"},
+        {"text": canary.token("text") + "\ud800"},
+        {"text": [canary.token("text")]},
+        {"audio": canary.token("audio")},
+        {canary.token("member"): canary.token("text")},
+        {"openface": base64.b64encode(canary.raw("openface")).decode()},
+    ):
+        yield json.dumps(sent).encode(), "application/json"
     yield f"{canary.token('field')}={canary.token('text')}".encode(), "application/x-www-form-urlencoded"
     yield f"text={canary.token('text')}&text=%zz{canary.token('text')}".encode(), "application/x-www-form-urlencoded"
     yield f"text={canary.token('text')}%ff".encode(), "application/x-www-form-urlencoded"

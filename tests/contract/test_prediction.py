@@ -61,7 +61,15 @@ def test_every_subset_has_every_field(
     assert isinstance(modalities, dict)
     assert {m: use["status"] == "present" for m, use in modalities.items()} == {m: m in subset for m in Modality}
     assert all(use["reason"] == "not_provided" for use in modalities.values() if use["status"] == "missing")
-    assert list(modalities["text"]) == ["status", "reason", "familiarity", "tokens", "truncated"]
+    assert list(modalities["text"]) == [
+        "status",
+        "reason",
+        "familiarity",
+        "source",
+        "transcript",
+        "tokens",
+        "truncated",
+    ]
     assert list(modalities["audio"]) == ["status", "reason", "familiarity", "seconds", "frames", "truncated"]
     assert list(modalities["visual"]) == [
         "status",

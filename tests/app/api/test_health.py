@@ -16,7 +16,7 @@ from app.engine.lifecycle import Phase
 from tests.support.pool import delay_checks
 from tests.support.service import Part, make_app
 
-COMPONENTS = ["weights", "text_encoder", "decode_pool", "worker", "queue", "device"]
+COMPONENTS = ["weights", "text_encoder", "decode_pool", "worker", "queue", "transcription", "device"]
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready", "/health/live"])

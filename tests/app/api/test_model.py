@@ -142,6 +142,7 @@ def test_the_card_the_classes_and_the_limits_are_shown(client: TestClient) -> No
     model = response.json()
     assert (model["name"], model["classes"], model["card"]) == ("tiny", ["negative", "neutral", "positive"], CARD)
     assert len(model["version"]) == 12
+    assert model["system"] == "emmr"
     assert model["openface_columns"] == "action_units"
     assert model["limits"]["body_bytes"] == 96 * 2**20
     assert model["limits"]["audio_rate"] == [8000, 192000]

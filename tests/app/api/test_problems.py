@@ -129,8 +129,9 @@ def test_an_invalid_query_option_is_refused(client: TestClient) -> None:
     assert problem["errors"][0]["place"] == "query.explain"
 
 
-def test_a_json_body_is_an_unsupported_content_type(client: TestClient) -> None:
-    assert_problem(client.post("/predict", json={"text": "Fine."}), 415, "unsupported-content-type")
+def test_a_body_of_another_type_is_refused(client: TestClient) -> None:
+    response = client.post("/predict", content=b"<text>Fine.</text>", headers={"content-type": "application/xml"})
+    assert_problem(response, 415, "unsupported-content-type")
 
 
 def test_a_missing_body_is_an_unsupported_content_type(client: TestClient) -> None:

@@ -1,10 +1,14 @@
 from collections.abc import Mapping
 
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app.api.response import LANGUAGE_NAMES, summarise
+from app.api.response import LANGUAGE_NAMES, compose, summarise
 from app.api.schemas import KeyMissing, Rule
+from app.engine.engine import Engine
+from app.engine.predictor import PreparedRequest
+from app.transcription.transcription import Transcription, Word
 from model.features.text.language import ENGLISH, LATIN, OTHER_SCRIPTS
 from model.features.visual.table import ACTION_UNIT_COLUMNS
 from tests.support.service import Part
@@ -107,6 +111,29 @@ def test_a_truncated_text_gives_a_warning(client: TestClient) -> None:
         "status": "present",
         "reason": None,
         "familiarity": None,
+        "source": "provided",
+        "transcript": None,
         "tokens": 48,
         "truncated": True,
     }
+
+
+def test_a_transcript_has_words_and_a_warning_of_its_end(application: FastAPI, client: TestClient) -> None:
+    engine: Engine = application.state.engine
+    assert engine.predictor is not None
+    request = PreparedRequest(engine.predictor)
+    transcription = Transcription("Kids talk.", 0.75, "en", (Word(0.5, 0.75, "Kids", 0.875),), 60.0, truncated=True)
+    request.add_transcription(transcription)
+    answer = compose("trace-1", engine.predictor.decide([request])[0], parsed=0.0)
+    assert answer.modalities.text.source == "transcribed"
+    transcript = answer.modalities.text.transcript
+    assert transcript is not None
+    assert transcript.model_dump() == {
+        "text": "Kids talk.",
+        "confidence": 0.75,
+        "language": "en",
+        "seconds": 60.0,
+        "truncated": True,
+        "words": [{"start": 0.5, "end": 0.75, "word": "Kids", "confidence": 0.875}],
+    }
+    assert "transcript_truncated" in {warning.code for warning in answer.warnings}

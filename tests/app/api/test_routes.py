@@ -120,7 +120,7 @@ def test_the_documented_text_pattern_matches_the_accepted_texts(document: dict[s
 
 def test_the_threshold_is_an_optional_number(document: dict[str, Any]) -> None:
     options = {option["name"]: option for option in document["paths"]["/predict"]["post"]["parameters"]}
-    assert list(options) == ["explain", "threshold", "face_id"]
+    assert list(options) == ["explain", "threshold", "face_id", "transcribe"]
     assert not options["threshold"]["required"]
     assert "key_missing.score" in options["threshold"]["description"]
     schema = options["threshold"]["schema"]

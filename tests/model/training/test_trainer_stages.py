@@ -10,6 +10,7 @@ from model.baselines.base import NeuralBaseline
 from model.baselines.mmin import MMIN
 from model.baselines.references import LateFusion
 from model.baselines.systems import BASELINES, Network
+from model.baselines.transm import TransM
 from model.config import System
 from model.errors import ConfigError
 from model.modality import SUBSETS, ModalitySet
@@ -129,4 +130,4 @@ def test_the_rate_of_a_baseline_is_constant(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(torch.optim.Adam, "step", record)
     fit(tmp_path, "transm", baseline_epochs=1)
-    assert rates == [1e-3] * 2  # 32 examples in batches of 16
+    assert rates == [TransM.stages[0].learning_rate] * 2  # 32 examples in batches of 16
