@@ -47,7 +47,7 @@ class ProblemError(Exception):
     """The service answered with a problem.
 
     Args:
-        problem: its body (RFC 9457), or what the status says where another program answered.
+        problem: its body (RFC 9457), or made from the status where another program answered.
         retry_after: seconds after which another attempt makes sense; None if the answer gives none.
     """
 

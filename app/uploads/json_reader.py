@@ -1,4 +1,4 @@
-"""Reads JSON as it arrives, a piece of a string at a time; `app.uploads.json_body` says what a body may hold."""
+"""Reads JSON as it arrives, a piece of a string at a time; `app.uploads.json_body` defines what a body may hold."""
 
 # The parsers of libraries collect a whole string, which for base64 is the upload itself. Here the content of a string
 # is decoded while it arrives, and goes to disk as that of a multipart form does.
