@@ -48,13 +48,15 @@ def test_line_holds_figures_and_no_content() -> None:
 
 
 def test_answers_of_a_service_are_appended_without_their_words(
-    application: FastAPI, client: TestClient, parts: Mapping[str, Part], canary: str, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    application: FastAPI, client: TestClient, parts: Mapping[str, Part], canary: str, tmp_path: Path
+) -> None:
     path = tmp_path / "answers.jsonl"
     with writing(path) as (log, lost):
-        monkeypatch.setattr(application.state, "answers", log)
-        answers = [client.post("/predict", files=dict(parts)).json(), client.post("/predict", files={}).json()]
+        application.state.answers = log
+        try:
+            answers = [client.post("/predict", files=dict(parts)).json(), client.post("/predict", files={}).json()]
+        finally:
+            application.state.answers = None
     (entry,) = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     assert (entry["request_id"], entry["subset"]) == (answers[0]["request_id"], "text+audio+visual")
     assert canary not in path.read_text(encoding="utf-8")
