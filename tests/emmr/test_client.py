@@ -2,6 +2,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -82,8 +83,8 @@ def answered() -> httpx2.Response:
 def test_answer_is_that_of_the_service(
     service: emmr.Client, client: TestClient, parts: Mapping[str, Part], given: tuple[str, ...]
 ) -> None:
-    content = {name: parts[name][1].decode() if name == "text" else parts[name][1] for name in given}
-    answer = service.predict(**content)  # type: ignore[arg-type]  # of several types
+    content: dict[str, Any] = {name: parts[name][1].decode() if name == "text" else parts[name][1] for name in given}
+    answer = service.predict(**content)
     raw = client.post("/predict", files={name: parts[name] for name in given}).json()
     assert answer.probabilities == pytest.approx(raw["probabilities"])
     assert {name for name, use in answer.modalities if use.status == "present"} == {

@@ -78,3 +78,15 @@ def wav_header(rate: int, channels: int, data_bytes: int, bits: int = 16) -> byt
 def audio_slots(extractor: FeatureExtractor, waveform: FloatArray) -> AudioFeatures:
     """Compute the slots of a `(S,)` waveform at 16 kHz."""
     return extractor.audio(extract_voice(waveform, **extractor.config.audio.model_dump()))
+
+
+def remuxed(content: bytes, container: str) -> bytes:
+    """Return a file's sound in another container, not coded anew."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(content), "r") as source, av.open(file, "w", format=container) as output:
+        stream = output.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    return file.getvalue()

@@ -7,7 +7,7 @@ import io
 import mmap
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from model.features.audio import SAMPLE_RATE
 from model.features.audio.containers import Data, Extent, check_whole, sniff
 from model.features.audio.loading import SoundLimits, checked_blocks
 from model.modality import Modality
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 FULL_SCALE: Final = 2**15  # of 16-bit samples, as libsndfile scales them
 
@@ -101,9 +104,10 @@ class ExtentFile(io.RawIOBase):
         self._position = max(0, base + offset)
         return self._position
 
-    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]  # any buffer, in typeshed
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         """Read into a buffer; return the number of bytes read, 0 at the end."""
-        wanted, head = min(len(buffer), self._size - self._position), self._extent.head
+        view = memoryview(buffer).cast("B")
+        wanted, head = min(len(view), self._size - self._position), self._extent.head
         if wanted <= 0:
             return 0
         if self._position < len(head):
@@ -111,6 +115,6 @@ class ExtentFile(io.RawIOBase):
         else:
             self._file.seek(self._extent.start + self._position - len(head))
             data = self._file.read(wanted)
-        buffer[: len(data)] = data
+        view[: len(data)] = data
         self._position += len(data)
         return len(data)

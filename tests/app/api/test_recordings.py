@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app.api.recordings import MEDIA_TYPE
@@ -107,9 +108,9 @@ def test_an_error_after_the_first_line_is_the_last_line(client: TestClient) -> N
     assert lines[1]["errors"][0]["place"] == "line 51, column AU45_c"
 
 
-def test_lines_are_counted_by_type(client: TestClient) -> None:
+def test_lines_are_counted_by_type(application: FastAPI, client: TestClient) -> None:
     name, labels = "emmr_recording_lines_total", {"type": "utterance"}
-    registry = client.app.state.metrics.registry  # type: ignore[attr-defined]  # of the Starlette application
+    registry = application.state.metrics.registry
     before = registry.get_sample_value(name, labels) or 0
     post(client, {"transcript": ("a.srt", srt([Cue(0, 1, "Hi."), Cue(1, 2, "Bye.")]))})
     assert registry.get_sample_value(name, labels) - before == 2

@@ -1,5 +1,6 @@
 import asyncio
 import io
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -96,14 +97,24 @@ async def test_without_the_extra_a_demand_for_transcription_stops_the_start(
     assert ("extra asr" in str(engine.lifecycle.reason)) == (phase is Phase.FAILED)
 
 
-async def test_an_utterance_of_a_recording_waits_while_the_queue_is_full(tiny_weights: Path) -> None:
+async def test_an_utterance_of_a_recording_waits_while_the_queue_is_full(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = asyncio.Event()
     async with serving(tiny_weights, queue_size=1, retry_after=1) as (_, engine, _):
         assert engine.predictor is not None
         with engine.batcher.reserve():
             with pytest.raises(QueueFull) as refused:
                 await engine.answer(RawForm(text=b"Hello."), Options())
             assert refused.value.retry_after == 1
+            reserve = engine.batcher.reserve
+
+            def watched_reserve(*, extra: bool = False) -> AbstractContextManager[object]:
+                waits.set()
+                return reserve(extra=extra)
+
+            monkeypatch.setattr(engine.batcher, "reserve", watched_reserve)
             waiting = asyncio.create_task(engine.answer_utterance(RawForm(text=b"Hello."), Options(), engine.predictor))
-            await asyncio.sleep(0)
+            await waits.wait()
             assert not waiting.done()
         assert (await waiting).decision.probabilities

@@ -5,50 +5,25 @@ from typing import Any
 
 import pytest
 
-from app.api.schemas import (
-    AudioUse,
-    Ensemble,
-    InputWarning,
-    KeyMissing,
-    Modalities,
-    ModelName,
-    Prediction,
-    Rule,
-    TextUse,
-    Timings,
-    VisualUse,
-)
+from app.api.schemas import AudioUse, InputWarning, Modalities, TextUse, VisualUse
 from app.scoring.results import FORMATS, Failure, columns_of, open_results
 from app.scoring.rows import Row
 from model.errors import ConfigError
+from tests.support.answers import prediction
 
-MODEL = ModelName(name="tiny", version="0123456789ab", classes=["negative", "positive"])
+GIVEN = prediction(detected=True)
+MODEL = GIVEN.model
 FAILURE = Failure("Corrupt part", 'it is,\n"cut" (audio; byte 7)')
-ANSWER = Prediction(
-    request_id="trace-1",
-    model=MODEL,
-    polarity="negative",
-    confidence=0.75,
-    probabilities={"negative": 0.75, "positive": 0.25},
-    modalities=Modalities(
-        text=TextUse(status="present"),
-        audio=AudioUse(status="missing", reason="silent"),
-        visual=VisualUse(status="missing", reason="not_provided"),
-    ),
-    key_missing=KeyMissing(
-        detected=True,
-        modalities=["visual", "audio"],
-        polarity_full="negative",
-        polarity_available="positive",
-        score=0.5,
-        by_modality={"visual": 0.5},
-        threshold=0.25,
-        rule=Rule(detected=True, modalities=["visual"]),
-    ),
-    summary="negative (75 %).",
-    ensemble=Ensemble(used=None, weights=None),
-    warnings=[InputWarning(code="clipped", detail="x"), InputWarning(code="channel", detail="y")],
-    timings_ms=Timings(parse=0, decode=1, features=2, queue=0, forward=3),
+ANSWER = GIVEN.model_copy(
+    update={
+        "modalities": Modalities(
+            text=TextUse(status="present"),
+            audio=AudioUse(status="missing", reason="silent"),
+            visual=VisualUse(status="missing", reason="not_provided"),
+        ),
+        "key_missing": GIVEN.key_missing.model_copy(update={"modalities": ["visual", "audio"], "threshold": 0.25}),
+        "warnings": [InputWarning(code="clipped", detail="x"), InputWarning(code="channel", detail="y")],
+    }
 )
 
 

@@ -1,5 +1,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,10 @@ CPU = torch.device("cpu")
 TEXT = ModalitySet.of(Modality.TEXT)
 
 
-def decision(probabilities: Sequence[float], **changes: object) -> Decision:
+def decision(probabilities: Sequence[float], **changes: Any) -> Decision:
     p = tuple(probabilities)
     plain = Decision(p, p, p, key_modalities=(), key_score=None, ensemble_used=False, branch_weights={})
-    return replace(plain, **changes)  # type: ignore[arg-type] # fields by name
+    return replace(plain, **changes)
 
 
 class ByItem:
