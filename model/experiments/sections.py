@@ -174,6 +174,8 @@ class Report:
             }
         for split in (split for split in SPLITS if self._has(corpus, split)):
             part = self._part(corpus, split)
+            if (answers := self.answers.get((corpus, split))) is not None:
+                yield f"{part}. {statements.rarest_class(answers)}"
             shown = published if split == "test" else None
             yield from self._drawn(figures.rates(self.measures, corpus, split, part, numbers if shown else {}))
             rows = tables.system_rows(corpus)

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+import numpy as np
+
 from model.config import EMMR, SYSTEMS
-from model.experiments.comparisons import CONDITIONS, ENSEMBLE_PATH, TRANSFORMER_PATH, Comparison
+from model.experiments.comparisons import CONDITIONS, ENSEMBLE_PATH, TRANSFORMER_PATH, Comparison, SplitAnswers
 from model.experiments.figures import NAMES
 from model.experiments.measures import NOT_RUN, Measures
 from model.modality import MODALITIES, SUBSETS
@@ -60,6 +62,26 @@ def ranking(measures: Measures, corpus: str, split: str, metric: str) -> str:
     word = "lowest" if lowest else "highest"
     found = f"{name}: the mean of EMMR is the {word} in {compared - len(better)} of {compared} conditions"
     return found + (f"; {'lower' if lowest else 'higher'}: {', '.join(better)}." if better else ".")
+
+
+def rarest_class(answers: SplitAnswers) -> str:
+    """How many items each class has, and how often each system answers the rarest one, given every modality.
+
+    A system that answers the rarest class more often than it occurs can have a higher macro-F1 and a lower accuracy.
+    """
+    counts = np.bincount(answers.labels, minlength=len(answers.classes))
+    items = ", ".join(f"{name} {count}" for name, count in zip(answers.classes, counts, strict=True))
+    rarest = int(counts.argmin())
+    shares = ", ".join(
+        f"{NAMES[system]} {100 * np.mean(answers.decisions[system][:, 0] == rarest):.1f} %"
+        for system in SYSTEMS
+        if system in answers.decisions
+    )
+    return (
+        f"Items by class: {items}. Macro-F1 gives each class the same weight, accuracy each item. Given all "
+        f"modalities, {answers.classes[rarest]} ({100 * counts[rarest] / counts.sum():.1f} % of the items) is answered "
+        f"by: {shares}."
+    )
 
 
 def differences(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> Iterator[str]:

@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model.experiments import statements
-from model.experiments.comparisons import CONDITIONS, Comparison
+from model.experiments.comparisons import CONDITIONS, Comparison, SplitAnswers
 from model.experiments.measures import Measures
 from model.training.metrics import Interval
 from tests.support.experiments import write_cell
@@ -37,6 +38,20 @@ def test_of_errors_the_lowest_is_the_best(measures: Measures) -> None:
 def test_a_ranking_needs_emmr_and_another_system(tmp_path: Path) -> None:
     alone = Measures([write_cell(tmp_path, "mosi", "emmr")])
     assert statements.ranking(alone, "mosi", "test", "accuracy") == "accuracy: not run."
+
+
+def test_the_answers_of_the_rarest_class_are_counted() -> None:
+    decisions = {
+        "emmr": np.stack([np.zeros((7, 4), np.int64), np.ones((7, 4), np.int64)]),
+        "tate": np.full((1, 7, 4), 2),
+    }
+    decisions["tate"][:, 1:] = 1  # with a modality missing
+    labels = np.array([0, 0, 1, 2])
+    kept = np.zeros((6, 4), np.int64)
+    answers = SplitAnswers("mosi", "test", ("low", "none", "high"), tuple("abcd"), labels, kept, decisions, {})
+    text = statements.rarest_class(answers)
+    assert "Items by class: low 2, none 1, high 1." in text
+    assert text.endswith("none (25.0 % of the items) is answered by: EMMR 50.0 %, TATE 0.0 %.")
 
 
 def test_every_outcome_of_a_difference_is_named() -> None:
