@@ -126,7 +126,8 @@ def _answer(model: LocalModel, row: Row) -> Result:
         audio, openface = (
             None if path is None else files.enter_context(path.open("rb")) for path in (row.audio, row.openface)
         )
-        return model.answer(RawForm(words, audio, openface), Options(threshold=model.settings.key_threshold))
+        options = Options(threshold=model.settings.key_threshold, face_id=row.face_id)
+        return model.answer(RawForm(words, audio, openface), options)
 
 
 def comparison(classes: Sequence[str], answers: Answers) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from app.api.schemas import ExplainedPrediction, InputWarning, Prediction
 from app.decoding.parts import decode_text, sound_limits
 from app.decoding.protocol import Json
 from app.decoding.worker import decode
-from app.engine.predictor import Options, Predictor, Result, load_languages
+from app.engine.predictor import Options, Predictor, PreparedRequest, Result, load_languages
 from app.engine.preprocess import FilePart, Preprocessor
 from app.errors import EmptyForm
 from app.settings import Settings, Transcribe
@@ -109,7 +109,11 @@ class LocalModel:
         return cls(settings, Predictor.load(settings.weights, settings.device))
 
     def answer(self, form: RawForm, options: Options, decoder: LocalDecoder | None = None) -> Result:
-        """Answer one form, and close it; may be called from any thread, with or without a running event loop.
+        """Answer one form, and close it; arguments and errors are those of `prepare`."""
+        return self.decide(self.prepare(form, options, decoder))
+
+    def prepare(self, form: RawForm, options: Options, decoder: LocalDecoder | None = None) -> PreparedRequest:
+        """Compute the features of a form, and close it; may be called from any thread, where an event loop runs or not.
 
         Args:
             form: its files are open, at position 0.
@@ -125,9 +129,12 @@ class LocalModel:
             transcriber = None if self.transcriber is None else _DecodedVoice(self.transcriber, decoder)
             preprocessor = Preprocessor(self.settings, decoder, transcriber)
             try:
-                request = thread.submit(asyncio.run, preprocessor.prepare(form, options, self.predictor)).result()
+                return thread.submit(asyncio.run, preprocessor.prepare(form, options, self.predictor)).result()
             finally:
                 preprocessor.stop()
+
+    def decide(self, request: PreparedRequest) -> Result:
+        """Answer one prepared request; may be called from any thread."""
         with self._deciding:
             (result,) = self.predictor.decide([request])
         return result

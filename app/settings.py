@@ -1,6 +1,8 @@
 """Settings of the service, read once from environment variables: `EMMR_PORT=9000` sets `port`; lists are JSON."""
 
 import os
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
@@ -9,6 +11,8 @@ import limits
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PREFIX: Final = "EMMR_"
+"""Of the environment variables."""
 MIB: Final = 2**20
 KIB: Final = 2**10
 DEFAULT_WEIGHTS: Final = Path(__file__).resolve().parent.parent / "weights" / "default"
@@ -42,14 +46,28 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 Transcribe: TypeAlias = Literal["never", "auto", "always"]
 
 
+WITHOUT_CLIENTS: Final[Mapping[str, float]] = {
+    "max_wait": 0.0,
+    "deadline": 86_400.0,  # decoding has a limit of its own
+    "transcribe_timeout": 600.0,  # for one voice, the voices before it included
+    "transcribe_niceness": 0,
+}
+"""Settings of the commands that answer files with an engine of their own: no client waits, and none is refused."""
 SECRET_VARIABLES: Final = ("EMMR_API_KEYS", "EMMR_ADMIN_KEYS")
 """Environment variables of secret settings; `emmr serve` erases them once they are read."""
+
+
+def unknown_variables(environment: Iterable[str]) -> Mapping[str, str | None]:
+    """Return the variables that begin as a setting's but set none, each with the name most like it, if any is."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    unknown = (name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return {name: next(iter(get_close_matches(name.upper(), known, 1)), None) for name in sorted(unknown)}
 
 
 class Settings(BaseSettings):
     """All settings. Sizes are bytes and times seconds unless a name says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix="EMMR_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -63,6 +81,8 @@ class Settings(BaseSettings):
     """`auto`, `cpu`, `cuda` or `cuda:1`: any name that `torch.device` accepts; `auto` prefers CUDA."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """Form of the log's lines; `auto` is text where standard error is a terminal, and JSON elsewhere."""
     api_keys: tuple[Key, ...] = ()
     """If any is given, every route but the page and the health checks requires one of them."""
     admin_keys: tuple[Key, ...] = ()
@@ -81,7 +101,7 @@ class Settings(BaseSettings):
     cors_origins: tuple[Origin, ...] = ()
     """Origins of pages that may call the service from a browser: `https://example.org`, or `*` for all."""
     docs_enabled: bool = True
-    """Whether `/openapi.json` is served."""
+    """Whether `/openapi.json`, `/docs`, `/redoc` and `/llms.txt` are served."""
     metrics_access: Literal["open", "key", "off"] = "key"
     """Access to `/metrics`: for all, with an API key (where there are any), or for none."""
 

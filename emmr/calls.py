@@ -36,11 +36,12 @@ Part: TypeAlias = tuple[str | None, File, str]
 
 
 class Utterance(TypedDict, total=False):
-    """The parts of an utterance, at least one of them."""
+    """The parts of an utterance, at least one of them, and the face of `openface` to follow."""
 
     text: str
     audio: File
     openface: File
+    face_id: int
 
 
 class ProblemError(Exception):
@@ -221,18 +222,20 @@ def predict(
     )
 
 
-def predict_batch(utterances: Mapping[str, Utterance], explain: bool, threshold: float | None) -> Call[BatchAnswers]:
+def predict_batch(
+    utterances: Mapping[str, Utterance], explain: bool, threshold: float | None, transcribe: Transcribe | None
+) -> Call[BatchAnswers]:
     """`POST /predict/batch`; raises `OSError` where a file cannot be read."""
     items = []
     for name, utterance in utterances.items():
         files = {"audio": utterance.get("audio"), "openface": utterance.get("openface")}
         parts = {part: base64.b64encode(read_file(file)).decode() for part, file in files.items() if file is not None}
-        items.append({"id": name, "text": utterance.get("text"), **parts})
+        items.append({"id": name, "text": utterance.get("text"), "face_id": utterance.get("face_id"), **parts})
     return Call(
         "POST",
         "predict/batch",
         lambda response: BatchAnswers.model_validate_json(response.content),
-        _query(explain=explain, threshold=threshold),
+        _query(explain=explain, threshold=threshold, transcribe=transcribe),
         json={"items": items},
     )
 
@@ -243,13 +246,22 @@ def timeline(
     openface: File | None,
     channels: Channels,
     explain: bool,
+    threshold: float | None,
+    transcribe: Transcribe | None,
+    speaker_normalization: bool,
 ) -> Call[None]:
     """`POST /recordings`; raises `ValueError` without any file."""
     return Call(
         "POST",
         "recordings",
         lambda _: None,
-        _query(channels=None if channels == "mix" else channels, explain=explain),
+        _query(
+            channels=None if channels == "mix" else channels,
+            explain=explain,
+            threshold=threshold,
+            transcribe=transcribe,
+            speaker_normalization=None if speaker_normalization else "false",
+        ),
         _parts(None, audio=audio, transcript=transcript, openface=openface),
     )
 

@@ -87,10 +87,15 @@ class Client:
         return self._send(calls.predict(text, audio, openface, explain, threshold, face_id, transcribe))
 
     def predict_batch(
-        self, utterances: Mapping[str, Utterance], *, explain: bool = False, threshold: float | None = None
+        self,
+        utterances: Mapping[str, Utterance],
+        *,
+        explain: bool = False,
+        threshold: float | None = None,
+        transcribe: Transcribe | None = None,
     ) -> BatchAnswers:
         """Return an answer or a problem for each utterance (`POST /predict/batch`), by an id of the caller's."""
-        return self._send(calls.predict_batch(utterances, explain, threshold))
+        return self._send(calls.predict_batch(utterances, explain, threshold, transcribe))
 
     def timeline(
         self,
@@ -100,20 +105,21 @@ class Client:
         openface: File | None = None,
         channels: Channels = "mix",
         explain: bool = False,
+        threshold: float | None = None,
+        transcribe: Transcribe | None = None,
+        speaker_normalization: bool = True,
     ) -> Generator[Line, None, None]:
         """Yield the lines of a recording as they arrive (`POST /recordings`).
 
-        Args:
-            audio: the sound.
-            transcript: SRT, WebVTT, Whisper's JSON or CSV.
-            openface: the face: a CSV of OpenFace 2 with timestamps.
-            channels: `speakers` to take each channel of the sound as a speaker.
-            explain: whether utterances have votes and reconstruction figures.
+        The arguments are those of `emmr.Model.timeline`; those that are None are the service's choice.
 
         Raises:
             IncompleteAnswer: the answer ended before its summary.
         """
-        response = self._open(calls.timeline(audio, transcript, openface, channels, explain))
+        call = calls.timeline(
+            audio, transcript, openface, channels, explain, threshold, transcribe, speaker_normalization
+        )
+        response = self._open(call)
         lines = Lines()
         try:
             raise_for_problem(response)
@@ -201,10 +207,15 @@ class AsyncClient:
         return await self._send(calls.predict(text, audio, openface, explain, threshold, face_id, transcribe))
 
     async def predict_batch(
-        self, utterances: Mapping[str, Utterance], *, explain: bool = False, threshold: float | None = None
+        self,
+        utterances: Mapping[str, Utterance],
+        *,
+        explain: bool = False,
+        threshold: float | None = None,
+        transcribe: Transcribe | None = None,
     ) -> BatchAnswers:
         """See `Client.predict_batch`."""
-        return await self._send(calls.predict_batch(utterances, explain, threshold))
+        return await self._send(calls.predict_batch(utterances, explain, threshold, transcribe))
 
     async def timeline(
         self,
@@ -214,9 +225,15 @@ class AsyncClient:
         openface: File | None = None,
         channels: Channels = "mix",
         explain: bool = False,
+        threshold: float | None = None,
+        transcribe: Transcribe | None = None,
+        speaker_normalization: bool = True,
     ) -> AsyncGenerator[Line, None]:
         """See `Client.timeline`."""
-        response = await self._open(calls.timeline(audio, transcript, openface, channels, explain))
+        call = calls.timeline(
+            audio, transcript, openface, channels, explain, threshold, transcribe, speaker_normalization
+        )
+        response = await self._open(call)
         lines = Lines()
         try:
             raise_for_problem(response)

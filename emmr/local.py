@@ -18,7 +18,7 @@ import soundfile
 from app.api.problems import as_service_error
 from app.api.response import compose, model_name
 from app.api.schemas import ModelName, Prediction
-from app.engine.predictor import Options
+from app.engine.predictor import Options, PreparedRequest
 from app.offline import LocalModel
 from app.recordings.schemas import Line
 from app.recordings.timeline import Channels, Files, open_recording, timeline
@@ -90,14 +90,11 @@ class Model:
         """
         if text is None and audio is None and openface is None:
             raise ValueError("give at least one of text, audio and openface")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"the threshold {threshold} is not a probability")
+        options = Options(explain, self._threshold(threshold), face_id, transcribe=transcribe)
         form = RawForm(None if text is None else text.encode("utf-8", "surrogatepass"))
         try:
             form.audio = None if audio is None else _open_sound(audio)
             form.openface = None if openface is None else open_file(openface)
-            threshold = self._local.settings.key_threshold if threshold is None else threshold
-            options = Options(explain, threshold, face_id, transcribe=transcribe)
             result = self._local.answer(form, options)
         except ModalityError as error:
             raise as_service_error(error) from error
@@ -113,6 +110,9 @@ class Model:
         openface: File | None = None,
         channels: Channels = "mix",
         explain: bool = False,
+        threshold: float | None = None,
+        transcribe: Transcribe = "never",
+        speaker_normalization: bool = True,
     ) -> Generator[Line, None, None]:
         """Yield the lines of a recording: what was given, the answer to each utterance, and a summary.
 
@@ -122,34 +122,56 @@ class Model:
             openface: the face: a CSV of OpenFace 2 with timestamps.
             channels: `speakers` to take each channel of the sound as a speaker.
             explain: whether utterances have votes and reconstruction figures.
+            threshold: see `predict`.
+            transcribe: whether the words of the voice are transcribed: `auto` where the transcript has none and the
+                extra `asr` is installed.
+            speaker_normalization: whether voice and face are made relative to their speaker's level, where the
+                transcript or the channel names the speaker.
 
         Raises:
             ServiceError: a file is not accepted; names the place.
-            ValueError: no file is given.
+            ValueError: no file is given, or the threshold is not a probability.
             OSError: a file cannot be read.
         """
         if audio is None and transcript is None and openface is None:
             raise ValueError("give at least one of audio, transcript and openface")
-        lines = self._lines(audio, transcript, openface, channels, explain)
+        options = Options(explain, self._threshold(threshold), transcribe=transcribe)
+        lines = self._lines(audio, transcript, openface, channels, options, speaker_normalization)
         try:
             yield from _iterate(lines)
         except ModalityError as error:
             raise as_service_error(error) from error
 
+    def _threshold(self, threshold: float | None) -> float | None:
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"the threshold {threshold} is not a probability")
+        return self._local.settings.key_threshold if threshold is None else threshold
+
     async def _lines(
-        self, audio: File | None, transcript: File | None, openface: File | None, channels: Channels, explain: bool
+        self,
+        audio: File | None,
+        transcript: File | None,
+        openface: File | None,
+        channels: Channels,
+        options: Options,
+        speaker_normalization: bool,
     ) -> AsyncGenerator[Line, None]:
         settings, checkpoint = self._local.settings, self._local.predictor.pipeline.checkpoint
-        options = Options(explain, settings.key_threshold)
+        model = model_name(checkpoint)
 
-        async def answer(form: RawForm) -> Prediction:
-            return compose(uuid4().hex, await asyncio.to_thread(self._local.answer, form, options), parsed=0.0)
+        async def prepare(form: RawForm) -> PreparedRequest:
+            return await asyncio.to_thread(self._local.prepare, form, options)
+
+        async def answer(request: PreparedRequest) -> Prediction:
+            return compose(uuid4().hex, await asyncio.to_thread(self._local.decide, request), parsed=0.0)
 
         with _opened(audio) as sound, _opened(openface) as face:
             files = Files(sound, None if transcript is None else read_file(transcript), face)
             async with (
                 open_recording(files, checkpoint.config, settings, channels) as recording,
-                aclosing(timeline(recording, model_name(checkpoint), answer)) as found,
+                aclosing(
+                    timeline(recording, model, prepare, answer, speaker_normalization=speaker_normalization)
+                ) as found,
             ):
                 async for line in found:
                     yield line

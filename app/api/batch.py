@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -28,7 +29,7 @@ from app.engine.predictor import Options, Result
 from app.errors import DeadlinePassed, ServiceError
 from app.logging import get_logger
 from app.settings import Settings
-from app.uploads.json_body import MAX_ID, MEDIA_TYPE, Item, read_items
+from app.uploads.json_body import MAX_FACE_ID, MAX_ID, MEDIA_TYPE, Item, read_items
 from model.errors import ModalityError
 
 IN_FLIGHT: Final = MIN_QUEUE
@@ -42,9 +43,15 @@ _ID: Final = {
 }
 # Content that `/predict` refuses, and an item without a part, get a problem in the answer to the batch.
 _TEXT: Final = {key: value for key, value in JSON_PARTS["text"].items() if key != "pattern"}
+_FACE_ID: Final = {
+    "type": ["integer", "null"],
+    "minimum": 0,
+    "maximum": MAX_FACE_ID,
+    "description": "The face to follow in an OpenFace file with several; the most confident one when not given.",
+}
 _ITEM: Final[Mapping[str, Any]] = {
     "type": "object",
-    "properties": {"id": _ID, **JSON_PARTS, "text": _TEXT},
+    "properties": {"id": _ID, **JSON_PARTS, "text": _TEXT, "face_id": _FACE_ID},
     "required": ["id"],
     "additionalProperties": False,
 }
@@ -55,7 +62,9 @@ _BODY: Final[dict[str, Any]] = {
         MEDIA_TYPE: {
             "schema": {
                 "type": "object",
-                "properties": {"items": {"type": "array", "items": _ITEM, "minItems": 1}},
+                "properties": {
+                    "items": {"type": "array", "items": _ITEM, "minItems": 1, "description": "The utterances."}
+                },
                 "required": ["items"],
                 "additionalProperties": False,
             },
@@ -79,6 +88,7 @@ router = APIRouter(tags=["prediction"])
 
 @router.post(
     "/predict/batch",
+    operation_id="predict_batch",
     summary="Polarity of several utterances",
     response_model=BatchAnswers,
     responses=PROBLEM_RESPONSES,
@@ -131,7 +141,8 @@ async def _answer_all(engine: Engine, items: Sequence[Item], options: Options) -
             try:
                 if item.error is not None:
                     return item.error
-                return await engine.answer(item.form, options, max(0.0, end - time.monotonic()))
+                of_item = replace(options, face_id=item.face_id)
+                return await engine.answer(item.form, of_item, max(0.0, end - time.monotonic()))
             except DeadlinePassed:
                 return DeadlinePassed(f"No answer within {seconds:g} seconds.")
             except (ServiceError, ModalityError) as error:

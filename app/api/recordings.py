@@ -17,7 +17,7 @@ from app.api.problems import as_service_error, problem_body, problem_responses
 from app.api.response import compose, model_name
 from app.api.schemas import Prediction
 from app.engine.engine import Engine
-from app.engine.predictor import Options
+from app.engine.predictor import Options, PreparedRequest
 from app.errors import DeadlinePassed, QueueFull, ServiceError
 from app.logging import get_logger
 from app.recordings.schemas import GapLine, Line, ProblemLine, RecordingLine, SummaryLine, UtteranceLine
@@ -28,6 +28,9 @@ from app.uploads.spool import Uploads
 from model.errors import EMMRError
 
 MEDIA_TYPE: Final = "application/x-ndjson"
+TRANSCRIBED_PARALLEL: Final = 2
+"""Utterances at a time where every voice is transcribed: one process transcribes all, and a voice that waits for it too
+long, or finds its queue full, is not transcribed."""
 _BODY: Final[dict[str, Any]] = {
     "required": True,
     "description": "Any of the three files, each at most once, and at least one of them.",
@@ -78,10 +81,15 @@ _LINES: Final[dict[str, Any]] = {
     "content": {
         MEDIA_TYPE: {
             "schema": {
-                "oneOf": [
-                    {"$ref": f"#/components/schemas/{kind.__name__}"}
-                    for kind in (RecordingLine, UtteranceLine, GapLine, SummaryLine, ProblemLine)
-                ]
+                # The whole answer is no JSON, so it is a string for generators of clients.
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": {
+                    "oneOf": [
+                        {"$ref": f"#/components/schemas/{kind.__name__}"}
+                        for kind in (RecordingLine, UtteranceLine, GapLine, SummaryLine, ProblemLine)
+                    ]
+                },
             }
         }
     },
@@ -138,6 +146,7 @@ router = APIRouter(tags=["prediction"])
 
 @router.post(
     "/recordings",
+    operation_id="analyze_recording",
     summary="Polarity of each utterance of a recording, as lines of JSON",
     response_model=RecordingLine | UtteranceLine | GapLine | SummaryLine | ProblemLine,
     response_class=Response,
@@ -152,6 +161,10 @@ async def answer_recording(
     channels: Annotated[
         Literal["mix", "speakers"], Query(description="`speakers`: each channel of the sound is a speaker.")
     ] = "mix",
+    speaker_normalization: Annotated[
+        bool,
+        Query(description="Make voice and face relative to their speaker's level, where the speaker is known."),
+    ] = True,
 ) -> Response:
     """Answer with a line for the recording, one for each utterance in order, and a summary.
 
@@ -170,8 +183,11 @@ async def answer_recording(
         transcribe=transcribe or settings.transcribe,
     )
 
-    async def answer(form: RawForm) -> Prediction:
-        result = await engine.answer_utterance(form, options, predictor)
+    async def prepare(form: RawForm) -> PreparedRequest:
+        return await engine.prepare_utterance(form, options, predictor)
+
+    async def answer(prepared: PreparedRequest) -> Prediction:
+        result = await engine.answer_utterance(prepared)
         prediction = compose(request.state.request_id, result, parsed=0.0)
         record(state, result, prediction)
         return prediction
@@ -186,9 +202,13 @@ async def answer_recording(
         checkpoint = predictor.pipeline.checkpoint
         transcript = None if form.transcript is None else form.transcript.read()
         files = Files(form.audio, transcript, form.openface)
+        if options.transcribe == "always" or (options.transcribe == "auto" and transcript is None):
+            few = min(settings.recording_parallel, TRANSCRIBED_PARALLEL)
+            settings = settings.model_copy(update={"recording_parallel": few})
         opening = stack.enter_async_context(open_recording(files, checkpoint.config, settings, channels))
         recording = await cancel_on_disconnect(request, opening)
-        lines = timeline(recording, model_name(checkpoint), answer)
+        model = model_name(checkpoint)
+        lines = timeline(recording, model, prepare, answer, speaker_normalization=speaker_normalization)
         stack.push_async_callback(lines.aclose)
         held = stack.pop_all()
     return _LinesResponse(_encoded(request, lines, deadline, explain=explain), held)

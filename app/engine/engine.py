@@ -5,8 +5,8 @@
 import asyncio
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,6 +33,23 @@ if TYPE_CHECKING:
 WARM_UP_SECONDS: Final = 120.0  # for one request of the warm-up: the first compiles and allocates
 WEIGHTS_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """Name of a weights folder in a reload request: no path separator, and neither `.` nor `..`."""
+
+
+@asynccontextmanager
+async def _deadline_in(seconds: float) -> AsyncIterator[float]:
+    """Cancel the block after that time; the value is the deadline on the `time.monotonic` clock.
+
+    Raises:
+        DeadlinePassed: the block was cancelled for that.
+    """
+    timeout = asyncio.timeout(seconds)
+    try:
+        async with timeout:
+            yield time.monotonic() + seconds
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise DeadlinePassed(f"No answer within {seconds:g} seconds.") from None
 
 
 def weights_folder(settings: Settings, name: str | None) -> Path:
@@ -139,8 +156,10 @@ class Engine:
             self._current(), form, options, self.settings.deadline if seconds is None else seconds
         )
 
-    async def answer_utterance(self, form: RawForm, options: Options, predictor: Predictor) -> Result:
-        """Answer one utterance of an accepted recording, and close its form; waits while the queue is full.
+    async def prepare_utterance(self, form: RawForm, options: Options, predictor: Predictor) -> PreparedRequest:
+        """Compute the features of one utterance of an accepted recording, and close its form.
+
+        It is not counted among the waiting requests: `recording_parallel` and `max_recordings` limit the number.
 
         Args:
             form: the parts.
@@ -148,12 +167,23 @@ class Engine:
             predictor: the one that was current when the recording was accepted.
 
         Raises:
+            DeadlinePassed: it took longer than the deadline of a request.
+            ServiceError, ModalityError: see `Preprocessor.prepare`.
+        """
+        async with _deadline_in(self.settings.deadline):
+            return await self._preprocessor.prepare(form, options, predictor)
+
+    async def answer_utterance(self, request: PreparedRequest) -> Result:
+        """Answer one prepared utterance; waits while the queue is full.
+
+        Raises:
             ServiceError: as `answer`, but for `QueueFull`.
-            UploadError, ModalityError: the content of a part is not accepted.
         """
         while True:
             try:
-                return await self._answer(predictor, form, options, self.settings.deadline)
+                async with _deadline_in(self.settings.deadline) as deadline:
+                    with self.batcher.reserve() as ticket:
+                        return await self._submit(ticket, request, deadline)
             except QueueFull as full:
                 await asyncio.sleep(full.retry_after or self.settings.retry_after)
 
@@ -239,18 +269,14 @@ class Engine:
     async def _answer(
         self, predictor: Predictor, form: RawForm, options: Options, seconds: float, *, extra: bool = False
     ) -> Result:
-        deadline = time.monotonic() + seconds
-        timeout = asyncio.timeout(seconds)
-        try:
-            async with timeout:
-                with self.batcher.reserve(extra=extra) as ticket:
-                    aside = partial(self.batcher.admission.aside, ticket)
-                    request = await self._preprocessor.prepare(form, options, predictor, aside)
-                    result, waited = await self.batcher.submit(ticket, request, deadline)
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise DeadlinePassed(f"No answer within {seconds:g} seconds.") from None
+        async with _deadline_in(seconds) as deadline:
+            with self.batcher.reserve(extra=extra) as ticket:
+                aside = partial(self.batcher.admission.aside, ticket)
+                request = await self._preprocessor.prepare(form, options, predictor, aside)
+                return await self._submit(ticket, request, deadline)
+
+    async def _submit(self, ticket: object, request: PreparedRequest, deadline: float) -> Result:
+        result, waited = await self.batcher.submit(ticket, request, deadline)
         result.timings["queue"] = waited
         return result
 

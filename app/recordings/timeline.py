@@ -5,12 +5,14 @@ import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from app.api import schemas
+from app.engine.predictor import PreparedRequest
 from app.errors import Fault, InvalidQuery, NothingUsable, UploadError, from_modality
 from app.recordings.faces import Faces
+from app.recordings.levels import SpeakerLevels
 from app.recordings.schemas import (
     CoveredModalities,
     GapLine,
@@ -37,8 +39,11 @@ if TYPE_CHECKING:
     from app.recordings.segmentation import Span
 
 Channels: TypeAlias = Literal["mix", "speakers"]
-Answer: TypeAlias = Callable[[RawForm], Awaitable[schemas.Prediction]]
-"""Answers the utterance that a form holds, and closes the form; raises as `app.engine.engine.Engine.answer`."""
+Prepare: TypeAlias = Callable[[RawForm], Awaitable[PreparedRequest]]
+"""Computes the features of the utterance that a form holds, and closes the form; raises as
+`app.engine.engine.Engine.prepare_utterance`."""
+Answer: TypeAlias = Callable[[PreparedRequest], Awaitable[schemas.Prediction]]
+"""Answers a prepared utterance; raises as `app.engine.engine.Engine.answer_utterance`."""
 
 Stretches: TypeAlias = list[tuple[float, float]]
 
@@ -176,18 +181,30 @@ async def _side_by_side(*work: Coroutine[Any, Any, None] | None) -> None:
         raise errors.exceptions[0] from None
 
 
-async def timeline(recording: Recording, model: schemas.ModelName, answer: Answer) -> AsyncGenerator[Line]:
+async def timeline(
+    recording: Recording,
+    model: schemas.ModelName,
+    prepare: Prepare,
+    answer: Answer,
+    *,
+    speaker_normalization: bool = True,
+) -> AsyncGenerator[Line]:
     """Yield the lines of a recording, each as soon as it and those before it are known.
 
-    At most `recording_parallel` utterances are read and answered at the same time.
+    At most `recording_parallel` utterances are read and answered at the same time. They are prepared and answered in
+    any order, and between the two made relative to their speakers' levels in the order of the recording, so that the
+    answers are the same each time.
 
     Args:
         recording: stays open until the last line.
         model: that answers.
-        answer: called for each utterance.
+        prepare: called for each utterance.
+        answer: called for each utterance of which something is usable.
+        speaker_normalization: whether voice and face are made relative to their speaker's level.
 
     Raises:
-        ServiceError: what `answer` raises, but for `NothingUsable`; places are those in the recording's files.
+        ServiceError: what `prepare` and `answer` raise, but for `NothingUsable`; places are those in the recording's
+            files.
     """
     from app.recordings.segmentation import Segmentation  # imports PyTorch
 
@@ -201,28 +218,39 @@ async def timeline(recording: Recording, model: schemas.ModelName, answer: Answe
         return asyncio.create_task(asyncio.to_thread(next, spans, None))
 
     coming: asyncio.Task[Span | None] | None = next_span()
+    preparing: deque[tuple[_Utterance, asyncio.Task[PreparedRequest | None]]] = deque()
     pending: deque[asyncio.Task[UtteranceLine | GapLine]] = deque()
     index = 0
+    levels = SpeakerLevels() if speaker_normalization else None
     try:
-        while coming is not None or pending:
-            may_add = len(pending) < recording.settings.recording_parallel
-            awaited = [*([coming] if coming is not None and may_add else []), *([pending[0]] if pending else [])]
+        while coming is not None or preparing or pending:
+            may_add = len(preparing) + len(pending) < recording.settings.recording_parallel
+            awaited: list[asyncio.Task[Any]] = [pending[0]] if pending else []
+            awaited += [preparing[0][1]] if preparing else []
+            awaited += [coming] if coming is not None and may_add else []
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             if pending and pending[0].done():
                 line = pending.popleft().result()
                 summarizer.add(line)
                 yield line
+            elif preparing and preparing[0][1].done():
+                utterance, prepared = preparing.popleft()
+                if levels is not None and prepared.exception() is None and (request := prepared.result()) is not None:
+                    utterance.normalized = levels.normalize(request, utterance.span.speaker)
+                pending.append(asyncio.create_task(utterance.answer(prepared, answer)))
             elif coming is not None and coming.done():
                 span = coming.result()
                 coming = None if span is None else next_span()
                 if span is not None:
-                    pending.append(asyncio.create_task(_answer_span(recording, span, index, answer)))
+                    utterance = _Utterance(recording, span, index)
+                    preparing.append((utterance, asyncio.create_task(utterance.prepare(prepare))))
                     index += 1
     finally:
-        for task in pending:
+        unfinished: list[asyncio.Task[Any]] = [*pending, *(prepared for _, prepared in preparing)]
+        for task in unfinished:
             task.cancel()
         # A thread cannot be cancelled, and it reads from files that are closed next.
-        await asyncio.gather(*pending, *([coming] if coming is not None else []), return_exceptions=True)
+        await asyncio.gather(*unfinished, *([coming] if coming is not None else []), return_exceptions=True)
     silent, faceless = await asyncio.to_thread(_missing_stretches, recording)
     summarizer.trim_silent(silent)
     summarizer.add_faceless(faceless)
@@ -260,44 +288,110 @@ def _first_line(recording: Recording, model: schemas.ModelName) -> RecordingLine
     )
 
 
-@dataclass(slots=True)
-class _Material:
-    """What a span is answered with: a form, coverages, reasons of what is missing, rows before the face's, warnings."""
+class _Utterance:
+    """A span of a recording on its way to a line.
 
-    form: RawForm
-    coverage: dict[str, float]
-    reasons: dict[str, str]
-    rows_before: int = 0
-    warnings: list[schemas.InputWarning] = field(default_factory=list)
+    Args:
+        recording: stays open until `prepare` has ended.
+        span: the span.
+        index: from 0.
 
+    Attributes:
+        normalized: modalities that were made relative to the speaker's level.
+    """
 
-def _material(recording: Recording, span: "Span") -> _Material:
-    form, sound, faces = RawForm(), recording.sound, recording.faces
-    coverage, reasons = dict.fromkeys(map(str, Modality), 0.0), dict.fromkeys(map(str, Modality), NOT_PROVIDED)
-    found = _Material(form, coverage, reasons)
-    longest = recording.settings.max_audio_seconds
-    end = min(span.end, span.start + longest)
-    if end < span.end and (sound is not None or faces is not None):
-        detail = f"Only the first {longest:g} seconds of the sound and the face of this utterance count."
-        found.warnings.append(schemas.InputWarning(code="utterance_truncated", detail=detail))
-    if span.text is not None:
-        form.text, coverage["text"] = span.text.encode(), 1.0
-    elif recording.transcript is not None:
-        reasons["text"] = "no_words"
-    if sound is not None:
-        samples = sound.read(span.start, end, span.channel)
-        coverage["audio"] = sounding_share(samples, end - span.start, recording.config.audio.silence_dbfs)
-        reasons["audio"] = _audio_reason(span, len(samples), coverage["audio"])
-        if len(samples) and not span.silent and reasons["audio"] != "silent":
-            form.audio = as_wav(samples)
-    elif recording.empty is not None:
-        reasons["audio"] = recording.empty.reason
-    if faces is not None:
-        coverage["visual"] = faces.coverage(span.start, end)
-        reasons["visual"] = "face_lost" if coverage["visual"] else "no_face"
-        if coverage["visual"] and coverage["visual"] >= recording.settings.recording_min_coverage:
-            form.openface, found.rows_before = faces.read_rows(span.start, end)
-    return found
+    def __init__(self, recording: Recording, span: "Span", index: int) -> None:
+        self.span, self.normalized = span, frozenset[Modality]()
+        self._recording, self._index = recording, index
+        self._form = RawForm()
+        self._coverage: dict[str, float] = dict.fromkeys(map(str, Modality), 0.0)
+        self._reasons: dict[str, str] = dict.fromkeys(map(str, Modality), NOT_PROVIDED)
+        self._rows_before = 0  # of the OpenFace CSV, before those of the form
+        self._warnings: list[schemas.InputWarning] = []
+        self._empty: dict[Modality, EmptyModality] = {}
+
+    async def prepare(self, prepare: Prepare) -> PreparedRequest | None:
+        """Compute the features of what there is; None where there is nothing usable.
+
+        Raises:
+            ServiceError: a part is not accepted; names the place in the recording's files.
+        """
+        self._collect()
+        form = self._form
+        if form.text is None and form.audio is None and form.openface is None:
+            return None
+        try:
+            return await prepare(form)
+        except NothingUsable as error:
+            self._empty = error.empty
+            return None
+        except (UploadError, ModalityError) as error:
+            upload = error if isinstance(error, UploadError) else from_modality(error)
+            raise _in_recording(upload, self.span, self._rows_before) from None
+
+    async def answer(self, prepared: asyncio.Task[PreparedRequest | None], answer: Answer) -> UtteranceLine | GapLine:
+        """Return the line of what `prepare` returned; raises what it raised, or `answer` does."""
+        request, span = prepared.result(), self.span
+        place: dict[str, Any] = {
+            "index": self._index,
+            "start": round(span.start, DIGITS),
+            "end": round(span.end, DIGITS),
+            "speaker": span.speaker,
+            "text": span.text,
+        }
+        if request is None:
+            missing = {str(modality): self._missing(modality) for modality in Modality}
+            modalities = self._modalities(missing)
+            return GapLine(**place, modalities=modalities, reasons={name: use.reason or "" for name, use in modalities})
+        given = (await answer(request)).model_dump(exclude={"request_id", "model", "timings_ms"})
+        if given["modalities"]["text"]["status"] == "present":  # perhaps transcribed
+            self._coverage["text"] = 1.0
+        modalities = self._modalities(given.pop("modalities"))
+        for warning in given["warnings"]:
+            warning["detail"] = _in_whole_file(warning["detail"], self._rows_before)
+        given["warnings"] += self._warnings
+        return UtteranceLine(**place, **given, modalities=modalities)
+
+    def _collect(self) -> None:
+        """Collect the parts of the form, their coverages, and the reasons of what is missing."""
+        recording, span, form = self._recording, self.span, self._form
+        sound, faces, coverage, reasons = recording.sound, recording.faces, self._coverage, self._reasons
+        longest = recording.settings.max_audio_seconds
+        end = min(span.end, span.start + longest)
+        if end < span.end and (sound is not None or faces is not None):
+            detail = f"Only the first {longest:g} seconds of the sound and the face of this utterance count."
+            self._warnings.append(schemas.InputWarning(code="utterance_truncated", detail=detail))
+        if span.text is not None:
+            form.text, coverage["text"] = span.text.encode(), 1.0
+        elif recording.transcript is not None:
+            reasons["text"] = "no_words"
+        if sound is not None:
+            samples = sound.read(span.start, end, span.channel)
+            coverage["audio"] = sounding_share(samples, end - span.start, recording.config.audio.silence_dbfs)
+            reasons["audio"] = _audio_reason(span, len(samples), coverage["audio"])
+            if len(samples) and not span.silent and reasons["audio"] != "silent":
+                form.audio = as_wav(samples)
+        elif recording.empty is not None:
+            reasons["audio"] = recording.empty.reason
+        if faces is not None:
+            coverage["visual"] = faces.coverage(span.start, end)
+            reasons["visual"] = "face_lost" if coverage["visual"] else "no_face"
+            if coverage["visual"] and coverage["visual"] >= recording.settings.recording_min_coverage:
+                form.openface, self._rows_before = faces.read_rows(span.start, end)
+
+    def _missing(self, modality: Modality) -> dict[str, Any]:
+        reason = self._empty[modality].reason if modality in self._empty else NOT_PROVIDED
+        return {"status": "missing", "reason": reason}
+
+    def _modalities(self, uses: dict[str, dict[str, Any]]) -> CoveredModalities:
+        """Add coverages, the reasons that only the recording gives, and what was made relative to the speaker."""
+        for modality, use in uses.items():
+            use["coverage"] = round(self._coverage[modality], DIGITS)
+            if use["reason"] == NOT_PROVIDED:
+                use["reason"] = self._reasons[modality]
+            if modality != Modality.TEXT:
+                use["speaker_normalized"] = modality in self.normalized
+        return CoveredModalities.model_validate(uses)
 
 
 def _audio_reason(span: "Span", samples: int, coverage: float) -> str:
@@ -306,51 +400,6 @@ def _audio_reason(span: "Span", samples: int, coverage: float) -> str:
         return "past_end"
     least = SILENT_SHARE if span.silent else MIN_SOUND / (span.end - span.start)
     return "silent" if coverage < least else "no_speech"
-
-
-async def _answer_span(recording: Recording, span: "Span", index: int, answer: Answer) -> UtteranceLine | GapLine:
-    found = _material(recording, span)
-    place: dict[str, Any] = {
-        "index": index,
-        "start": round(span.start, DIGITS),
-        "end": round(span.end, DIGITS),
-        "speaker": span.speaker,
-        "text": span.text,
-    }
-    empty: dict[Modality, EmptyModality] = {}
-    form = found.form
-    try:
-        if form.text is not None or form.audio is not None or form.openface is not None:
-            prediction = await answer(form)
-            given = prediction.model_dump(exclude={"request_id", "model", "timings_ms"})
-            if given["modalities"]["text"]["status"] == "present":  # perhaps transcribed
-                found.coverage["text"] = 1.0
-            modalities = _modalities(given.pop("modalities"), found)
-            for warning in given["warnings"]:
-                warning["detail"] = _in_whole_file(warning["detail"], found.rows_before)
-            given["warnings"] += found.warnings
-            return UtteranceLine(**place, **given, modalities=modalities)
-    except NothingUsable as error:
-        empty = error.empty
-    except (UploadError, ModalityError) as error:
-        upload = error if isinstance(error, UploadError) else from_modality(error)
-        raise _in_recording(upload, span, found.rows_before) from None
-    missing = {
-        str(modality): {"status": "missing", "reason": empty[modality].reason if modality in empty else NOT_PROVIDED}
-        for modality in Modality
-    }
-    modalities = _modalities(missing, found)
-    reasons = {modality: use.reason or "" for modality, use in modalities}
-    return GapLine(**place, modalities=modalities, reasons=reasons)
-
-
-def _modalities(uses: dict[str, dict[str, Any]], found: _Material) -> CoveredModalities:
-    """Add coverages, and the reasons that only the recording gives."""
-    for modality, use in uses.items():
-        use["coverage"] = round(found.coverage[modality], DIGITS)
-        if use["reason"] == NOT_PROVIDED:
-            use["reason"] = found.reasons[modality]
-    return CoveredModalities.model_validate(uses)
 
 
 def _in_whole_file(detail: str, rows_before: int) -> str:

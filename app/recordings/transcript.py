@@ -27,6 +27,10 @@ _TAG: Final = re.compile(r"<[^<>\n]{0,256}>|\{\\[^{}\n]{0,64}\}")
 _VOICE: Final = re.compile(r"<v(?:\.[^ \t<>]{0,64})?[ \t]+([^<>\n]{1,256})>")
 _LABEL: Final = re.compile(r"\[?(SPEAKER[ _]?\d{1,4})\]?:\s*", re.ASCII)
 """A speaker as WhisperX writes it into SRT."""
+_NAME: Final = re.compile(r"([^\W\d_][\w.'’-]{0,32}(?: [\w.'’()-]{1,32}){0,3}): +(?=\S)")
+"""A speaker as Zoom and Otter write it: the name, a colon, the words."""
+NAMED: Final = 0.5
+"""Share of the cues with words that begin with a name, from which names are speakers and not words."""
 _VTT_BLOCKS: Final = ("NOTE", "STYLE", "REGION")
 _COLUMNS: Final = ("start", "end", "text", "speaker")
 _NEEDED: Final = frozenset(_COLUMNS[:3])
@@ -63,7 +67,7 @@ class Transcript:
     Args:
         format: `srt`, `webvtt`, `whisper` or `csv`.
         cues: ordered.
-        warnings: code → detail: `cues_out_of_order`, `cues_overlap`, `cues_skipped`.
+        warnings: code → detail: `cues_out_of_order`, `cues_overlap`, `cues_skipped`, `speakers_in_text`.
     """
 
     format: Format
@@ -96,8 +100,27 @@ def read_transcript(content: bytes, limits: TranscriptLimits | None = None) -> T
         raise CorruptPart("the JSON is nested too deeply", part=PART) from None
     if not collector.cues and not collector.skipped:
         raise CorruptPart("the transcript holds no cue", part=PART)
-    cues = sorted(collector.cues, key=lambda cue: (cue.start, cue.end))
-    return Transcript(kind, cues, collector.warnings())
+    cues, warnings = sorted(collector.cues, key=lambda cue: (cue.start, cue.end)), collector.warnings()
+    if kind in ("srt", "webvtt") and (named := _speakers_in_text(cues)) is not None:
+        count = sum(cue.speaker is not None for cue in named)
+        warnings["speakers_in_text"] = f"{count} cues begin with a name and a colon, which was taken as the speaker."
+        cues = named
+    return Transcript(kind, cues, warnings)
+
+
+def _speakers_in_text(cues: Sequence[Cue]) -> list[Cue] | None:
+    """Return the cues with the names at the beginning of their texts as speakers; None where too few have one."""
+    found = [_NAME.match(cue.text) for cue in cues]
+    names = [match[1] for match in found if match is not None and not match[1][0].islower()]
+    with_words = sum(cue.text != "" for cue in cues)
+    if any(cue.speaker for cue in cues) or len(names) < max(2, NAMED * with_words):
+        return None
+    return [
+        cue
+        if match is None or match[1][0].islower()
+        else cue._replace(speaker=match[1], text=cue.text[match.end() :].strip())
+        for cue, match in zip(cues, found, strict=True)
+    ]
 
 
 def _decode(content: bytes) -> str:

@@ -24,7 +24,7 @@ FORMATS: Final = (".csv", ".jsonl", ".parquet")
 ROW_GROUP: Final = 10_000  # rows of a Parquet file that are written at a time
 LISTS: Final = frozenset({"key_missing_modalities", "warnings"})
 FLAGS: Final = frozenset({"key_missing_detected"})
-NUMBERS: Final = frozenset({"confidence", "key_missing_score", "key_missing_threshold"})
+NUMBERS: Final = frozenset({"confidence", "key_missing_score", "key_missing_threshold", "transcribed_confidence"})
 PROBABILITY: Final = "p_"  # prefix of the columns of the classes' probabilities
 
 Record: TypeAlias = Mapping[str, Any]
@@ -47,6 +47,9 @@ def columns_of(classes: Sequence[str]) -> tuple[str, ...]:
         "confidence",
         *(f"{PROBABILITY}{name}" for name in classes),
         *(f"{modality}_{field}" for modality in Modality for field in ("status", "reason")),
+        "text_source",
+        "transcribed_text",
+        "transcribed_confidence",
         "key_missing_detected",
         "key_missing_modalities",
         "key_missing_score",
@@ -69,6 +72,11 @@ def _record(row: Row, outcome: Prediction | Failure) -> dict[str, Any]:
     found |= {f"{PROBABILITY}{name}": p for name, p in outcome.probabilities.items()}
     for name, use in outcome.modalities:
         found |= {f"{name}_status": use.status, f"{name}_reason": use.reason}
+    found["text_source"] = outcome.modalities.text.source
+    if (transcript := outcome.modalities.text.transcript) is not None:
+        # A line of results is a line of the file.
+        found["transcribed_text"] = " ".join(transcript.text.split())
+        found["transcribed_confidence"] = transcript.confidence
     return found | {
         "key_missing_detected": key.detected,
         "key_missing_modalities": key.modalities,

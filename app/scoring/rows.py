@@ -1,6 +1,7 @@
 """The rows that `emmr score` answers: those of a manifest, or files of a folder grouped by their names."""
 
 import csv
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,9 @@ AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".web
 SUFFIXES: Final[Mapping[str, str]] = {".txt": "text", ".csv": "openface", **dict.fromkeys(AUDIO_SUFFIXES, "audio")}
 """Suffix of a file in a folder → its part."""
 
+_FACE_ID: Final = re.compile(r"(\d{1,9})(?:\.0{1,6})?", re.ASCII)
+"""A whole number; a column with empty cells is written as 2.0 by pandas."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -25,6 +29,7 @@ class Row:
         text: the words, or the file that contains them.
         audio: the sound file.
         openface: the OpenFace CSV.
+        face_id: the face in it to follow; None for the most confident one.
         fault: why the row cannot be scored; None if it can be tried.
     """
 
@@ -33,6 +38,7 @@ class Row:
     text: str | Path | None = None
     audio: Path | None = None
     openface: Path | None = None
+    face_id: int | None = None
     fault: str | None = None
 
 
@@ -40,7 +46,8 @@ def read_rows(source: Path, leave_out: Collection[Path] = ()) -> Iterator[Row]:
     """Yield the rows of a manifest or folder; a row that cannot be read has a fault, and the others follow.
 
     A manifest is a CSV file, or JSON lines (`.jsonl`, `.ndjson`, `.json`), with any of the columns of
-    `model.training.datasets.manifest.COLUMNS` and at least one of text, audio and openface; files are relative to it.
+    `model.training.datasets.manifest.COLUMNS` and face_id, and at least one of text, audio and openface; files are
+    relative to it.
     In a folder, and the folders in it, files of the same name without the suffix are one row.
 
     Args:
@@ -121,7 +128,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
             if not raw.strip():
                 continue
             try:
-                cells = read_json_cells(path, line, raw)
+                cells = read_json_cells(path, line, raw, ("face_id",))
             except CorpusError as error:
                 yield line, Row("", fault=f"line {line}: {error.detail}")
             else:
@@ -129,8 +136,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _row(cells: Mapping[str, str], folder: Path) -> Row:
-    found = {column: cells.get(column, "").strip() for column in ("id", "label", "audio", "openface")}
-    text = cells.get("text", "")
+    found = {column: cells.get(column, "").strip() for column in ("id", "label", "audio", "openface", "face_id")}
+    text, face = cells.get("text", ""), _FACE_ID.fullmatch(found["face_id"])
     parts = bool(text.strip()), bool(found["audio"]), bool(found["openface"])
     return Row(
         found["id"],
@@ -138,8 +145,19 @@ def _row(cells: Mapping[str, str], folder: Path) -> Row:
         text if parts[0] else None,
         folder / found["audio"] if parts[1] else None,
         folder / found["openface"] if parts[2] else None,
-        None if any(parts) else "text, audio and openface are all empty",
+        None if face is None else int(face[1]),
+        _fault_of(parts, found["face_id"]),
     )
+
+
+def _fault_of(parts: tuple[bool, bool, bool], face_id: str) -> str | None:
+    if not any(parts):
+        return "text, audio and openface are all empty"
+    if not face_id:
+        return None
+    if not parts[2]:
+        return "face_id chooses a face of openface, which is empty"
+    return None if _FACE_ID.fullmatch(face_id) else f"face_id is not a whole number from 0 on: {face_id!r}"
 
 
 def _folder_rows(folder: Path, leave_out: Collection[Path]) -> Iterator[tuple[int, Row]]:

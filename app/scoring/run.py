@@ -21,13 +21,11 @@ from app.errors import DeviceLost, NotReady, ServiceError
 from app.logging import configure_logging, get_logger
 from app.scoring.results import Failure, Results, open_results
 from app.scoring.rows import Row, read_rows
-from app.settings import Settings
+from app.settings import WITHOUT_CLIENTS, Settings
 from app.uploads.form import RawForm
 from model.errors import CheckpointError, ConfigError, ModalityError
 
 WINDOW: Final = 4  # batches of rows that are read ahead of the row that is written next
-DEADLINE: Final = 86_400.0  # seconds for one row: nobody waits for it, and decoding has a limit of its own
-TRANSCRIBE_SECONDS: Final = 600.0  # for one voice, the voices before it included
 REPORT_SECONDS: Final = 10.0  # between lines of progress, where standard error is not a terminal
 UNREADABLE_ROW: Final = "Unreadable row"
 UNREADABLE_FILE: Final = "Unreadable file"
@@ -53,11 +51,9 @@ def score(settings: Settings, source: Path, out: Path) -> None:
 
 
 async def _score(settings: Settings, source: Path, out: Path, total: int) -> None:
-    # Rows wait for each other and never are refused: admission is for clients.
+    # Rows wait for each other and never are refused.
     window = WINDOW * settings.max_batch
-    waiting = {"queue_size": window, "max_wait": 0.0, "deadline": DEADLINE}
-    voices = {"transcribe_queue": window, "transcribe_timeout": TRANSCRIBE_SECONDS, "transcribe_niceness": 0}
-    settings = settings.model_copy(update=waiting | voices)
+    settings = settings.model_copy(update={**WITHOUT_CLIENTS, "queue_size": window, "transcribe_queue": window})
     engine = Engine(settings)
     engine.start()
     try:
@@ -114,7 +110,8 @@ async def _answer(engine: Engine, row: Row) -> Prediction | Failure:
             _open(row, form, engine.settings)
         except OSError as error:
             return Failure(UNREADABLE_FILE, f"{error.filename}: {error.strerror}")
-        options = Options(threshold=engine.settings.key_threshold, transcribe=engine.settings.transcribe)
+        settings = engine.settings
+        options = Options(threshold=settings.key_threshold, face_id=row.face_id, transcribe=settings.transcribe)
         result = await engine.answer(form, options)
         return compose(row.id, result, parsed=0.0)
     except (DeviceLost, NotReady):

@@ -24,9 +24,11 @@ from app.uploads.form import (
 )
 from app.uploads.json_reader import JsonReader, unescape
 from app.uploads.spool import SpooledFile, Uploads
+from model.features.visual.table import MAX_MAGNITUDE
 
 MEDIA_TYPE: Final = "application/json"
 MAX_ID: Final = 128  # characters of an item's id
+MAX_FACE_ID: Final = int(MAX_MAGNITUDE)
 ESCAPED: Final = 6  # length of one escaped character, `\u0061`
 
 _NOT_BASE64: Final = re.compile(r"[^A-Za-z0-9+/=]")
@@ -40,11 +42,13 @@ class Item:
         id: of the client's choice.
         form: the parts; closed when the batch is.
         error: why a part's content is not accepted, None if it was read.
+        face_id: the face of the OpenFace file to follow; None for the most confident one.
     """
 
     id: str = ""
     form: RawForm = field(default_factory=RawForm)
     error: errors.UploadError | None = None
+    face_id: int | None = None
 
 
 def is_json(request: Request) -> bool:
@@ -84,7 +88,7 @@ async def read_json(request: Request, settings: Settings, uploads: Uploads | Non
 
 @asynccontextmanager
 async def read_items(request: Request, settings: Settings, uploads: Uploads) -> AsyncIterator[Sequence[Item]]:
-    """Read `{"items": [{"id": …, "text": …, "audio": …, "openface": …}, …]}`.
+    """Read `{"items": [{"id": …, "text": …, "audio": …, "openface": …, "face_id": …}, …]}`.
 
     An item whose content is not accepted has an `error`, and the others are read on. The files of all items together
     take as much memory as those of one form.
@@ -142,13 +146,18 @@ async def _read_batch(reader: JsonReader, items: list[Item], settings: Settings,
 
 async def _read_item(reader: JsonReader, item: Item, parts: "_Parts", pointer: str) -> None:
     await reader.begin(b"{", "an object", pointer)
+    faces = 0
     async for name in reader.members(pointer):
-        if name != "id":
+        place = f"{pointer}/{name}"
+        if name not in ("id", "face_id"):
             await parts.read(name, reader, pointer)
             continue
-        place = f"{pointer}/id"
-        if item.id:
+        if (item.id, faces)[name == "face_id"]:
             raise errors.UnexpectedJson("the member may be given only once", place=place)
+        if name == "face_id":
+            faces += 1
+            item.face_id = await reader.whole_number(MAX_FACE_ID, place)
+            continue
         await reader.begin(b'"', "a string", place)
         item.id = await reader.whole(ESCAPED * MAX_ID, place)
         if not 0 < len(item.id) <= MAX_ID:
@@ -158,6 +167,9 @@ async def _read_item(reader: JsonReader, item: Item, parts: "_Parts", pointer: s
     item.error = parts.error
     if not parts.sent:
         item.error = errors.EmptyForm("the item holds no part", place=pointer)
+    elif item.face_id is not None and item.form.openface is None:
+        detail = "face_id chooses a face of openface, which the item does not have"
+        item.error = item.error or errors.UnexpectedJson(detail, part="openface", place=f"{pointer}/face_id")
 
 
 class _Memory:
@@ -196,7 +208,7 @@ class _Parts:
         """
         part, place = part_name(name), f"{pointer}/{name}"
         if part is None:
-            accepted = ", ".join(("id", *PART_NAMES) if pointer else PART_NAMES)
+            accepted = ", ".join(("id", *PART_NAMES, "face_id") if pointer else PART_NAMES)
             raise errors.UnknownPart(f"only the members {accepted} are accepted", place=pointer or None)
         if name in self._names:
             raise errors.DuplicatePart("the part may be given only once", part=part, place=place)

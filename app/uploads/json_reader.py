@@ -15,6 +15,7 @@ MAX_NAME: Final = 64  # bytes of a member's name as written; the longest known n
 _BLANK: Final = re.compile(rb"[ \t\r\n]*")
 _CONTENT: Final = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
 _BEGUN_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+_OF_NUMBERS: Final = b"0123456789+-.eE"
 _OTHER_VALUES: Final = b"[{tf-0123456789"  # first bytes of values that are neither a string nor null
 
 
@@ -31,7 +32,7 @@ def unescape(written: bytes | bytearray) -> str:
 class JsonReader:
     """Pulls the values of one JSON text (RFC 8259) from the chunks of a body.
 
-    Numbers, true and false are not read: no member may have one.
+    Numbers are read only by `whole_number`, and true and false not at all: no member may have one.
     """
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
@@ -129,6 +130,29 @@ class JsonReader:
         except UnicodeError:
             raise errors.MalformedBody("a name or an id is not UTF-8", place=place or None) from None
         return text
+
+    async def whole_number(self, most: int, place: str) -> int | None:
+        """Read a whole number from 0 to `most`, written without fraction and exponent; None for null.
+
+        Raises:
+            UnexpectedJson: another number, or a value of another type.
+            MalformedBody: not JSON.
+        """
+        kind = f"a whole number from 0 to {most}, or null"
+        first = await self._next()
+        self._position -= 1
+        if not first.isdigit():
+            await self.begin(b"", kind, place, nullable=True)
+            return None
+        written = b""
+        while (byte := await self._byte()) in _OF_NUMBERS and len(written) <= len(str(most)):
+            written += byte
+        self._position -= 1
+        if len(written) > 1 and written.startswith(b"0") and written.isdigit():
+            raise self._malformed()
+        if not written.isdigit() or int(written) > most:
+            raise errors.UnexpectedJson(f"must be {kind}", place=place)
+        return int(written)
 
     async def end(self) -> None:
         """Read to the end of the body, where only white space may be.

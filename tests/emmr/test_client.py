@@ -116,8 +116,14 @@ def test_problem_is_an_error_with_its_place(service: emmr.Client) -> None:
 
 
 def test_batch_has_an_answer_or_a_problem_for_each_utterance(service: emmr.Client, parts: Mapping[str, Part]) -> None:
-    batch: dict[str, Utterance] = {"good": {"text": "Hello", "audio": parts["audio"][1]}, "bad": {"openface": b"{}"}}
-    good, bad = service.predict_batch(batch).items
+    batch: dict[str, Utterance] = {
+        "good": {"text": "Hello", "audio": parts["audio"][1]},
+        "bad": {"openface": b"{}"},
+        "no such face": {"openface": parts["openface"][1], "face_id": 7},
+    }
+    good, bad, faceless = service.predict_batch(batch).items
+    assert isinstance(faceless, RefusedItem)
+    assert faceless.problem.type == "/problems/unknown-face"
     assert isinstance(good, AnsweredItem)
     assert (good.id, good.answer.modalities.audio.status) == ("good", "present")
     assert isinstance(bad, RefusedItem)
@@ -127,6 +133,18 @@ def test_batch_has_an_answer_or_a_problem_for_each_utterance(service: emmr.Clien
 def test_timeline_is_read_line_by_line(service: emmr.Client) -> None:
     lines = service.timeline(transcript=SRT)
     assert [line.type for line in lines] == ["recording", "utterance", "utterance", "summary"]
+
+
+def test_timeline_sends_its_options() -> None:
+    script = Script(httpx2.Response(422, json={**PROBLEM, "status": 422}))
+    lines = emmr.Client(URL, transport=script).timeline(
+        transcript=SRT, channels="speakers", threshold=0.25, transcribe="always", speaker_normalization=False
+    )
+    with pytest.raises(emmr.ProblemError) as refused:
+        next(lines)
+    assert refused.value.status == 422
+    expected = {"threshold": "0.25", "transcribe": "always", "speaker_normalization": "false", "channels": "speakers"}
+    assert dict(script.requests[0].url.params) == expected
 
 
 def test_timeline_of_a_malformed_transcript_is_a_problem(service: emmr.Client) -> None:

@@ -10,7 +10,9 @@ import soundfile
 
 import emmr
 from app.api.schemas import ExplainedPrediction
+from app.recordings.schemas import UtteranceLine
 from model.errors import CheckpointError
+from tests.support.openface import simulate_openface_csv
 from tests.support.service import Part
 
 SRT = b"1\n00:00:00,000 --> 00:00:02,000\nWhat a lovely surprise!\n\n2\n00:00:02,500 --> 00:00:04,000\nThank you.\n"
@@ -87,6 +89,25 @@ def test_timeline_has_a_line_for_each_utterance_and_a_summary(model: emmr.Model)
 def test_timeline_reads_sound_from_memory(model: emmr.Model, parts: Mapping[str, Part]) -> None:
     first, *_, last = model.timeline(audio=parts["audio"][1], transcript=SRT)
     assert (first.type, last.type) == ("recording", "summary")
+
+
+def test_timeline_transcribes_on_demand(
+    model: emmr.Model, parts: Mapping[str, Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model._local, "transcriber", None)
+    with pytest.raises(emmr.ServiceError) as refused:
+        list(model.timeline(audio=parts["audio"][1], transcript=SRT, transcribe="always"))
+    assert "the extra asr is not installed" in str(refused.value)
+
+
+def test_timeline_is_not_relative_to_speakers_if_switched_off(model: emmr.Model) -> None:
+    cues, face = b"start,end,text,speaker\n0,2,Hello.,Anna\n", simulate_openface_csv(60, "action_units")
+    found = model.timeline(transcript=cues, openface=face, speaker_normalization=False, threshold=0.25)
+    line = list(found)[1]
+    assert isinstance(line, UtteranceLine)
+    assert line.modalities.visual.status == "present"
+    assert not line.modalities.visual.speaker_normalized
+    assert line.key_missing.threshold == 0.25
 
 
 def test_timeline_may_be_left_before_its_end(model: emmr.Model) -> None:

@@ -18,6 +18,7 @@ from app.engine.predictor import Predictor, PreparedRequest, Result
 from app.uploads.form import RawForm
 from model.modality import SUBSETS, ModalitySet
 from tests.support.device import until
+from tests.support.openface import simulate_openface_csv
 from tests.support.service import Part, make_app, serving
 
 HELLO = {"id": "hello", "text": "Hello."}
@@ -135,6 +136,18 @@ def test_the_face_of_a_json_body_may_be_chosen(client: TestClient, parts: Mappin
     assert refused.json()["type"] == "/problems/unknown-face"
 
 
+def test_the_face_of_an_item_may_be_chosen(client: TestClient) -> None:
+    faces = simulate_openface_csv(30, "action_units", faces=(0, 1), confidence=[0.9, 0.8])
+    sent = in_json({"openface": ("a.csv", faces, "text/csv")})
+    items = [{"id": f"{face}", "face_id": face, **sent} for face in (None, 0, 1, 7)]
+    response = client.post("/predict/batch", json={"items": items})
+    assert statuses(response) == [200, 200, 200, 422]
+    best, first, second, unknown = response.json()["items"]
+    assert best["answer"]["probabilities"] == pytest.approx(first["answer"]["probabilities"], abs=1e-4)
+    assert second["answer"]["probabilities"] != pytest.approx(first["answer"]["probabilities"], abs=1e-4)
+    assert unknown["problem"]["type"] == "/problems/unknown-face"
+
+
 def test_both_bodies_are_documented(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     single, batch = (
@@ -142,11 +155,10 @@ def test_both_bodies_are_documented(client: TestClient) -> None:
     )
     assert list(single["schema"]["properties"]) == ["text", "audio", "openface"]
     item = batch["schema"]["properties"]["items"]["items"]
-    assert list(item["properties"]) == ["id", "text", "audio", "openface"]
+    assert list(item["properties"]) == ["id", "text", "audio", "openface", "face_id"]
     for documented in (*single["examples"].values(), *batch["examples"].values()):
         path = "/predict/batch" if "items" in documented["value"] else "/predict"
-        sent = {name: value for name, value in documented["value"].items() if name != "openface"}
-        assert client.post(path, json=sent).status_code == 200
+        assert client.post(path, json=documented["value"]).status_code == 200
 
 
 def texts(count: int) -> list[dict[str, str]]:

@@ -7,8 +7,12 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from app.api import recordings
 from app.api.recordings import MEDIA_TYPE
+from app.recordings.timeline import Channels, Files, open_recording
 from app.recordings.transcript import Cue
+from app.settings import Settings
+from model.config import ModelConfig
 from tests.support.openface import simulate_openface_csv
 from tests.support.recordings import srt
 from tests.support.service import serving
@@ -66,6 +70,42 @@ def test_an_utterance_has_the_fields_of_a_prediction(client: TestClient) -> None
     for name in ("polarity", "probabilities", "key_missing", "votes", "summary"):
         assert line[name] == pytest.approx(alone[name]) if name == "probabilities" else line[name] == alone[name]
     assert list(line)[:2] == ["type", "index"]
+
+
+@pytest.mark.parametrize(
+    ("transcribe", "part", "few"),
+    [
+        ("auto", "openface", True),
+        ("auto", "transcript", False),
+        ("always", "transcript", True),
+    ],
+)
+def test_few_voices_wait_to_be_transcribed(
+    client: TestClient, application: FastAPI, monkeypatch: pytest.MonkeyPatch, transcribe: str, part: str, few: bool
+) -> None:
+    content = {"openface": simulate_openface_csv(30, "action_units"), "transcript": srt([Cue(0, 1, "Hi.")])}[part]
+    found: list[int] = []
+
+    def opened(files: Files, config: ModelConfig, settings: Settings, channels: Channels) -> Any:
+        found.append(settings.recording_parallel)
+        return open_recording(files, config, settings, channels)
+
+    monkeypatch.setattr(recordings, "open_recording", opened)
+    post(client, {part: ("a", content)}, transcribe=transcribe)
+    usual = application.state.settings.recording_parallel
+    assert found == [min(usual, recordings.TRANSCRIBED_PARALLEL) if few else usual]
+
+
+def test_speaker_normalization_is_an_option(client: TestClient) -> None:
+    files = {
+        "transcript": ("a.csv", b"start,end,text,speaker\n0,2,Hi.,Anna\n2,4,Bye.,\n"),
+        "openface": ("b.csv", simulate_openface_csv(120, "action_units")),
+    }
+    switched_off = post(client, files, speaker_normalization="false")[1]
+    first, second = post(client, files)[1:-1]
+    found = [line["modalities"]["visual"]["speaker_normalized"] for line in (switched_off, first, second)]
+    assert found == [False, True, False]
+    assert "speaker_normalized" not in first["modalities"]["text"]
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def test_estimates_order_sentences_as_the_tokenizer_does(tiny_weights: Path) -> 
     from app.engine.predictor import Predictor
 
     tokenizer = Predictor.load(tiny_weights, "cpu").pipeline.extractor.text_encoder.tokenizer
-    readme = Path(__file__).parents[3].joinpath("README.md").read_text(encoding="utf-8")
-    sentences = [line for line in readme.splitlines() if 20 < len(line) < 150]
+    page = Path(__file__).parents[3].joinpath("docs", "architecture.md").read_text(encoding="utf-8")
+    sentences = [line for line in page.splitlines() if 20 < len(line) < 150]
     exact = [len(tokenizer(sentence)["input_ids"]) for sentence in sentences]
     estimated = [estimate_tokens(sentence, 1000) for sentence in sentences]
     assert len(sentences) > 50

@@ -114,7 +114,8 @@ async def test_an_utterance_of_a_recording_waits_while_the_queue_is_full(
                 return reserve(extra=extra)
 
             monkeypatch.setattr(engine.batcher, "reserve", watched_reserve)
-            waiting = asyncio.create_task(engine.answer_utterance(RawForm(text=b"Hello."), Options(), engine.predictor))
+            prepared = await engine.prepare_utterance(RawForm(text=b"Hello."), Options(), engine.predictor)
+            waiting = asyncio.create_task(engine.answer_utterance(prepared))
             await waits.wait()
             assert not waiting.done()
         assert (await waiting).decision.probabilities

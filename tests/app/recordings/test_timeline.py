@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,11 +8,12 @@ import pytest
 
 from app.api.response import compose, model_name
 from app.api.schemas import Prediction
-from app.engine.predictor import Options
+from app.engine.predictor import Options, PreparedRequest
 from app.errors import CorruptPart, Unprocessable
 from app.offline import LocalModel
+from app.recordings.levels import SpeakerLevels
 from app.recordings.schemas import GapLine, Line, RecordingLine, SummaryLine, UtteranceLine
-from app.recordings.timeline import Recording, encode, timeline
+from app.recordings.timeline import Answer, Prepare, Recording, encode, timeline
 from app.recordings.transcript import Cue, Transcript
 from app.settings import Settings
 from app.uploads.form import RawForm
@@ -50,12 +51,27 @@ def recording(
     )
 
 
-async def lines_of(local: LocalModel, found: Recording, *, explain: bool = False) -> list[Line]:
-    async def answer(form: RawForm) -> Prediction:
-        result = await asyncio.to_thread(local.answer, form, Options(explain=explain))
-        return compose(uuid4().hex, result, parsed=0.0)
+def lines_from(
+    local: LocalModel, found: Recording, prepare: Prepare | None = None, answer: Answer | None = None, **options: bool
+) -> AsyncGenerator[Line]:
+    """Return the lines with steps of the test's own, or those of the model."""
+    model = model_name(local.predictor.pipeline.checkpoint)
+    ours = steps(local)
+    return timeline(found, model, prepare or ours[0], answer or ours[1], **options)
 
-    return [line async for line in timeline(found, model_name(local.predictor.pipeline.checkpoint), answer)]
+
+def steps(local: LocalModel, *, explain: bool = False) -> tuple[Prepare, Answer]:
+    async def prepare(form: RawForm) -> PreparedRequest:
+        return await asyncio.to_thread(local.prepare, form, Options(explain=explain))
+
+    async def answer(request: PreparedRequest) -> Prediction:
+        return compose(uuid4().hex, await asyncio.to_thread(local.decide, request), parsed=0.0)
+
+    return prepare, answer
+
+
+async def lines_of(local: LocalModel, found: Recording, *, explain: bool = False) -> list[Line]:
+    return [line async for line in lines_from(local, found, *steps(local, explain=explain))]
 
 
 def statuses(line: Line) -> list[str]:
@@ -170,18 +186,23 @@ async def test_votes_are_sent_on_request_alone(local: LocalModel) -> None:
 
 async def test_few_utterances_are_answered_at_the_same_time(local: LocalModel) -> None:
     running = most = 0
+    prepare_one, answer_one = steps(local)
 
-    async def answer(form: RawForm) -> Prediction:
+    async def prepare(form: RawForm) -> PreparedRequest:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        result = await asyncio.to_thread(local.answer, form, Options())
+        return await prepare_one(form)
+
+    async def answer(request: PreparedRequest) -> Prediction:
+        nonlocal running
+        prediction = await answer_one(request)
         running -= 1
-        return compose(uuid4().hex, result, parsed=0.0)
+        return prediction
 
     cues = [Cue(float(n), n + 1.0, "Hi.") for n in range(12)]
     found = recording(local, cues, recording_parallel=3)
-    lines = [line async for line in timeline(found, model_name(local.predictor.pipeline.checkpoint), answer)]
+    lines = [line async for line in lines_from(local, found, prepare, answer)]
     assert [line.start for line in lines if isinstance(line, UtteranceLine)] == list(range(12))
     assert most <= 3
 
@@ -189,8 +210,8 @@ async def test_few_utterances_are_answered_at_the_same_time(local: LocalModel) -
 async def test_a_failing_utterance_cancels_those_after_it(local: LocalModel) -> None:
     cancelled: list[bool] = []
 
-    async def answer(form: RawForm) -> Prediction:
-        if form.text == b"Sentence 0.":
+    async def answer(request: PreparedRequest) -> Prediction:
+        if request.text == "Sentence 0.":
             raise Unprocessable("The model cannot process this input.")
         try:
             await asyncio.Event().wait()
@@ -199,9 +220,91 @@ async def test_a_failing_utterance_cancels_those_after_it(local: LocalModel) -> 
             raise
         raise AssertionError("the event is never set")
 
-    lines = timeline(recording(local, CUES), model_name(local.predictor.pipeline.checkpoint), answer)
+    lines = lines_from(local, recording(local, CUES), answer=answer)
     assert (await anext(lines)).type == "recording"
     with pytest.raises(Unprocessable) as caught:
         await anext(lines)
     assert caught.value.status == 422
     assert all(cancelled)
+
+
+async def test_lines_before_a_part_that_is_not_accepted_are_sent(local: LocalModel) -> None:
+    refused = asyncio.Event()
+    prepare_one, answer_one = steps(local)
+
+    async def prepare(form: RawForm) -> PreparedRequest:
+        if form.text == b"Sentence 1.":
+            refused.set()
+            raise CorruptPart("a part is not accepted", part="text")
+        return await prepare_one(form)
+
+    async def answer(request: PreparedRequest) -> Prediction:
+        await refused.wait()
+        return await answer_one(request)
+
+    lines = lines_from(local, recording(local, CUES), prepare, answer)
+    assert [(await anext(lines)).type, (await anext(lines)).type] == ["recording", "utterance"]
+    with pytest.raises(CorruptPart) as caught:
+        await anext(lines)
+    assert caught.value.place == "utterance at 4.000 s"
+
+
+def normalized(line: Line) -> tuple[bool, bool]:
+    assert isinstance(line, UtteranceLine)
+    return line.modalities.audio.speaker_normalized, line.modalities.visual.speaker_normalized
+
+
+async def faces_given(local: LocalModel, *, speaker_normalization: bool) -> tuple[list[Line], list[FloatArray]]:
+    """Return the lines of a recording, and the features of each face that the network was given."""
+    faces: list[FloatArray] = []
+    prepare, answer_one = steps(local)
+
+    async def answer(request: PreparedRequest) -> Prediction:
+        assert request.visual is not None
+        faces.append(request.visual.values)
+        return await answer_one(request)
+
+    found = recording(local, CUES, voice(), face(), recording_parallel=1)
+    lines = lines_from(local, found, prepare, answer, speaker_normalization=speaker_normalization)
+    return [line async for line in lines], faces
+
+
+async def test_voice_and_face_are_relative_to_their_speaker(local: LocalModel) -> None:
+    lines, faces = await faces_given(local, speaker_normalization=True)
+    plain_lines, plain_faces = await faces_given(local, speaker_normalization=False)
+    assert [normalized(line) for line in lines[1:-1]] == [(True, True), (False, True), (True, True)]
+    assert [normalized(line) for line in plain_lines[1:-1]] == [(False, False)] * 3
+    levels = SpeakerLevels()
+    expected = [levels.relative("Anna", Modality.VISUAL, plain) for plain in plain_faces]
+    assert np.array_equal(faces, expected)
+    assert not np.array_equal(faces, plain_faces)
+
+
+async def test_an_utterance_without_a_speaker_is_not_normalized(local: LocalModel) -> None:
+    cues = [Cue(0.0, 4.0, "Hi.")]
+    lines = await lines_of(local, recording(local, cues, voice()[:64_000], face()))
+    assert normalized(lines[1]) == (False, False)
+
+
+async def test_levels_follow_the_order_of_the_recording(local: LocalModel) -> None:
+    """Utterances whose preparation ends in another order get the same answers."""
+    prepare_one, _ = steps(local)
+    ended = {text: asyncio.Event() for text in (b"Sentence 0.", b"Sentence 1.", b"Sentence 2.")}
+
+    async def prepare(form: RawForm) -> PreparedRequest:
+        text = form.text or b""
+        # The last one first: each waits for its successor.
+        if (successor := ended.get(b"Sentence %d." % (int(text[-2:-1]) + 1))) is not None:
+            await successor.wait()
+        request = await prepare_one(form)
+        ended[text].set()
+        return request
+
+    def probabilities(lines: list[Line]) -> list[dict[str, float]]:
+        return [line.probabilities for line in lines if isinstance(line, UtteranceLine)]
+
+    in_order = await lines_of(local, recording(local, CUES, voice(), face(), recording_parallel=1))
+    found = recording(local, CUES, voice(), face(), recording_parallel=4)
+    reversed_ = [line async for line in lines_from(local, found, prepare)]
+    assert len(probabilities(in_order)) == len(CUES)
+    assert probabilities(reversed_) == probabilities(in_order)

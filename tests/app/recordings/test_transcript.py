@@ -53,6 +53,36 @@ def test_speakers_of_whisperx_are_taken_from_srt() -> None:
     assert found.cues[0] == Cue(0.0, 1.0, "Hello.", "SPEAKER_00")
 
 
+def test_names_before_the_words_are_speakers() -> None:
+    texts = ["Anna Smith: Hello: you.", "Fine.", "Dr. Ben O'Neil: Thanks.", ""]
+    found = read_transcript(srt([Cue(n, n + 1.0, text) for n, text in enumerate(texts)]))
+    assert [(cue.speaker, cue.text) for cue in found.cues] == [
+        ("Anna Smith", "Hello: you."),
+        (None, "Fine."),
+        ("Dr. Ben O'Neil", "Thanks."),
+        (None, ""),
+    ]
+    assert found.warnings == {
+        "speakers_in_text": "2 cues begin with a name and a colon, which was taken as the speaker."
+    }
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["Note: one cue."],
+        ["Note: a few.", "Remember: fewer than half.", "Yes.", "No.", "Well."],
+        ["look: in lower case.", "and: again."],
+        ["At 10:30: a time.", "12:00: noon."],
+        ["Anna:", "Ben:"],
+    ],
+)
+def test_words_before_a_colon_stay_words(texts: list[str]) -> None:
+    found = read_transcript(srt([Cue(n, n + 1.0, text) for n, text in enumerate(texts)]))
+    assert [(cue.speaker, cue.text) for cue in found.cues] == [(None, text) for text in texts]
+    assert not found.warnings
+
+
 def test_webvtt_gives_speakers_and_no_markup() -> None:
     found = read_transcript(VTT.encode())
     assert found.format == "webvtt"

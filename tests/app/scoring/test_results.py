@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.api.schemas import AudioUse, InputWarning, Modalities, TextUse, VisualUse
+from app.api.schemas import AudioUse, InputWarning, Modalities, TextUse, Transcript, VisualUse
 from app.scoring.results import FORMATS, Failure, columns_of, open_results
 from app.scoring.rows import Row
 from model.errors import ConfigError
@@ -14,10 +14,11 @@ from tests.support.answers import prediction
 GIVEN = prediction(detected=True)
 MODEL = GIVEN.model
 FAILURE = Failure("Corrupt part", 'it is,\n"cut" (audio; byte 7)')
+WORDS = Transcript(text="Hi,\n you.", confidence=0.5, language="en", seconds=1.0, truncated=False, words=[])
 ANSWER = GIVEN.model_copy(
     update={
         "modalities": Modalities(
-            text=TextUse(status="present"),
+            text=TextUse(status="present", source="transcribed", transcript=WORDS),
             audio=AudioUse(status="missing", reason="silent"),
             visual=VisualUse(status="missing", reason="not_provided"),
         ),
@@ -74,6 +75,9 @@ def test_a_line_has_every_figure_of_an_answer(path: Path) -> None:
         empty = None
     assert (answer["id"], answer["label"], answer["polarity"]) == ('é,"1"', "a label", "negative")
     assert (answer["audio_status"], answer["audio_reason"]) == ("missing", "silent")
+    assert (answer["text_source"], answer["transcribed_text"]) == ("transcribed", "Hi, you.")
+    assert float(answer["transcribed_confidence"]) == 0.5
+    assert failure["text_source"] == empty
     assert (answer["polarity_full"], answer["polarity_available"]) == ("negative", "positive")
     assert answer["error_title"] == failure["polarity"] == failure["p_negative"] == empty
     assert (failure["id"], failure["error_title"]) == ("x", "Corrupt part")

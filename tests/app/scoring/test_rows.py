@@ -32,6 +32,21 @@ def test_json_lines_have_the_keys_of_a_training_manifest(tmp_path: Path) -> None
     assert list(read_rows(path)) == [Row("7", "3", "Hi."), Row("line-2", openface=tmp_path / "f.csv")]
 
 
+def test_a_row_may_choose_the_face_of_its_file(tmp_path: Path) -> None:
+    content = "id,text,openface,face_id\na,,f.csv,2\nb,,f.csv,\nc,Hi.,,1\nd,,f.csv,-1\ne,,f.csv,2.0\n"
+    rows = list(read_rows(manifest(tmp_path, content)))
+    assert [row.face_id for row in rows] == [2, None, 1, None, 2]
+    assert faults(rows) == {
+        "a": None,
+        "b": None,
+        "c": "face_id chooses a face of openface, which is empty",
+        "d": "face_id is not a whole number from 0 on: '-1'",
+        "e": None,
+    }
+    lines = json.dumps({"openface": "f.csv", "face_id": 3})
+    assert [row.face_id for row in read_rows(manifest(tmp_path, lines, "m.jsonl"))] == [3]
+
+
 def test_a_row_that_cannot_be_read_does_not_end_the_table(tmp_path: Path) -> None:
     path = manifest(tmp_path, b'id,text\na,Hi.\nb,x,y\nc,"x"y\nd,\xff\n\xff,x\ne,"two\nlines"\n"f\ng",x\na,x\nh,Hi.\n')
     rows = list(read_rows(path))

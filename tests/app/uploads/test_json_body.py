@@ -236,6 +236,23 @@ async def test_the_items_of_a_batch_are_read_in_order(chunk: int) -> None:
     assert await items(sent, chunk=chunk) == expected
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+async def test_an_item_may_choose_a_face(chunk: int) -> None:
+    sent: list[Mapping[str, object]] = [
+        {"id": "a", "face_id": 12, "openface": encoded(FACE)},
+        {"id": "b", "openface": encoded(FACE)},
+        {"id": "c", "openface": encoded(FACE), "face_id": None},
+        {"id": "d", "face_id": 0, "text": "x"},
+    ]
+    settings = Settings()
+    form = request(in_chunks(batch(*sent), chunk), [("Content-Type", JSON)])
+    async with read_items(form, settings, Uploads(settings)) as found:
+        assert [item.face_id for item in found] == [12, None, None, 0]
+        assert [item.error for item in found[:3]] == [None] * 3
+        assert isinstance(found[3].error, UnexpectedJson)
+        assert (found[3].error.part, found[3].error.place) == ("openface", "/items/3/face_id")
+
+
 async def test_content_that_is_not_accepted_fails_its_item_alone() -> None:
     sent = batch(
         {"id": "a", "text": "\ud800"},
@@ -276,6 +293,11 @@ async def test_content_that_is_not_accepted_fails_its_item_alone() -> None:
         (batch({"id": "a", "text": "x"}, {"id": "a", "text": "y"}), UnexpectedJson, "/items/1/id"),
         (batch({"id": "a", "text": 7}), UnexpectedJson, "/items/0/text"),
         (batch({"id": "a", "video": "x"}), UnknownPart, "/items/0"),
+        *(
+            (b'{"items":[{"id":"a","face_id":%s,"text":"c"}]}' % value, UnexpectedJson, "/items/0/face_id")
+            for value in (b"-1", b"1.0", b"1e3", b"1000000001", b"9" * 9000, b'"1"', b"true", b"[1]")
+        ),
+        (b'{"items":[{"id":"a","face_id":null,"face_id":1}]}', UnexpectedJson, "/items/0/face_id"),
         (b'{"items":[{"id":"a","text":"c","text":"d"}]}', DuplicatePart, "/items/0/text"),
     ],
 )
@@ -285,7 +307,10 @@ async def test_a_batch_of_another_form_is_refused(data: bytes, error: type[Uploa
     assert (type(caught.value), caught.value.status, caught.value.place) == (error, 422, place)
 
 
-@pytest.mark.parametrize("data", [b"", b'{"items":[', b'{"items":[{}', b'{"items":[,]}', b'{"items":[{"id":"a"},]}'])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b'{"items":[', b'{"items":[{}', b'{"items":[,]}', b'{"items":[{"id":"a"},]}', b'{"items":[{"face_id":01}]}'],
+)
 async def test_a_batch_that_is_not_json_is_malformed(data: bytes) -> None:
     with pytest.raises(UploadError) as caught:
         await items(data)
