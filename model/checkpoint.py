@@ -128,6 +128,19 @@ def load_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
     )
 
 
+def read_adapters(folder: Path) -> dict[str, Tensor]:
+    """Return the low-rank adapters of a weights folder, as `save_checkpoint` takes them; empty if it has none.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        adapters = _under(load_file(folder / WEIGHTS), ADAPTER_PREFIX)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    return {name: value.clone() for name, value in adapters.items()}  # the file, which may be mapped, may be replaced
+
+
 def verify_hashes(folder: Path) -> str:
     """Compare every hashed file with `hashes.json` and return the version.
 

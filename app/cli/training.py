@@ -33,6 +33,16 @@ def train(
             show_default="the configuration's, else emmr",
         ),
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Weights to start from, such as weights/default; recommended for small sets.",
+            show_default="random weights",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace weights that --out holds.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Most epochs to train.", show_default="the configuration's")
@@ -62,6 +72,8 @@ def train(
             cache=cache,
             workers=workers or os.cpu_count() or 1,
             system=system,
+            init=init,
+            overwrite=overwrite,
         )
     raise typer.Exit(status)
 

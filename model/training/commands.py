@@ -1,29 +1,46 @@
 """The commands `emmr train` and `emmr evaluate`: one function each, which returns the exit status 0."""
 
 import json
+import math
 import os
+import shutil
 import sys
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, Final, cast, get_args
 
+import torch
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
-from model.checkpoint import save_checkpoint
+from model.baselines.systems import Network
+from model.checkpoint import CONFIG, HASHES, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
 from model.config import EMMR, SYSTEMS
 from model.errors import ConfigError
 from model.pipeline import Pipeline, choose_device
-from model.training.datasets.base import Split
+from model.training.datasets.base import Corpus, Split
+from model.training.datasets.manifest import ManifestCorpus
 from model.training.datasets.registry import open_corpus
 from model.training.evaluate_split import evaluate_split
 from model.training.plots import check_packages, write_report
-from model.training.prepare import prepare_split
-from model.training.report import tables, write_json
-from model.training.settings import Recipe
+from model.training.prepare import PreparedCorpus, prepare_split
+from model.training.report import tables, write_json, write_whole
+from model.training.settings import Recipe, TrainingSettings
+
+if TYPE_CHECKING:
+    from model.training.progress import FitReport
+    from model.training.trainer import RunPaths
 
 DEFAULT_CACHE = Path(".cache") / "features"
 RUNS = "runs"
+REPORT = "report.html"
+COMPARISON = "comparison.json"
+LICENSE = "LICENSE"
 WIDTH = 140  # characters of a line of the tables if the output is a file or a pipe
+
+SMALL_SET_STEPS: Final = 60
+"""Optimiser steps that the default recipe takes at least on a manifest; its epochs may have one step."""
+SMALL_SET_PATIENCE: Final = 1 / 3  # of the epochs, where that is more than the recipe's
 
 
 def train(
@@ -38,8 +55,10 @@ def train(
     cache: Path,
     workers: int,
     system: str | None = None,
+    init: Path | None = None,
+    overwrite: bool = False,
 ) -> int:
-    """Train on a corpus and write a weights folder.
+    """Train on a corpus and write a weights folder, with a report and a comparison with references.
 
     Args:
         corpus: see `open_corpus`.
@@ -53,47 +72,133 @@ def train(
         cache: folder of the feature cache.
         workers: processes for features.
         system: one of `SYSTEMS`, instead of the recipe's.
+        init: weights of EMMR to start from; the model is then theirs, and the recipe's `model` is not used.
+        overwrite: write to a folder that holds weights.
 
     Raises:
         CorpusError: bad data; names file and row.
-        ConfigError: an unknown system, or a recipe that cannot be used.
+        CheckpointError: `init` cannot be loaded.
+        ConfigError: an unknown system, a recipe or `init` that cannot be used, or a folder that holds weights.
     """
     # Not at the top: they import packages of the `train` extra that `evaluate` does not need.
-    from model.training.crossfit import CrossFitPart
     from model.training.distributed import DistributedContext
     from model.training.experiment import adapted_config, prepare
-    from model.training.model_card import model_card
-    from model.training.reliability import fit_reliability
+    from model.training.initial import fine_tuned_config
     from model.training.trainer import RunPaths, Trainer
+    from model.training.training_state import FACTS
 
     recipe = read_recipe(config)
     network_config = recipe.model.model_copy(update={"system": _known_system(system or recipe.model.system)})
+    run = out.parent / RUNS / out.name
+    resumed = resume and (run / f"seed-{seed}" / FACTS).is_file()
+    _check_folder(out, allowed=overwrite or resumed)
     source = open_corpus(corpus, data)
-    changed = {} if epochs is None else {"epochs": epochs, "baseline_epochs": epochs}
-    settings = recipe.training.model_copy(update=changed)
+    initial = None
+    if init is not None:
+        if network_config.system != EMMR:
+            raise ConfigError(f"--init starts a training of emmr, not of {network_config.system}")
+        initial = load_checkpoint(init, torch.device("cpu"))
+        network_config = fine_tuned_config(initial, source.classes, out.name)
+    settings = recipe.training
+    if config is None:
+        settings = _suited(settings, source, tuned=init is not None)
+    if epochs is not None:
+        settings = settings.model_copy(update={"epochs": epochs, "baseline_epochs": epochs})
     recipe = Recipe(model=adapted_config(network_config, source, out.name), training=settings)
     chosen = choose_device(device)
     with DistributedContext.join(chosen) as distributed:
-        paths = RunPaths(out.parent / RUNS / out.name, cache, workers, distributed.device(chosen), distributed)
+        paths = RunPaths(run, cache, workers, distributed.device(chosen), distributed)
         console = Console(quiet=not distributed.is_main)
-        prepared = prepare(source, recipe, paths)
-        network, report = Trainer(source, prepared, recipe, seed, paths, console).fit(resume=resume)
-    if not distributed.is_main:
-        return 0
-    training, validation = ([*source.examples(split), *source.unimodal(split)] for split in ("train", "val"))
-    part = CrossFitPart(network, training, unseen=validation, complete=validation, features=prepared.features)
-    reliability = fit_reliability([part], paths.device, steps=recipe.training.verdict_steps)
-    figures = {}
-    if source.examples("test"):
-        figures["test"] = evaluate_split(network, reliability, source, "test", prepared.features, paths.device)
-    card = model_card(recipe, source, {seed: report}, {seed: figures}, seed)
+        for notice in source.notices if isinstance(source, ManifestCorpus) else ():
+            console.print(Text(f"warning: {notice}", style="yellow"), soft_wrap=True)
+        prepared = prepare(source, recipe, paths, initial)
+        network, report = Trainer(source, prepared, recipe, seed, paths, console, initial).fit(resume=resume)
+    if distributed.is_main:
+        _finish(out, source, recipe, seed, paths, prepared, network, report, initial, console)
+    return 0
+
+
+def _finish(
+    out: Path,
+    corpus: Corpus,
+    recipe: Recipe,
+    seed: int,
+    paths: "RunPaths",
+    prepared: PreparedCorpus,
+    network: Network,
+    course: "FitReport",
+    initial: Checkpoint | None,
+    console: Console,
+) -> None:
+    """Calibrate, measure and compare a trained network, and write and print everything."""
+    from model.training.comparison import REFERENCES, compare_with_references
+    from model.training.crossfit import CrossFitPart
+    from model.training.model_card import OwnData, model_card
+    from model.training.reliability import fit_reliability
+
+    features, device = prepared.features, paths.device
+    training, validation = ([*corpus.examples(split), *corpus.unimodal(split)] for split in ("train", "val"))
+    held_out = CrossFitPart(network, training, unseen=validation, complete=validation, features=features)
+    reliability = fit_reliability([held_out], device, steps=recipe.training.verdict_steps)
+    if initial is not None:  # the check for speech depends on features alone, and a manifest has no other sounds
+        reliability.speech.load_state_dict(initial.reliability.speech.state_dict())
+        reliability.speech_fitted.copy_(initial.reliability.speech_fitted)
+    part: Split = "test" if corpus.examples("test") else "val"
+    evaluation = evaluate_split(network, reliability, corpus, part, features, device)
+    figures = {"test": evaluation} if part == "test" else {}
+    comparison = None
+    if recipe.model.system not in REFERENCES:
+        comparison = compare_with_references(network, corpus, features, recipe.model, seed, device)
+    own = None
+    if isinstance(corpus, ManifestCorpus):
+        origin = None if initial is None else f"the weights {initial.config.name}, version {initial.version}"
+        own = OwnData(corpus, comparison, origin)
+    card = model_card(recipe, corpus, {seed: course}, {seed: figures}, seed, own)
     version = save_checkpoint(out, network, prepared.preprocessing, prepared.adapters, card, reliability)
-    epoch, macro_f1 = report.best_epoch, report.best_macro_f1
-    console.print(f"{out}: version {version}, epoch {epoch}, validation macro-F1 {macro_f1:.4f}")
-    for evaluation in figures.values():
+    if initial is not None and (initial.folder / LICENSE).is_file() and initial.folder.resolve() != out.resolve():
+        shutil.copyfile(initial.folder / LICENSE, out / LICENSE)
+    macro_f1 = course.best_macro_f1
+    console.print(f"{out}: version {version}, epoch {course.best_epoch}, validation macro-F1 {macro_f1:.4f}")
+    if figures:
         write_json(evaluation, out / "results.json")
         console.print(*tables(evaluation))
-    return 0
+    notes = [f"Trained on {corpus.name}; figures of the {part} part.", *(own.corpus.notices if own else ())]
+    compared = [] if comparison is None else [comparison.table()]
+    console.print(*compared)
+    console.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
+    console.print(f"curves: tensorboard --logdir {paths.folder}", highlight=False, soft_wrap=True)
+    if comparison is not None:
+        write_whole(comparison.as_json(), out / COMPARISON)
+        notes.append(comparison.verdict())
+        console.print(Text(notes[-1], style="bold red" if comparison.below else ""), soft_wrap=True)
+    write_report(evaluation, out / REPORT, f"{out.name}: weights {version}", course, notes, compared)
+
+
+def _check_folder(out: Path, *, allowed: bool) -> None:
+    """Make sure that no weights are overwritten unless that is wanted.
+
+    Raises:
+        ConfigError: the folder holds weights, or is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file, and the weights need a folder")
+    if not allowed and any((out / name).exists() for name in (CONFIG, WEIGHTS, HASHES)):
+        raise ConfigError(f"{out} holds weights: --overwrite replaces them, and another --out keeps them")
+
+
+def _suited(settings: TrainingSettings, corpus: Corpus, *, tuned: bool) -> TrainingSettings:
+    """The default settings, with more epochs for a manifest of few utterances.
+
+    Fine-tuning takes the labels: the classifiers of a teacher, fitted to few utterances, are worse than given weights.
+    """
+    if tuned:
+        settings = settings.model_copy(update={"teacher": False})
+    if not isinstance(corpus, ManifestCorpus):
+        return settings
+    steps = math.ceil(len(corpus.examples("train")) / settings.batch_size)
+    epochs = max(settings.epochs, math.ceil(SMALL_SET_STEPS / steps))
+    patience = max(settings.patience, math.ceil(SMALL_SET_PATIENCE * epochs))
+    return settings.model_copy(update={"epochs": epochs, "patience": patience})
 
 
 def evaluate(

@@ -11,12 +11,14 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.checkpoint import Checkpoint, read_adapters
 from model.config import ModelConfig
 from model.features.extractor import FeatureExtractor
 from model.features.text.encoder import TextEncoder
 from model.modality import Modality
 from model.training.adapters import train_adapters
 from model.training.datasets.base import Corpus, Example, PrecomputedSource, Source, Split, Unclassed
+from model.training.datasets.manifest import ManifestCorpus
 from model.training.prepare import PreparedCorpus, raw_features, slots_of
 from model.training.settings import Recipe
 from model.training.teacher import Teacher, fit_teacher
@@ -24,8 +26,10 @@ from model.training.trainer import RunPaths
 from model.types import FloatArray
 
 
-def prepare(corpus: Corpus, recipe: Recipe, paths: RunPaths) -> PreparedCorpus:
+def prepare(corpus: Corpus, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None = None) -> PreparedCorpus:
     """Compute adapters, features, statistics and teacher, or read them if an earlier call or the main process did.
+
+    Adapters and statistics are those of the `initial` weights where training starts from some.
 
     Raises:
         CorpusError: content that cannot be read; names the file.
@@ -37,12 +41,15 @@ def prepare(corpus: Corpus, recipe: Recipe, paths: RunPaths) -> PreparedCorpus:
     parts += corpus.unclassed()
     measured = [*corpus.examples("train"), *corpus.unimodal("train")]
     with paths.distributed.main_process_first():
-        adapters, encoder_id = _adapters(corpus, recipe, paths)
+        if initial is None:
+            adapters, encoder_id = _adapters(corpus, recipe, paths)
+        else:
+            adapters, encoder_id = read_adapters(initial.folder), f"checkpoint {initial.version}"
         encoder = TextEncoder(config.text, paths.device)
         encoder.merge({name: value.to(paths.device) for name, value in adapters.items()})
         variants = recipe.training.audio_variants
         raw = raw_features(parts, config, paths.cache, paths.workers, varied=measured, variants=variants)
-        preprocessing = raw.measure(measured, config)
+        preprocessing = raw.measure(measured, config) if initial is None else initial.preprocessing
         extractor = FeatureExtractor(config, preprocessing, encoder)
         slots = slots_of(parts, raw, extractor, paths.cache, encoder_id)
         teacher = _teacher(corpus, recipe, slots, encoder_id, paths) if recipe.training.teacher else None
@@ -67,10 +74,12 @@ def _teacher(
     corpus: Corpus, recipe: Recipe, features: Mapping[Source, FloatArray], encoder_id: str, paths: RunPaths
 ) -> Teacher | None:
     config, settings = recipe.model, recipe.training
+    # Of the user's own utterances only the label is known, and it is what each modality is taken for.
+    shared = isinstance(corpus, ManifestCorpus)
 
     def compute() -> dict[str, Tensor] | None:
         steps, variants = settings.expert_steps, settings.audio_variants
-        teacher = fit_teacher(corpus, features, config, variants=variants, steps=steps)
+        teacher = fit_teacher(corpus, features, config, variants=variants, steps=steps, shared_labels=shared)
         return None if teacher is None else teacher.state_dict()
 
     content = [
@@ -84,6 +93,8 @@ def _teacher(
         [_content(corpus.unimodal("train")), _content(corpus.unimodal("val"))],
         [(str(other.sources), sorted(other.emotions.items())) for other in corpus.unclassed()],
     ]
+    if shared:  # files of a manifest may change under the same names
+        content.append(_digest([*corpus.examples("train"), *corpus.examples("val")], features))
     path = _store(paths.folder, "teacher", content, compute)
     return None if path is None else Teacher.of_state(load_file(path)).eval().to(paths.device)
 
@@ -100,6 +111,14 @@ def _content(examples: Sequence[Example]) -> list[object]:
         )
         for example in examples
     ]
+
+
+def _digest(examples: Sequence[Example], features: Mapping[Source, FloatArray]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        for source in example.sources.values():
+            digest.update(features[source].tobytes() if source in features else b"absent")
+    return digest.hexdigest()
 
 
 def _store(

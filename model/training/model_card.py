@@ -1,11 +1,14 @@
 """The model card of a weights folder, `README.md` beside the weights: contents, data and terms, use, and figures."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from model.baselines.systems import TITLES
 from model.config import ModelConfig
 from model.modality import Modality
+from model.training.comparison import Comparison
 from model.training.datasets.base import Corpus
+from model.training.datasets.manifest import FEW, ManifestCorpus
 from model.training.evaluation import Evaluation
 from model.training.progress import FitReport
 from model.training.report import markdown, tables
@@ -55,6 +58,8 @@ def _terms(corpus: Corpus) -> list[str]:
     return [] if terms is None else [f"## Data and its terms\n\nTrained on {terms}. The weights inherit these terms.\n"]
 
 
+WIDE = 0.2  # width of an interval of a macro-F1 above which the figure is called too uncertain
+
 USE = """\
 ## What it is for, and what it must not be used for
 
@@ -68,6 +73,68 @@ Accents, languages, ages, skin tones, disabilities and conditions of recording t
 and it should be expected to be worse on them. Real calls and interviews are quieter than acted speech. Text is English
 only, and only its first 48 tokens count.
 """
+
+
+OWN_USE = """\
+## What it is for, and what it must not be used for
+
+For recordings like those of its training list, whose speakers agreed to it, where a person reads the answer together
+with its confidence and its note on missing modalities. The figures below are of that list alone: people, languages,
+ages, accents and conditions of recording that are not in it were not tested, and it should be expected to be worse on
+them. Who is in it, and whether they agreed, is for the list's owner to state.
+
+It must not be used to judge or decide about people: not in hiring, education, policing, border control, insurance,
+credit, medicine or the workplace; not on children; not on anyone who has not agreed; not to infer what a person
+*feels*.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnData:
+    """What the card states of weights that were trained on a manifest.
+
+    Args:
+        corpus: the manifest.
+        comparison: with the references; None where a reference was trained.
+        origin: name and version of the weights that training started from; None if from none.
+    """
+
+    corpus: ManifestCorpus
+    comparison: Comparison | None
+    origin: str | None = None
+
+
+def _own_data(own: OwnData) -> list[str]:
+    corpus, comparison = own.corpus, own.comparison
+    lines = [
+        "## Data\n",
+        "Trained on a list of utterances of its owner, which is not contained in the weights.\n",
+        "| Class | Training | Validation | Test |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, parts in corpus.counts().items():
+        lines.append(f"| {name} | {parts['train']} | {parts['val']} | {parts['test']} |")
+    held = {m: sum(m in e.sources for e in corpus.examples("train")) for m in Modality}
+    lines += ["", f"Training utterances with {', '.join(f'{modality}: {n}' for modality, n in held.items())}.\n"]
+    if own.origin is not None:
+        lines += [f"Fine-tuned from {own.origin}. Their data and terms, stated in their card, hold for these too.\n"]
+    if corpus.notices:
+        lines += ["Warnings of the list:\n", *(f"- {notice}" for notice in corpus.notices), ""]
+    if comparison is None:
+        return lines
+    lines += [f"## Compared with references\n\n{comparison.verdict()}\n"]
+    lines += [*comparison.table().markdown("---:"), ""]
+    lines += ["Every utterance with all that it has; bootstrap intervals over utterances.\n"]
+    for part, score in comparison.scores[comparison.system].items():
+        few = [name for name, parts in corpus.counts().items() if parts[part] < FEW]
+        reasons = [f"fewer than {FEW} utterances of {', '.join(few)}"] if few else []
+        if score.high - score.low > WIDE:
+            reasons.append(f"an interval {score.high - score.low:.2f} wide")
+        if reasons:
+            lines.append(
+                f"**The {part} part is too small to tell how accurate the weights are**: {'; '.join(reasons)}.\n"
+            )
+    return lines
 
 
 VOICES = {
@@ -109,6 +176,7 @@ def model_card(
     reports: Mapping[int, FitReport],
     evaluations: Mapping[int, Mapping[str, Evaluation]],
     shipped: int,
+    own: OwnData | None = None,
 ) -> str:
     """The card as Markdown.
 
@@ -118,6 +186,7 @@ def model_card(
         reports: seed → course of its run.
         evaluations: seed → part → figures; empty where the corpus has no test part.
         shipped: the seed whose weights the card accompanies.
+        own: of weights that were trained on a manifest; replaces what is stated of the shipped weights' data.
     """
     config = recipe.model
     training, validation = len(corpus.examples("train")), len(corpus.examples("val"))
@@ -130,8 +199,8 @@ def model_card(
         f"- Face: {_face(config)}",
         f"- Slots: {sizes}, longer input: {config.slots.reduction}; hidden {config.network.hidden}",
         f"- Trained on: {corpus.name}, {training} training and {validation} validation items; {len(reports)} seed(s)\n",
-        *_terms(corpus),
-        USE,
+        *(_terms(corpus) if own is None else _own_data(own)),
+        USE if own is None else OWN_USE,
         "## Selection\n",
         "| Seed | Best epoch | Validation macro-F1 (mean of the patterns) | |",
         "| --- | ---: | ---: | --- |",

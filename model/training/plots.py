@@ -5,7 +5,7 @@ Needs Matplotlib and Jinja, which the `train` extra installs; both are imported 
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,11 +14,13 @@ import numpy as np
 
 from model.errors import ConfigError
 from model.training.evaluation import Evaluation
-from model.training.report import tables, write_whole
+from model.training.report import ReportTable, tables, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from model.training.progress import FitReport
 
 _PANEL: Final = 2.6  # inches
 _COLUMNS: Final = 4
@@ -46,6 +48,9 @@ caption { text-align: left; font-weight: 600; padding: .3rem 0 } .matrices { dis
 <body>
 <h1>{{ title }}</h1>
 <p>{{ n }} items; classes {{ classes | join(", ") }}.</p>
+{% for note in notes %}
+<p>{{ note }}</p>
+{% endfor %}
 {% for figure in figures %}
 <h2>{{ figure.title }}</h2>
 <p>{{ figure.text }}</p>
@@ -90,13 +95,23 @@ def check_packages() -> None:
             raise ConfigError(f"an HTML report needs {package}: pip install 'emmr[train]'")
 
 
-def write_report(evaluation: Evaluation, path: Path, title: str) -> None:
+def write_report(
+    evaluation: Evaluation,
+    path: Path,
+    title: str,
+    course: "FitReport | None" = None,
+    notes: Sequence[str] = (),
+    first: Sequence[ReportTable] = (),
+) -> None:
     """Write an evaluation as one HTML file, whole or not at all.
 
     Args:
         evaluation: what was measured.
         path: of the file; its folder is made where it does not exist.
         title: of the page.
+        course: of the training, for its curves.
+        notes: sentences at the top of the page.
+        first: tables before those of the evaluation.
 
     Raises:
         ConfigError: a package of the `train` extra is not installed.
@@ -110,20 +125,28 @@ def write_report(evaluation: Evaluation, path: Path, title: str) -> None:
         title=title,
         n=evaluation["n"],
         classes=evaluation["classes"],
-        figures=list(_figures(evaluation)),
+        notes=notes,
+        figures=list(_figures(evaluation, course)),
         parts=evaluation["patterns"] if corpora is None else corpora["by_corpus"],
-        tables=list(tables(evaluation)),
+        tables=[*first, *tables(evaluation)],
     )
     write_whole(content, path)
 
 
-def _figures(evaluation: Evaluation) -> Iterator[dict[str, str]]:
+def _figures(evaluation: Evaluation, course: "FitReport | None") -> Iterator[dict[str, str]]:
     from matplotlib import rc_context
 
     diagrams = evaluation["diagrams"]
     corpora, verdict = diagrams["corpora"], diagrams.get("verdict")
     # Equal evaluations give equal files: identifiers within an SVG are hashed with a salt that is otherwise random.
     with rc_context({"svg.hashsalt": "emmr", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        if course is not None and course.losses:
+            yield {
+                "title": "Course of the training",
+                "text": "Mean training loss and validation macro-F1 (mean over what is present) of each epoch; the "
+                "dashed line is the epoch that is kept.",
+                "svg": _course(course),
+            }
         # A corpus of single modalities is shown by corpus; its names stand in the text, not in the diagram.
         names = ", ".join(f"{number} {name}" for number, name in enumerate(corpora, 1))
         yield {
@@ -157,6 +180,20 @@ def _reliability(parts: Mapping[Any, Mapping[str, Any]], x: str = "confidence", 
         axes.plot(confidence[used], accuracy[used], "o-", color="black", markersize=2, linewidth=0.8)
         axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=0.8)
         axes.set(title=f"{name} (n = {count.sum()})", xlabel=x, ylabel=y)
+    return _svg(figure)
+
+
+def _course(course: "FitReport") -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2 * _PANEL * 1.5, _PANEL), layout="constrained")
+    epochs = range(1, len(course.history) + 1)
+    curves = {"training loss": [losses["total"] for losses in course.losses], "validation macro-F1": course.history}
+    for position, (name, values) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(1, len(curves), position)
+        axes.plot(epochs, values, "o-", markersize=2, linewidth=1)
+        axes.axvline(course.best_epoch, linestyle="--", color="grey", linewidth=0.8)
+        axes.set(title=name, xlabel="epoch")
     return _svg(figure)
 
 

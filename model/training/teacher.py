@@ -5,6 +5,7 @@ Sources: Hinton et al. 2015 (distillation); Beyer et al., CVPR 2022 (a teacher o
 # Shapes: B batch, C classes.
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from model.network.losses import SoftTargets
 from model.training.datasets.base import Corpus, Example, Source
 from model.training.metrics import macro_f1
 from model.training.training_state import with_prefix
-from model.training.unimodal_experts import STEPS, Expert, fit_expert
+from model.training.unimodal_experts import STEPS, Expert, fit_expert, uniform_expert
 from model.types import FloatArray
 
 BALANCES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -92,20 +93,37 @@ class Teacher(nn.Module):
 
 
 def fit_teacher(
-    corpus: Corpus, features: Mapping[Source, FloatArray], config: ModelConfig, *, variants: int, steps: int = STEPS
+    corpus: Corpus,
+    features: Mapping[Source, FloatArray],
+    config: ModelConfig,
+    *,
+    variants: int,
+    steps: int = STEPS,
+    shared_labels: bool = False,
 ) -> Teacher | None:
     """Fit the experts and count the joint distribution; None if the corpus lacks polarities of single modalities.
 
     Temperatures and γ are selected on the validation part. So many augmented `variants` of each sound are added;
     `steps` are those of each member of an expert.
+
+    With `shared_labels` the label of an example is also that of each of its modalities, and examples may lack some:
+    given the label the modalities are then independent (naive Bayes). A modality without examples of several classes
+    has no influence.
     """
     training, validation = corpus.examples("train"), corpus.examples("val")
-    if not (has_modality_labels(training, features) and has_modality_labels(validation, features)):
+    if shared_labels:
+        training, validation = _with_shared_labels(training), _with_shared_labels(validation)
+    elif not (has_modality_labels(training, features) and has_modality_labels(validation, features)):
         return None
-    experts = {
-        m: fit_expert(
+    experts = {}
+    for m in MODALITIES:
+        own = [e for e in (*training, *corpus.unimodal("train")) if m in e.sources]
+        if len({e.modality_labels[m] for e in own if e.sources[m] in features}) < 2:
+            experts[m] = uniform_expert(m, config)
+            continue
+        experts[m] = fit_expert(
             m,
-            [e for e in (*training, *corpus.unimodal("train")) if m in e.sources],
+            own,
             [e for e in (*validation, *corpus.unimodal("val")) if m in e.sources],
             features,
             config,
@@ -113,16 +131,18 @@ def fit_teacher(
             variants=variants,
             steps=steps,
         )
-        for m in MODALITIES
-    }
     counts = np.zeros((len(config.classes),) * (len(MODALITIES) + 1))
     for example in training:
-        cell = [config.classes.index(example.modality_labels[m]) for m in MODALITIES]
+        cell = [config.classes.index(example.modality_labels.get(m, example.label)) for m in MODALITIES]
         counts[(*cell, config.classes.index(example.label))] += 1
     joint = (1 - SMOOTHING) * counts / counts.sum() + SMOOTHING / counts.size
     teacher = Teacher(experts, torch.from_numpy(joint.astype(np.float32))).eval()
     _select_balance(teacher, validation, corpus.unimodal("val"), features, config)
     return teacher
+
+
+def _with_shared_labels(examples: Sequence[Example]) -> list[Example]:
+    return [replace(e, modality_labels={m: e.modality_labels.get(m, e.label) for m in e.sources}) for e in examples]
 
 
 def _select_balance(

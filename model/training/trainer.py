@@ -19,6 +19,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from model.baselines.base import AnswerLoss, NeuralBaseline, Reference
 from model.baselines.systems import BASELINES, Network, build_network, decide
+from model.checkpoint import Checkpoint
 from model.config import EMMR as EMMR_NAME
 from model.config import System
 from model.errors import ConfigError
@@ -31,6 +32,7 @@ from model.training.batches import BatchSource, TrainingBatch
 from model.training.datasets.base import Corpus, Example
 from model.training.decision_table import items_of
 from model.training.distributed import SINGLE_PROCESS, DistributedContext
+from model.training.initial import take_over
 from model.training.metrics import macro_f1
 from model.training.prepare import PreparedCorpus
 from model.training.pretraining import PRETRAINED, PretrainingTask, draw_clips, single_modality_examples
@@ -125,6 +127,7 @@ class Trainer:
         seed: of every random draw.
         paths: of the run. CUDA trains in mixed precision (bfloat16), the CPU in float32.
         console: for progress; other processes than the main one print nothing.
+        initial: weights to start EMMR from instead of random ones; the encoders are then not pretrained.
 
     Raises:
         ConfigError: the corpus has no validation examples, or no training example with features.
@@ -136,6 +139,7 @@ class Trainer:
     seed: int
     paths: RunPaths
     console: Console = field(default_factory=Console)
+    initial: Checkpoint | None = None
 
     def __post_init__(self) -> None:
         corpus, features = self.corpus, self.prepared.features
@@ -155,7 +159,7 @@ class Trainer:
         if not training:
             raise ConfigError("the corpus has no training example with any features")
         self.pretraining_epochs = settings.taught_pretraining_epochs if self.teacher else settings.pretraining_epochs
-        self.encoder_rate = settings.encoder_rate if self.pretraining_epochs else 1.0
+        self.encoder_rate = settings.encoder_rate if self.pretraining_epochs or self.initial else 1.0
         self.guided = (
             config.system == EMMR_NAME
             and bool(settings.guidance_epochs and settings.losses.forward_weight)
@@ -185,7 +189,10 @@ class Trainer:
         if state is not None and state[1]["recipe"] != self._recipe():
             raise ConfigError(f"{self.folder} holds a run with another recipe: start anew or use its own")
         if state is None and isinstance(network, EMMR):
-            self._pretrain(network)
+            if self.initial is None:
+                self._pretrain(network)
+            else:
+                take_over(network, self.initial)
         epoch = 0 if state is None else int(state[1]["epoch"])  # number of epochs that the state has, over all stages
         monitor = Monitor(self.console, self.folder if self.distributed.is_main else None, epoch)
         report, first = FitReport(), 0
@@ -416,4 +423,7 @@ class Trainer:
         torch.manual_seed(int(seed) + self.distributed.rank)
 
     def _recipe(self) -> str:
-        return f"{self.corpus.name} {self.seed} {self.config.model_dump_json()} {self.settings.model_dump_json()}"
+        origin = "" if self.initial is None else f"{self.initial.version} "
+        return (
+            f"{origin}{self.corpus.name} {self.seed} {self.config.model_dump_json()} {self.settings.model_dump_json()}"
+        )

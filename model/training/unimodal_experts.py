@@ -186,6 +186,17 @@ def fit_expert(
     return expert.eval().requires_grad_(requires_grad=False)
 
 
+def uniform_expert(modality: Modality, config: ModelConfig) -> Expert:
+    """An expert without training content: every class is equally probable, whatever the input."""
+    classes = len(config.classes)
+    members = [Perceptron([expert_width(config, modality), *hidden, classes]) for hidden in HIDDEN[modality]]
+    for member in members:
+        for parameter in member.parameters():
+            nn.init.zeros_(parameter)
+    expert = Expert(members, torch.eye(classes), torch.full((classes,), 1 / classes), torch.ones(()))
+    return expert.eval().requires_grad_(requires_grad=False)
+
+
 def collect_items(
     modality: Modality,
     examples: Sequence[Example],

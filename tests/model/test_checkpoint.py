@@ -14,7 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.checkpoint import CARD, CONFIG, HASHED, HASHES, PREPROCESSING, WEIGHTS, load_checkpoint, save_checkpoint
+from model.checkpoint import (
+    CARD,
+    CONFIG,
+    HASHED,
+    HASHES,
+    PREPROCESSING,
+    WEIGHTS,
+    load_checkpoint,
+    read_adapters,
+    save_checkpoint,
+)
 from model.config import ModelConfig, TextConfig
 from model.errors import CheckpointError, ConfigError
 from model.features.normalization import Preprocessing, Statistics
@@ -144,6 +154,19 @@ def test_version_depends_on_the_content_only(tmp_path: Path) -> None:
         save(tmp_path / "g", random_network(tiny_config(), seed=1)),
     ]
     assert len({version, *others}) == 5
+
+
+def test_adapters_are_read_as_they_were_saved(tmp_path: Path) -> None:
+    adapters = adapters_of()
+    network = random_network(tiny_config(text=TextConfig(adapter_rank=2)))
+    save(tmp_path, network, adapters)
+    found = read_adapters(tmp_path)
+    save(tmp_path, network, adapters_of(rank=3))  # replacing the file does not change what was read
+    assert found.keys() == adapters.keys()
+    assert all(torch.equal(found[name], value) for name, value in adapters.items())
+    with pytest.raises(CheckpointError) as caught:
+        read_adapters(tmp_path / "absent")
+    assert "absent" in str(caught.value)
 
 
 def test_adapters_are_merged_into_the_text_encoder(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from model.modality import SUBSETS
 from model.pipeline import Pipeline, choose_device
 from model.training import commands, plots
 from model.training.commands import RUNS, evaluate, read_recipe, train
+from model.training.datasets.manifest import ManifestCorpus
 from model.training.missing_patterns import RATES
 from model.training.settings import Recipe
 from tests.support.corpus import write_composite2, write_manifest, write_openface, write_tone
@@ -52,6 +54,7 @@ def _computing(tmp_path: Path, feature_cache: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("model.training.commands.DEFAULT_CACHE", feature_cache)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("model.baselines.references.TREES", 5)  # of the forests that training is compared with
 
 
 @pytest.fixture
@@ -69,7 +72,9 @@ def train_on(data: Path, out: Path, recipe: Path, **changes: Any) -> int:
     return train(**(arguments | changes))
 
 
-def test_weights_trained_on_a_manifest_can_be_evaluated(tmp_path: Path, recipe: Path) -> None:
+def test_weights_trained_on_a_manifest_can_be_evaluated(
+    tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data, out, results = manifest(tmp_path, {"train": 18, "val": 6, "test": 12}), tmp_path / "mine", tmp_path / "r.json"
     assert train_on(data, out, recipe) == 0
     checkpoint = load_checkpoint(out, choose_device("cpu"))
@@ -89,6 +94,23 @@ def test_weights_trained_on_a_manifest_can_be_evaluated(tmp_path: Path, recipe: 
     assert measured["patterns"]["text+audio+visual"]["left_out"] == 8
     # Training writes the same figures as the evaluation of the weights.
     assert measured == json.loads((out / "results.json").read_text(encoding="utf-8"))
+
+    output = " ".join(capsys.readouterr().out.split())
+    compared = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert compared["verdict"] in output
+    assert f"tensorboard --logdir {tmp_path / RUNS / 'mine'}" in output
+    assert "warning: class 'negative' has 6 training rows" in output
+    report = (out / "report.html").read_text(encoding="utf-8")
+    for heading in (
+        "Course of the training",
+        "Confusion",
+        "Reliability by what is present",
+        "Compared with references",
+    ):
+        assert heading in report
+    for word in ("| negative | 6 | 2 | 4 |", compared["verdict"], "too small to tell how accurate"):
+        assert word in checkpoint.card
+    assert "RAVDESS" not in checkpoint.card
 
 
 def test_the_composite_corpus_is_scored_by_what_carries_the_label(
@@ -209,6 +231,50 @@ def test_epochs_can_be_set_and_a_run_resumed(tmp_path: Path, recipe: Path, capsy
     assert Pipeline.load(tmp_path / "w", "cpu").checkpoint.version == version
     with pytest.raises(ConfigError, match="another recipe"):
         train_on(data, tmp_path / "w", recipe, epochs=2, resume=True)
+
+
+def test_weights_are_overwritten_only_on_demand(tmp_path: Path, recipe: Path, tiny_weights: Path) -> None:
+    data, out = manifest(tmp_path, {"train": 9, "val": 3}), tmp_path / "w"
+    shutil.copytree(tiny_weights, out)
+    before = verify_hashes(out)
+    for resume in (False, True):  # there is no run to resume either
+        with pytest.raises(ConfigError) as caught:
+            train_on(data, out, recipe, resume=resume)
+        assert "holds weights: --overwrite replaces them" in str(caught.value)
+    assert verify_hashes(out) == before
+    assert train_on(data, out, recipe, epochs=1, overwrite=True) == 0
+    assert verify_hashes(out) != before
+    with pytest.raises(ConfigError) as caught:
+        train_on(data, data, recipe)
+    assert "is a file" in str(caught.value)
+
+
+def test_training_starts_from_weights_of_a_folder(tmp_path: Path, recipe: Path, tiny_weights: Path) -> None:
+    data, out = manifest(tmp_path, {"train": 9, "val": 3}), tmp_path / "tuned"
+    origin = tmp_path / "origin"
+    shutil.copytree(tiny_weights, origin)
+    (origin / "LICENSE").write_text("terms\n", encoding="utf-8")
+    assert train_on(data, out, recipe, epochs=1, init=origin) == 0
+    tuned, start = (load_checkpoint(folder, choose_device("cpu")) for folder in (out, origin))
+    assert tuned.config == start.config.model_copy(update={"name": "tuned"})
+    for modality, statistics in start.preprocessing.statistics.items():
+        assert (tuned.preprocessing.statistics[modality].mean == statistics.mean).all()
+    assert f"Fine-tuned from the weights {start.config.name}, version {start.version}." in tuned.card
+    assert (out / "LICENSE").read_text(encoding="utf-8") == "terms\n"
+    with pytest.raises(ConfigError) as caught:
+        train_on(data, tmp_path / "other", recipe, init=origin, system="mmin")
+    assert "--init starts a training of emmr, not of mmin" in str(caught.value)
+
+
+@pytest.mark.parametrize(("rows", "epochs", "patience"), [(50, 60, 20), (160, 20, 8), (742, 8, 8), (10_000, 8, 8)])
+def test_the_default_recipe_takes_enough_steps_on_small_sets(
+    tmp_path: Path, rows: int, epochs: int, patience: int
+) -> None:
+    corpus = ManifestCorpus(manifest(tmp_path, {"train": 3, "val": 3}))
+    corpus._splits["train"] = (corpus.examples("train")[0],) * rows
+    settings = commands._suited(Recipe.default().training, corpus, tuned=False)
+    assert (settings.epochs, settings.patience, settings.teacher) == (epochs, patience, True)
+    assert not commands._suited(Recipe.default().training, corpus, tuned=True).teacher
 
 
 def test_a_corpus_without_a_test_part_gives_no_figures(tmp_path: Path, recipe: Path) -> None:

@@ -15,12 +15,13 @@ from model.modality import SUBSETS, Modality
 from model.network.reliability import Reliability
 from model.training.datasets.base import Example, SoundSource, TextSource
 from model.training.datasets.composite import CompositeCorpus
+from model.training.datasets.manifest import ManifestCorpus
 from model.training.datasets.mosi import MosiCorpus
 from model.training.evaluate_split import evaluate_split
 from model.training.experiment import adapted_config, prepare
 from model.training.settings import Recipe
 from model.training.trainer import RunPaths, Trainer
-from tests.support.corpus import write_tone
+from tests.support.corpus import write_manifest, write_tone
 from tests.support.native_corpora import write_meld, write_mosi
 from tests.support.network import tiny_config
 from tests.support.training import Toy, tiny_recipe, tiny_training
@@ -94,6 +95,23 @@ def test_a_teacher_is_fitted_once_and_only_if_requested(
     assert len(other.experts["visual"].state_dict()["classes"]) + 1 == len(
         first.teacher.experts["visual"].state_dict()["classes"]
     )
+
+
+def test_a_manifest_has_a_teacher_that_follows_its_files(tmp_path: Path, paths: RunPaths) -> None:
+    def teachers(pitches: tuple[float, float]) -> int:
+        sounds = [write_tone(tmp_path / f"{n}.wav", pitches[n % 2], seed=n) for n in range(4)]
+        rows: list[dict[str, object]] = [
+            {"id": f"{split}-{n}", "split": split, "label": "ab"[n % 2], "audio": sound}
+            for split in ("train", "val")
+            for n, sound in enumerate(sounds)
+        ]
+        corpus = ManifestCorpus(write_manifest(tmp_path, rows))
+        recipe = tiny_recipe(teacher=True, expert_steps=3)
+        recipe = recipe.model_copy(update={"model": adapted_config(recipe.model, corpus, "mine")})
+        assert prepare(corpus, recipe, paths).teacher is not None
+        return len(list(paths.folder.glob("*teacher.safetensors")))
+
+    assert [teachers((150.0, 300.0)), teachers((150.0, 300.0)), teachers((150.0, 350.0))] == [1, 1, 2]
 
 
 def test_a_teacher_depends_on_its_steps_but_not_the_network_size(corpus: CompositeCorpus, paths: RunPaths) -> None:

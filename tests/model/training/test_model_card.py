@@ -1,15 +1,20 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model.config import TextConfig
+from model.training.comparison import Comparison, Score
+from model.training.datasets.manifest import ManifestCorpus
 from model.training.datasets.mosi import MosiCorpus
 from model.training.evaluation import Evaluation, evaluate
 from model.training.experiment import adapted_config
-from model.training.model_card import COMPOSITE_TERMS, USE, model_card
+from model.training.metrics import Interval
+from model.training.model_card import COMPOSITE_TERMS, OWN_USE, USE, OwnData, model_card
 from model.training.progress import FitReport
 from model.training.settings import Recipe
+from tests.support.corpus import write_manifest
 from tests.support.native_corpora import write_mosi
 from tests.support.network import tiny_config
 from tests.support.predictor import CLASSES, ITEMS, Judged, Strongest
@@ -139,3 +144,38 @@ def test_the_card_states_the_terms_of_a_public_corpus(tmp_path: Path) -> None:
     assert "Trained on CMU-MOSI (Zadeh et al. 2016), research use" in card
     assert "- Voice: 73 precomputed features of the corpus" in card
     assert "- Face: 100 precomputed features of the corpus" in card
+
+
+def own_data(tmp_path: Path, **parts: str) -> OwnData:
+    rows: list[dict[str, object]] = [
+        {"id": f"{split}{n}", "split": split, "text": "x", "label": {"a": "glad", "b": "sad"}[name]}
+        for split, names in parts.items()
+        for n, name in enumerate(names)
+    ]
+    corpus = ManifestCorpus(write_manifest(tmp_path, rows))
+    score = Score(len(parts["val"]), 0.5, 0.3, 0.7)
+    compared = Comparison("EMMR", {"EMMR": {"val": score}}, "classical", Interval(-0.1, -0.2, 0.1))
+    return OwnData(corpus, compared, "the weights default, version abc")
+
+
+def test_the_card_of_own_weights_states_their_data_alone(tmp_path: Path) -> None:
+    own = own_data(tmp_path, train="ab" * 10, val="ab" * 2 + "a")
+    card = model_card(tiny_recipe(), own.corpus, {4: REPORTS[4]}, {}, 4, own)
+    for word in ("RAVDESS", "actors", "forty people", "Polish", "MELD", "composite"):
+        assert word not in card
+    assert "| glad | 10 | 3 | 0 |" in card
+    assert "| sad | 10 | 2 | 0 |" in card
+    assert "Training utterances with text: 20, audio: 0, visual: 0." in card
+    assert "Fine-tuned from the weights default, version abc." in card
+    assert "EMMR is BELOW the reference" in card
+    assert "| EMMR | 0.500 [0.300, 0.700] |" in card
+    assert "**The val part is too small to tell how accurate the weights are**: fewer than 10 utterances" in card
+    assert "an interval 0.40 wide" in card
+    assert OWN_USE in card
+
+
+def test_the_card_of_a_reference_has_no_comparison(tmp_path: Path) -> None:
+    own = replace(own_data(tmp_path, train="ab" * 10, val="ab"), comparison=None, origin=None)
+    card = model_card(tiny_recipe(), own.corpus, {4: REPORTS[4]}, {}, 4, own)
+    assert "Compared with references" not in card
+    assert "Fine-tuned" not in card

@@ -11,7 +11,8 @@ from model.training import plots
 from model.training.decision_table import Item
 from model.training.evaluation import Evaluation, evaluate
 from model.training.plots import check_packages, write_report
-from model.training.report import tables
+from model.training.progress import FitReport
+from model.training.report import ReportTable, tables
 from tests.support.predictor import CLASSES, ITEMS, Judged, item
 
 MARKUP = "<script>alert(1)</script>"
@@ -86,3 +87,19 @@ def test_a_package_not_installed_is_named_with_its_extra(
     with pytest.raises(ConfigError, match=package):
         write_report(evaluation, tmp_path / "out.html", "title")
     assert not (tmp_path / "out.html").exists()
+
+
+def test_the_course_of_a_training_is_drawn(evaluation: Evaluation, tmp_path: Path) -> None:
+    course = FitReport(2, 0.6, {}, [0.5, 0.6, 0.55], [{"total": 1.0}, {"total": 0.5}, {"total": 0.25}])
+    table = ReportTable("Compared", ["system"], [["EMMR"]])
+    write_report(evaluation, tmp_path / "out.html", "t", course, ["a note <b>"], [table])
+    html = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert html.index("a note &lt;b&gt;") < html.index("Course of the training") < html.index("<h2>Compared</h2>")
+    first = base64.b64decode(re.findall(r"base64,([^\"]+)", html)[0])
+    assert b"<svg" in first
+    assert len(re.findall(r"data:image/svg", html)) == 4
+
+
+def test_without_epochs_no_course_is_drawn(evaluation: Evaluation, tmp_path: Path) -> None:
+    write_report(evaluation, tmp_path / "out.html", "t", FitReport(1, 0.6, {}, [0.6]))
+    assert "Course of the training" not in (tmp_path / "out.html").read_text(encoding="utf-8")

@@ -228,3 +228,22 @@ def test_a_corpus_without_polarities_of_modalities_has_no_teacher() -> None:
 def test_a_corpus_without_audio_features_has_no_teacher() -> None:
     without_audio = {source: x for source, x in FEATURES.items() if source not in {e.sources[A] for e in TRAINING}}
     assert fit(TRAINING, VALIDATION, without_audio) is None
+
+
+def test_shared_labels_teach_a_corpus_that_lacks_modalities() -> None:
+    corpus, features = toy(train=42, val=21, mixed=True)
+    voices = [e for e in corpus.parts["train"] if Modality.VISUAL not in e.sources]
+    teacher = fit_teacher(
+        Toy({"train": voices, "val": corpus.parts["val"]}), features, CONFIG, variants=0, steps=150, shared_labels=True
+    )
+    assert teacher is not None
+    items = [e for e in corpus.parts["val"] if Modality.AUDIO in e.sources and len(e.sources) < 3]
+    batch = collate([Utterance({m: features[s] for m, s in e.sources.items()}) for e in items], CONFIG)
+    labels = [CONFIG.classes.index(e.label) for e in items]
+    found = teacher(batch).answer.argmax(dim=1).tolist()
+    assert np.mean(np.array(found) == labels) > 0.7
+    # No face was in training, so that it has no influence.
+    faces = [e for e in corpus.parts["val"] if set(e.sources) == {Modality.VISUAL}]
+    batch = collate([Utterance({Modality.VISUAL: features[e.sources[Modality.VISUAL]]}) for e in faces], CONFIG)
+    answers = teacher(batch).answer
+    assert torch.allclose(answers, answers[:1].expand_as(answers))
