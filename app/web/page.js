@@ -1,155 +1,263 @@
-// The page's behaviour: gather what is given, ask POST /predict, and say the answer in words.
-"use strict";
+// The page's behaviour: examples, asking, permalinks, tabs, dialogs, and what is dropped or pasted.
 
-const byId = (id) => document.getElementById(id);
-const form = byId("form");
-const percent = (p) => `${(100 * p).toFixed(0)}%`;
-const NAMES = { text: "words", audio: "voice", visual: "face" };
-const REASONS = {
-  not_provided: "not given", silent: "silent", too_short: "too short", no_speech: "no speech found",
-  no_face: "no face found", low_confidence: "not recognised in the voice", other_language: "not English",
-  not_transcribed: "not transcribed",
-};
-let recorder = null;
-let recording = null;
+import { copy, setStale, showAnswer } from "/web/answer.js";
+import { filled, given, labelsOf, openCards, setPart, setSwitch, showUse, switchedOff, takeFiles, used } from "/web/cards.js";
+import { byId, element, LABELS, listed, PARTS, predict, Refused, request } from "/web/dom.js";
+import { remember, showHistory } from "/web/history.js";
+import { openRecording, takeRecordingFiles } from "/web/recording.js";
+import { showSubsets } from "/web/subsets.js";
 
-function element(tag, text, className) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  if (className) made.className = className;
-  return made;
+const TABS = ["utterance", "recording"];
+let examples = [];
+let example = null; // the one on the cards, unless edited
+let withSubsets = false; // whether the subsets are shown for what is on the cards
+let controller = null;
+
+const status = (text) => { byId("status").textContent = text; };
+
+// Settings alone: the name of an example, what is switched off, and which views are open. Never content.
+function hash() {
+  const settings = new URLSearchParams();
+  if (!byId("panel-recording").hidden) settings.set("tab", "recording");
+  if (example) settings.set("example", example.name);
+  const off = switchedOff().map((part) => LABELS[part].toLowerCase());
+  if (off.length) settings.set("without", off.join(","));
+  if (example && withSubsets) settings.set("view", "subsets");
+  return settings.size ? `#${settings.toString().replaceAll("%2C", ",")}` : "";
 }
 
-function showVotes(answer) {
-  const classes = answer.model.classes;
-  const head = element("tr", "");
-  head.append(element("th", "Head"), ...classes.map((name) => element("th", name)));
-  for (const cell of head.children) cell.scope = "col";
-  byId("votes-head").replaceChildren(head);
-  const rows = Object.entries({ ...answer.votes, answer: answer.probabilities }).map(([name, vote]) => {
-    const row = element("tr", "");
-    const label = element("th", name);
-    label.scope = "row";
-    const best = Math.max(...Object.values(vote));
-    row.append(label, ...classes.map((c) => element("td", percent(vote[c]), vote[c] === best ? "winner" : "")));
-    return row;
-  });
-  byId("votes-body").replaceChildren(...rows);
+const writeHash = () => window.history.replaceState(null, "", location.pathname + hash());
+
+function markExample() {
+  for (const made of byId("examples").children) made.setAttribute("aria-pressed", String(made.value === example?.name));
 }
 
-function describe(name, use) {
-  if (use.status === "missing") return `${NAMES[name]}: missing (${REASONS[use.reason] ?? use.reason})`;
-  const parts = [
-    use.source === "transcribed" && `transcribed (${percent(use.transcript.confidence)}): “${use.transcript.text}”`,
-    use.tokens != null && `${use.tokens} tokens`,
-    use.seconds != null && `${use.seconds.toFixed(1)} s`,
-    use.frames != null && `${use.frames} frames`,
-    use.truncated && "shortened",
-    use.familiarity != null && `familiarity ${percent(use.familiarity)}`,
-  ];
-  return `${NAMES[name]}: ${parts.filter(Boolean).join(", ")}`;
+function onChange({ content = true } = {}) {
+  if (content) {
+    example = null;
+    markExample();
+  }
+  controller?.abort();
+  setStale(true);
+  writeHash();
 }
 
-function showAnswer(answer) {
-  byId("answer-heading").textContent = `${answer.polarity} (${percent(answer.confidence)})`;
-  byId("summary").textContent = answer.summary;
-  showVotes(answer);
-  byId("used").replaceChildren(
-    ...Object.entries(answer.modalities).map(([name, use]) => element("li", describe(name, use))),
-  );
-  byId("warnings").replaceChildren(...answer.warnings.map((w) => element("li", w.detail)));
-  byId("raw").textContent = JSON.stringify(answer, null, 2);
-  byId("answer").hidden = false;
-  byId("answer").focus();
-}
-
-function showProblem(problem) {
-  byId("problem-detail").textContent = `${problem.title}: ${problem.detail}`;
-  const faults = (problem.errors ?? []).map((f) => [f.part, f.place, f.detail].filter(Boolean).join(": "));
-  byId("problem-faults").replaceChildren(...faults.map((fault) => element("li", fault)));
+function showProblem(error) {
+  byId("problem-detail").textContent = error.message;
+  byId("problem-faults").replaceChildren(...(error.faults ?? []).map((fault) => element("li", fault)));
   byId("problem").hidden = false;
-  if (problem.status === 401) byId("key-row").hidden = false;
 }
 
-function gather() {
-  const data = new FormData();
-  const text = byId("text").value;
-  if (text.trim()) data.append("text", text);
-  const audio = recording ?? byId("audio").files[0];
-  if (audio) data.append("audio", audio, "audio");
-  const openface = byId("openface").files[0];
-  if (openface) data.append("openface", openface, "openface.csv");
-  return data;
-}
-
-async function ask(event) {
-  event.preventDefault();
-  byId("answer").hidden = true;
+// Runs `work(signal)`, which a later call or the button Cancel ends.
+async function run(message, work) {
+  controller?.abort();
+  const own = new AbortController();
+  controller = own;
   byId("problem").hidden = true;
-  const data = gather();
-  if ([...data.keys()].length === 0) {
-    showProblem({ title: "Nothing to ask about", detail: "give words, a voice or a face" });
-    return;
-  }
-  byId("send").disabled = true;
-  byId("status").textContent = "Asking…";
+  byId("cancel").hidden = false;
+  document.body.setAttribute("aria-busy", "true");
+  status(message);
   try {
-    const key = byId("key").value;
-    const headers = key ? { Authorization: `Bearer ${key}` } : {};
-    const response = await fetch("/predict?explain=true&transcribe=auto", { method: "POST", body: data, headers });
-    const body = await response.json();
-    if (response.ok) showAnswer(body);
-    else showProblem(body);
-  } catch {
-    showProblem({ title: "No answer", detail: "the service could not be reached" });
+    await work(own.signal);
+    if (controller === own) status("");
+  } catch (error) {
+    if (controller !== own) return;
+    status(own.signal.aborted ? "Cancelled." : "");
+    if (!own.signal.aborted) showProblem(error instanceof Refused ? error : new Refused({ title: "Fault of the page", detail: "reload it" }));
   } finally {
-    byId("send").disabled = false;
-    byId("status").textContent = "";
+    if (controller === own) {
+      controller = null;
+      byId("cancel").hidden = true;
+      document.body.removeAttribute("aria-busy");
+    }
   }
 }
 
-function keep(blob) {
-  recording = blob;
-  const playback = byId("playback");
-  if (playback.src) URL.revokeObjectURL(playback.src);
-  if (blob) playback.src = URL.createObjectURL(blob);
-  else playback.removeAttribute("src");
-  playback.hidden = !blob;
-  byId("discard").hidden = !blob;
-  byId("audio").disabled = Boolean(blob);
+function files(parts) {
+  const named = parts.filter((part) => part !== "text");
+  return Object.fromEntries(named.map((part) => [part, given[part].name]));
 }
 
-async function toggleRecording() {
-  const button = byId("record");
-  if (recorder) {
-    recorder.stop();
-    return;
+async function ask(signal) {
+  const parts = used();
+  if (!parts.length) {
+    const off = filled().length > 0;
+    throw new Refused(off ? { title: "Everything is switched off", detail: "switch on a card" }
+      : { title: "Nothing given", detail: "give text, a voice or a face" });
   }
-  let stream;
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ audio: true });
-  } catch {
-    byId("status").textContent = "The microphone cannot be used here.";
-    return;
-  }
-  const chunks = [];
-  recorder = new MediaRecorder(stream);
-  recorder.addEventListener("dataavailable", (event) => chunks.push(event.data));
-  recorder.addEventListener("stop", () => {
-    for (const track of stream.getTracks()) track.stop();
-    keep(new Blob(chunks, { type: recorder.mimeType }));
-    recorder = null;
-    button.textContent = "Record";
-    button.setAttribute("aria-pressed", "false");
-    byId("status").textContent = "Recorded.";
+  const answer = await predict(given, parts, { transcribe: "auto", signal });
+  const title = example?.title ?? "Own input";
+  showAnswer(answer, { text: parts.includes("text") ? given.text : null, files: files(parts), title: `${title}: ${labelsOf(parts)}` });
+  showUse(answer);
+  remember(answer, { parts, title });
+}
+
+async function askSubsets(signal) {
+  const parts = filled();
+  if (parts.length < 2) throw new Refused({ title: "Only one modality", detail: "subsets need at least two of text, voice and face" });
+  withSubsets = true;
+  writeHash();
+  await showSubsets(given, parts, signal, (subset) => {
+    for (const part of PARTS) setSwitch(part, subset.includes(part));
+    withSubsets = true;
+    writeHash();
+    run("Asking…", ask).then(focusAnswer);
   });
-  recorder.start();
-  button.textContent = "Stop";
-  button.setAttribute("aria-pressed", "true");
-  byId("status").textContent = "Recording…";
 }
 
-form.addEventListener("submit", ask);
-byId("record").addEventListener("click", toggleRecording);
-byId("discard").addEventListener("click", () => keep(null));
-if (!window.MediaRecorder || !navigator.mediaDevices) byId("record").hidden = true;
+function focusAnswer() {
+  if (byId("answer").hidden || !byId("problem").hidden) return;
+  byId("answer").focus({ preventScroll: true });
+  const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+  byId("answer").scrollIntoView({ block: "nearest", behavior });
+}
+
+async function loadExample(chosen, { without = [], subsets = true } = {}) {
+  await run(`Loading “${chosen.title}”…`, async (signal) => {
+    const fetched = async (name) => new File([await (await request(`/web/examples/${name}`, { signal })).blob()], name);
+    const [audio, openface] = await Promise.all(["audio", "openface"].map((part) => (chosen[part] ? fetched(chosen[part]) : null)));
+    signal.throwIfAborted();
+    setPart("text", chosen.text ?? "");
+    setPart("audio", audio);
+    setPart("openface", openface);
+    for (const part of PARTS) setSwitch(part, !without.includes(part));
+    example = chosen;
+    withSubsets = false;
+    byId("subsets").hidden = true;
+    markExample();
+    writeHash();
+    status("Asking…");
+    await ask(signal);
+    if (subsets && filled().length > 1) await askSubsets(signal);
+  });
+}
+
+async function openExamples() {
+  examples = await (await request("/web/examples/examples.json")).json();
+  byId("examples").replaceChildren(...examples.map((one) => {
+    const made = element("button", [element("strong", one.title), element("span", one.note)], {
+      type: "button", class: "example", value: one.name, "aria-pressed": "false" });
+    made.addEventListener("click", () => loadExample(one).then(focusAnswer));
+    return made;
+  }));
+}
+
+function openTab(name) {
+  for (const other of TABS) {
+    const chosen = other === name;
+    byId(`tab-${other}`).setAttribute("aria-selected", String(chosen));
+    byId(`tab-${other}`).tabIndex = chosen ? 0 : -1;
+    byId(`panel-${other}`).hidden = !chosen;
+  }
+  writeHash();
+}
+
+function openTabs() {
+  TABS.forEach((name, at) => {
+    byId(`tab-${name}`).addEventListener("click", () => openTab(name));
+    byId(`tab-${name}`).addEventListener("keydown", (event) => {
+      if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+      const other = TABS[(at + 1) % TABS.length];
+      openTab(other);
+      byId(`tab-${other}`).focus();
+    });
+  });
+}
+
+// The model card is Markdown: headings, paragraphs, lists and tables become elements, the rest stays as text.
+function cardElements(markdown) {
+  return markdown.split(/\n{2,}/).map((block) => {
+    const heading = /^(#+) (.*)$/.exec(block);
+    const plain = (text) => text.replaceAll(/\*\*?|`/g, "");
+    if (heading) return element(heading[1].length === 1 ? "h3" : "h4", plain(heading[2]));
+    const lines = block.split("\n");
+    if (block.startsWith("- ")) return element("ul", block.split(/\n?^- /m).filter(Boolean).map((line) => element("li", plain(line))));
+    if (!block.startsWith("|")) return element("p", plain(block));
+    const rows = lines.filter((line) => !/^[|\s:-]+$/.test(line)).map((line) => line.split("|").slice(1, -1).map((c) => plain(c.trim())));
+    return element("table", [element("tbody", rows.map((row, at) => element("tr", row.map((c) => element(at ? "td" : "th", c)))))]);
+  });
+}
+
+async function showCard() {
+  const content = byId("card-text-content");
+  byId("card-dialog").showModal();
+  try {
+    const model = await (await request("/model")).json();
+    content.replaceChildren(element("p", `Weights ${model.name}, version ${model.version}`, { class: "hint" }), ...cardElements(model.card));
+  } catch (error) {
+    content.replaceChildren(element("p", error.message));
+  }
+}
+
+async function take(found) {
+  if (!byId("panel-recording").hidden) {
+    takeRecordingFiles(found);
+    return;
+  }
+  const refused = await takeFiles(found);
+  status(refused.length ? `Not taken: ${listed(refused)}. A file ends in .txt, .csv, or a sound format.` : "Taken from the files.");
+}
+
+function openDrops() {
+  const over = (on) => document.body.classList.toggle("over", on);
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    over(true);
+  });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) over(false); });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    over(false);
+    const text = event.dataTransfer.getData("text/plain");
+    if (event.dataTransfer.files.length) take([...event.dataTransfer.files]);
+    else if (text) {
+      setPart("text", text);
+      onChange();
+    }
+  });
+  document.addEventListener("paste", (event) => {
+    const found = [...event.clipboardData.files];
+    const text = event.clipboardData.getData("text/plain");
+    if (found.length) take(found);
+    else if (text && !event.target.closest?.("textarea, input")) {
+      setPart("text", text);
+      onChange();
+    } else return;
+    event.preventDefault();
+  });
+}
+
+async function openLink() {
+  const settings = new URLSearchParams(location.hash.slice(1));
+  const off = (settings.get("without") ?? "").split(",");
+  const without = PARTS.filter((part) => off.includes(LABELS[part].toLowerCase()));
+  for (const part of without) setSwitch(part, false);
+  if (settings.get("tab") === "recording") openTab("recording");
+  const chosen = examples.find((one) => one.name === settings.get("example"));
+  if (chosen) await loadExample(chosen, { without, subsets: settings.get("view") === "subsets" });
+}
+
+byId("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!example) byId("subsets").hidden = true;
+  run("Asking…", ask).then(focusAnswer);
+});
+byId("text").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
+});
+byId("compare-subsets").addEventListener("click", () => run("Asking for every subset…", askSubsets));
+byId("cancel").addEventListener("click", () => controller?.abort());
+byId("copy-link").addEventListener("click", () => copy(location.href, byId("status")));
+byId("show-use").addEventListener("click", () => byId("use-dialog").showModal());
+byId("show-card").addEventListener("click", showCard);
+openCards(onChange);
+openTabs();
+openDrops();
+openRecording();
+showHistory();
+try {
+  await openExamples();
+  await openLink();
+} catch (error) {
+  showProblem(error);
+}

@@ -1,14 +1,18 @@
 // The timeline of a recording: three lanes on a canvas, the selected utterance in detail, and the same as a table.
-// `showTimeline(root, lines, audio)`: lines are the objects of a recording's NDJSON, audio is a Blob or null.
+// `showTimeline(root, lines, audio)`: lines are the objects of a recording's NDJSON, audio is a Blob or null. Returns
+// `{ update(lines) }`, which shows the lines again once there are more.
 "use strict";
 
 const MODALITIES = ["text", "audio", "visual"];
-const LANES = { text: "Words", audio: "Voice", visual: "Face" };
-const NOUNS = { text: "words", audio: "voice", visual: "face" };
+const LANES = { text: "Text", audio: "Voice", visual: "Face" };
+const NOUNS = { text: "text", audio: "voice", visual: "face" };
 const REASONS = {
   not_provided: "not given", silent: "silent", too_short: "too short", no_speech: "no speech found",
   no_face: "no face found", no_tokens: "no words found", no_words: "no words in this time",
   face_lost: "face lost", past_end: "after the end of the sound",
+};
+const HEADS = {
+  "text+audio": "text + voice", "text+visual": "text + face", "audio+visual": "voice + face", all: "all three",
 };
 const SYMBOLS = { negative: "−", neutral: "○", positive: "+" };
 const LEVELS = { negative: 1, neutral: 0.5, positive: 0 };
@@ -123,7 +127,7 @@ function votesTable(item, classes) {
   const rows = Object.entries({ ...(item.votes ?? {}), answer: item.probabilities }).map(([name, vote]) => {
     const best = Math.max(...Object.values(vote));
     const cells = classes.map((c) => element("td", percent(vote[c] ?? 0), vote[c] === best ? { class: "winner" } : {}));
-    return element("tr", [element("th", name, { scope: "row", class: "start" }), ...cells]);
+    return element("tr", [element("th", HEADS[name] ?? name, { scope: "row", class: "start" }), ...cells]);
   });
   const columns = [element("th", "Modalities", { scope: "col", class: "start" })];
   columns.push(...classes.map((name) => element("th", name, { scope: "col" })));
@@ -163,8 +167,8 @@ function describeItem(item, position, count, classes) {
 }
 
 function itemTable(items, classes, select) {
-  const names = ["#", "Start", "End", "Speaker", "Words", "Polarity", "Confidence", "Missing", "Key missing"];
-  const left = new Set(["Speaker", "Words", "Polarity", "Missing", "Key missing"]);
+  const names = ["#", "Start", "End", "Speaker", "Text", "Polarity", "Confidence", "Missing", "Key missing"];
+  const left = new Set(["Speaker", "Text", "Polarity", "Missing", "Key missing"]);
   const rows = items.map((item, position) => {
     const missing = MODALITIES.map((m) => [m, useOf(item, m)]).filter(([, use]) => use.status === "missing");
     const choose = element("button", String(position + 1), { type: "button", "aria-label": `Select ${position + 1}` });
@@ -420,7 +424,7 @@ function recordingLine(data, audio) {
   const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
   const parts = [`${clock(data.duration, 0)} long`, counted(items.length - gaps, "utterance")];
   if (gaps) parts.push(counted(gaps, "gap"));
-  if (audio) parts.push(`sound of ${(audio.size / 2 ** 20).toFixed(1)} MiB in this file`);
+  if (audio) parts.push(`sound of ${Math.ceil(audio.size / 2 ** 10)} KiB`);
   if (recording.model?.name) parts.push(`weights ${recording.model.name} ${String(recording.model.version).slice(0, 12)}`);
   return parts.join(" · ");
 }
@@ -435,7 +439,7 @@ function allWarnings(data) {
 }
 
 function showTimeline(root, lines, audio) {
-  const data = readLines(lines);
+  let data = readLines(lines);
   const view = { from: 0, to: data.duration, selected: null, playhead: null, shown: data.items };
   let colors = null;
   let frame = 0;
@@ -455,28 +459,25 @@ function showTimeline(root, lines, audio) {
   const fit = button("Whole", () => setView(0, data.duration));
   const asTable = button("Table", toggleTable);
   asTable.setAttribute("aria-pressed", "false");
-  const filter = element("select", [
-    element("option", "All speakers", { value: "" }),
-    ...data.speakers.map((speaker, at) => element("option", speaker, { value: String(at + 1) })),
-  ], { "aria-label": "Speaker" });
+  const filter = element("select", "", { "aria-label": "Speaker" });
   filter.addEventListener("change", filterSpeaker);
   const canvas = element("canvas", "", { class: "lanes", role: "application", tabindex: "0",
-    "aria-label": "Lanes of words, voice and face", "aria-describedby": "timeline-keys" });
+    "aria-label": "Lanes of text, voice and face", "aria-describedby": "timeline-keys" });
   const overview = element("canvas", "", { class: "overview", "aria-hidden": "true" });
   const status = element("p", "", { role: "status", "aria-live": "polite" });
   const details = element("section", "", { class: "panel", "aria-label": "Selected utterance" });
   const tablePanel = element("div", "", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" });
   tablePanel.hidden = true;
-  const warnings = allWarnings(data);
-  const shares = speakerTable(data);
+  const about = element("p");
+  const warnings = element("ul", "", { "aria-label": "Warnings" });
+  const shares = element("div");
   const marks = legend(data);
 
   play.hidden = !audio;
-  filter.hidden = data.speakers.length < 2;
   root.replaceChildren(
-    element("h1", "Timeline of a recording"),
-    element("p", recordingLine(data, audio)),
-    ...(warnings.length ? [element("ul", warnings.map((warning) => element("li", warning)), { "aria-label": "Warnings" })] : []),
+    element(root.tagName === "MAIN" ? "h1" : "h2", "Timeline of a recording"),
+    about,
+    warnings,
     element("div", [previous, next, play, zoomIn, zoomOut, fit, filter, asTable], {
       class: "toolbar", role: "group", "aria-label": "Controls" }),
     element("div", [canvas, overview], { class: "stage" }),
@@ -505,6 +506,42 @@ function showTimeline(root, lines, audio) {
     redraw();
   }
 
+  // What depends on all the lines; the selection stays.
+  function showLines() {
+    about.textContent = recordingLine(data, audio);
+    const found = allWarnings(data);
+    warnings.hidden = !found.length;
+    warnings.replaceChildren(...found.map((warning) => element("li", warning)));
+    shares.replaceChildren(...[speakerTable(data)].filter(Boolean));
+    const chosen = filter.value;
+    filter.replaceChildren(
+      element("option", "All speakers", { value: "" }),
+      ...data.speakers.map((speaker, at) => element("option", speaker, { value: String(at + 1) })),
+    );
+    filter.value = chosen;
+    filter.hidden = data.speakers.length < 2;
+    if (!data.items.length) details.replaceChildren(element("p", "The recording holds nothing to show."));
+  }
+
+  function update(more) {
+    data = readLines(more);
+    showLines();
+    view.shown = shownItems();
+    showTable();
+    if (!view.selected) showFirst();
+    else {
+      describeSelected();
+      if (data.summary.type) status.textContent = itemInWords(view.selected, view.shown.indexOf(view.selected), view.shown.length);
+    }
+    redraw();
+  }
+
+  function showFirst() {
+    view.shown = data.items;
+    setView(0, data.duration);
+    if (data.items.length) select(data.items[0]);
+  }
+
   function setView(from, to) {
     const span = Math.min(data.duration, Math.max(MIN_SPAN, to - from));
     view.from = Math.min(Math.max(0, from), data.duration - span);
@@ -524,18 +561,22 @@ function showTimeline(root, lines, audio) {
   function select(item) {
     stop();
     view.selected = item;
-    const position = view.shown.indexOf(item);
     if (item.start < view.from || item.end > view.to) {
       const half = (view.to - view.from) / 2;
       const centre = item.end - item.start > 2 * half ? item.start + half : (item.start + item.end) / 2;
       setView(centre - half, centre + half);
     }
-    details.replaceChildren(...describeItem(item, position, view.shown.length, data.classes).filter(Boolean));
-    status.textContent = itemInWords(item, position, view.shown.length);
+    status.textContent = itemInWords(item, view.shown.indexOf(item), view.shown.length);
+    describeSelected();
+    redraw();
+  }
+
+  function describeSelected() {
+    const position = view.shown.indexOf(view.selected);
+    details.replaceChildren(...describeItem(view.selected, position, view.shown.length, data.classes).filter(Boolean));
     previous.disabled = position <= 0;
     next.disabled = position >= view.shown.length - 1;
     markRow();
-    redraw();
   }
 
   function markRow() {
@@ -548,11 +589,19 @@ function showTimeline(root, lines, audio) {
     if (view.shown[position]) select(view.shown[position]);
   }
 
-  function filterSpeaker() {
+  function shownItems() {
     const speaker = filter.value ? data.speakers[Number(filter.value) - 1] : null;
-    view.shown = speaker == null ? data.items : data.items.filter((item) => item.speaker === speaker);
+    return speaker == null ? data.items : data.items.filter((item) => item.speaker === speaker);
+  }
+
+  function showTable() {
     table = null;
     if (!tablePanel.hidden) fillTable();
+  }
+
+  function filterSpeaker() {
+    view.shown = shownItems();
+    showTable();
     if (view.shown.length) select(view.shown.includes(view.selected) ? view.selected : view.shown[0]);
   }
 
@@ -684,9 +733,9 @@ function showTimeline(root, lines, audio) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolor);
   new ResizeObserver(redraw).observe(canvas);
   recolor();
-  setView(0, data.duration);
-  if (data.items.length) select(data.items[0]);
-  else details.replaceChildren(element("p", "The recording holds nothing to show."));
+  showLines();
+  showFirst();
+  return { update };
 }
 
 // A file that holds its own lines and sound.
