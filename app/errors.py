@@ -27,7 +27,7 @@ class Fault(BaseModel, frozen=True):
 
     part: str | None = Field(description="The part it is in; null where it is the whole request.")
     place: str | None = Field(description="Where in the part; null where it is the whole part.")
-    detail: str
+    detail: str = Field(description="What is wrong; never quotes content.")
 
 
 class ServiceError(Exception):

@@ -1,4 +1,4 @@
-"""Structured logs on standard error: one JSON object per line, with the request's id."""
+"""Structured logs on standard error, with the request's id: lines of JSON, or of text on a terminal."""
 
 # Nothing a request contains may be logged: no text, upload, file name, query string or key. Of an exception
 # (`exc_info=error`) only its type and its stack are written, because its message may quote what a client sent.
@@ -6,7 +6,7 @@
 import logging
 import sys
 import traceback
-from typing import Final, TextIO
+from typing import Final, Literal, TextIO
 
 import structlog
 from structlog.contextvars import merge_contextvars
@@ -31,8 +31,17 @@ class _StandardErrorHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def configure_logging(level: str) -> None:
-    """Log everything from `level` up; may be called again to change the level."""
+def configure_logging(level: str, form: Literal["auto", "json", "text"] = "auto") -> None:
+    """Log everything from `level` up; may be called again to change the level.
+
+    Args:
+        level: debug, info, warning or error.
+        form: of the lines; `auto` is text where standard error is a terminal, JSON elsewhere.
+    """
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    renderer: Processor = structlog.processors.JSONRenderer()
+    if text:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False, pad_event_to=0)
     handler = _StandardErrorHandler()
     handler.setFormatter(
         ProcessorFormatter(
@@ -40,7 +49,7 @@ def configure_logging(level: str) -> None:
             processors=[
                 ProcessorFormatter.remove_processors_meta,
                 _format_exception,
-                structlog.processors.JSONRenderer(),
+                renderer,
             ],
         )
     )

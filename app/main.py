@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from app.api import metrics, problems, recordings, routes
+from app.api import metrics, openapi, problems, recordings, routes
 from app.api.answer_log import AnswerLog
 from app.engine.engine import Engine
 from app.logging import configure_logging
@@ -23,7 +23,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         on_failure: called once when the service has failed for good and the process should end.
     """
     settings = settings or Settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     measured = metrics.Metrics()
     engine = Engine(settings, on_batch=measured.observe_batch, on_failure=on_failure)
     uploads = Uploads(settings)
@@ -38,12 +38,12 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
             finally:
                 await engine.stop()
 
-    app = routes.DocumentedApp(
-        title="EMMR",
+    app = openapi.DocumentedApp(
+        **openapi.METADATA,
         version=version("emmr"),
         lifespan=lifespan,
         openapi_url="/openapi.json" if settings.docs_enabled else None,
-        docs_url=None,  # the interactive documentation pages load scripts from other sites
+        docs_url=None,  # the pages of FastAPI load scripts from other sites; app/web/reference.py has those without
         redoc_url=None,
         redirect_slashes=False,
     )

@@ -19,7 +19,7 @@ from structlog.contextvars import bound_contextvars
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.api.metrics import Metrics
-from app.api.problems import problem_response
+from app.api.problems import VERSION_PREFIX, problem_response
 from app.logging import get_logger
 from app.settings import Settings
 
@@ -143,6 +143,19 @@ class UnhandledErrorMiddleware:
                 await response(scope, receive, send)
 
 
+class VersionMiddleware:
+    """Serves every path under `/v1` too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http" and scope["path"].startswith(f"{VERSION_PREFIX}/"):
+            scope["root_path"] = VERSION_PREFIX  # routes match what follows
+        await self._app(scope, receive, send)
+
+
 class HeadMiddleware:
     """Answers HEAD as GET without the body (RFC 9110, section 9.3.2); FastAPI's routes refuse HEAD."""
 
@@ -168,6 +181,7 @@ class HeadMiddleware:
 def install_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Add the middleware around the routes, from the innermost to the outermost."""
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(VersionMiddleware)
     app.add_middleware(UnhandledErrorMiddleware)
     if settings.cors_origins:
         # Outside the error handler, so that a page of another origin can read errors too.

@@ -5,6 +5,7 @@
 # exits 1 within seconds: waiting requests have been answered, and uploads are cut off.
 
 import asyncio
+import errno
 import logging
 import os
 import resource
@@ -26,6 +27,7 @@ from app.http.protocol import LOOPBACK_NAMES, configured
 from app.logging import get_logger
 from app.main import create_app
 from app.settings import Settings
+from model.errors import ConfigError
 
 EXIT_FAILED: Final = 1
 KEEP_ALIVE: Final = 15  # seconds
@@ -135,8 +137,32 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def check_address(host: str, port: int) -> None:
+    """Check that the service can listen, before anything is loaded.
+
+    Raises:
+        ConfigError: the host is unknown, or the port is used by another process or not allowed.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio does
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.bind(address)
+    except OSError as error:
+        hint = "; choose another with --port or EMMR_PORT" if error.errno in {errno.EADDRINUSE, errno.EACCES} else ""
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}{hint}") from error
+
+
 def serve(settings: Settings) -> int:
-    """Serve until a signal or a failure; return the exit status of the process."""
+    """Serve until a signal or a failure; return the exit status of the process.
+
+    Raises:
+        ConfigError: the service cannot listen on its address.
+    """
+    check_address(settings.host, settings.port)
     server: Server | None = None
     kill = threading.Timer(KILL_SECONDS, os._exit, (EXIT_FAILED,))
     kill.daemon = True

@@ -17,7 +17,13 @@ _UNHEALTHY: Final[dict[int | str, dict[str, Any]]] = {503: {"description": "Not 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health", summary="The state of the service and its parts", response_model=Health, responses=_UNHEALTHY)
+@router.get(
+    "/health",
+    operation_id="health",
+    summary="The state of the service and its parts",
+    response_model=Health,
+    responses=_UNHEALTHY,
+)
 async def show_health(request: Request) -> Response:
     """200 when ready and every part is well; 503, with the same fields, otherwise."""
     engine: Engine = request.app.state.engine
@@ -25,13 +31,25 @@ async def show_health(request: Request) -> Response:
     return _report(request, components, engine.lifecycle.ready and all(part.ok for part in components.values()))
 
 
-@router.get("/health/ready", summary="Whether to send traffic here", response_model=Health, responses=_UNHEALTHY)
+@router.get(
+    "/health/ready",
+    operation_id="health_ready",
+    summary="Whether to send traffic here",
+    response_model=Health,
+    responses=_UNHEALTHY,
+)
 async def show_readiness(request: Request) -> Response:
     """The same question as `/health`."""
     return await show_health(request)
 
 
-@router.get("/health/live", summary="Whether the process is worth keeping", response_model=Health, responses=_UNHEALTHY)
+@router.get(
+    "/health/live",
+    operation_id="health_live",
+    summary="Whether the process is worth keeping",
+    response_model=Health,
+    responses=_UNHEALTHY,
+)
 async def show_liveness(request: Request) -> Response:
     """200 unless the service has failed for good or its worker is silent; starting and draining are alive."""
     engine: Engine = request.app.state.engine

@@ -7,7 +7,9 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.process_collector import ProcessCollector
+from starlette.responses import PlainTextResponse
 
+from app.api.schemas import Problem
 from app.engine.engine import Engine
 from app.engine.predictor import PreparedRequest
 from app.transcription.transcription import OUTCOMES
@@ -81,7 +83,13 @@ class Metrics:
 router = APIRouter(tags=["service"])
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Prometheus metrics",
+    response_class=PlainTextResponse,
+    responses={401: {"description": "An API key is needed.", "model": Problem}},
+)
 async def show_metrics(request: Request) -> Response:
     """The metrics, in Prometheus' text format."""
     metrics: Metrics = request.app.state.metrics

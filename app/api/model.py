@@ -14,10 +14,15 @@ from app.settings import Settings
 
 AUDIO_FORMATS: Final = ["WAV", "FLAC", "OGG Vorbis", "OGG Opus", "MP3", "WebM Opus", "M4A AAC", "MP4 Opus"]
 
-router = APIRouter(tags=["prediction"])
+router = APIRouter(tags=["model"])
 
 
-@router.get("/model", summary="The loaded weights and the limits", responses={503: PROBLEM_RESPONSES[503]})
+@router.get(
+    "/model",
+    operation_id="model",
+    summary="The loaded weights and the limits",
+    responses={status: PROBLEM_RESPONSES[status] for status in (401, 429, 503)},
+)
 async def show_model(request: Request) -> ModelCard:
     """Name, content hash, classes, system, limits and the model card."""
     engine: Engine = request.app.state.engine
@@ -35,6 +40,7 @@ async def show_model(request: Request) -> ModelCard:
 
 @router.post(
     "/model/reload",
+    operation_id="reload_model",
     summary="Replace the weights without a pause",
     dependencies=[Depends(require_admin)],
     responses=problem_responses(
@@ -68,7 +74,7 @@ def _limits(settings: Settings) -> Limits:
         text_bytes=settings.max_text_bytes,
         audio_seconds=settings.max_audio_seconds,
         audio_decoded_bytes=settings.max_audio_decoded_bytes,
-        audio_rate=(settings.min_audio_rate, settings.max_audio_rate),
+        audio_rate=[settings.min_audio_rate, settings.max_audio_rate],
         audio_channels=settings.max_audio_channels,
         audio_formats=AUDIO_FORMATS,
         openface_bytes=settings.max_openface_bytes,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from contextlib import ExitStack
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -21,8 +21,7 @@ from app.engine.predictor import Options, Result
 from app.errors import ClientGone, Fault, InvalidQuery
 from app.settings import Settings
 from app.uploads.form import read_form
-from app.uploads.json_body import MEDIA_TYPE, is_json, read_json
-from model.features.visual.table import MAX_MAGNITUDE
+from app.uploads.json_body import MAX_FACE_ID, MEDIA_TYPE, is_json, read_json
 
 V = TypeVar("V")
 
@@ -52,8 +51,8 @@ JSON_PARTS: Final[Mapping[str, Any]] = {
     },
 }
 """Properties of an utterance in JSON; null stands for a part that is not sent."""
-ANY_PART: Final[Sequence[Any]] = [{"properties": {name: {"type": "string"}}, "required": [name]} for name in JSON_PARTS]
-"""Schemas of the utterances that have a part, of which one must be satisfied."""
+NO_PART: Final[Mapping[str, Any]] = {"properties": {name: {"type": "null"} for name in JSON_PARTS}}
+"""Schema of the utterances without a part."""
 _BODY: Final[dict[str, Any]] = {
     "required": True,
     "description": "Any of the three parts, each at most once, and at least one of them.",
@@ -70,7 +69,7 @@ _BODY: Final[dict[str, Any]] = {
             "schema": {
                 "type": "object",
                 "properties": JSON_PARTS,
-                "anyOf": ANY_PART,
+                "not": NO_PART,  # of which generators of clients make one class, unlike of an `anyOf`
                 "additionalProperties": False,
             },
             "examples": {
@@ -133,6 +132,7 @@ router = APIRouter(tags=["prediction"])
 
 @router.post(
     "/predict",
+    operation_id="predict",
     summary="Polarity of an utterance, with any of its three modalities missing",
     response_model=ExplainedPrediction | Prediction,
     responses=PROBLEM_RESPONSES,
@@ -146,10 +146,10 @@ async def predict(
         int | None,
         Query(
             ge=0,
-            le=int(MAX_MAGNITUDE),
+            le=MAX_FACE_ID,
             description="The face to follow in an OpenFace file with several; the most confident one when not given.",
         ),
-        WithJsonSchema({"type": "integer", "minimum": 0, "maximum": int(MAX_MAGNITUDE)}),
+        WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MAX_FACE_ID}),
     ] = None,
     transcribe: Transcribe = None,
 ) -> Response:

@@ -5,9 +5,9 @@
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, FastAPI, HTTPException
+from fastapi import APIRouter, FastAPI, HTTPException, Path
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import Request
@@ -19,6 +19,10 @@ from app.errors import Fault, Internal, InvalidQuery, ServiceError, from_modalit
 from model.errors import EMMRError, EmptyModality, ModalityError
 
 MEDIA_TYPE: Final = "application/problem+json"
+VERSION_PREFIX: Final = "/v1"
+"""Every path is available after it too."""
+_COUNTED: Final = frozenset({"/predict", "/predict/batch", "/recordings"})
+"""Paths whose errors the metrics count."""
 _TITLES: Final[Mapping[int, str]] = {404: "Not found", 405: "Method not allowed"}
 """Of HTTP statuses without a problem type, where it is not the standard's phrase."""
 
@@ -73,7 +77,7 @@ def problem_body(request: Request, error: ServiceError) -> Problem:
 
 
 def problem_responses(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of a route, from status → description; `app.api.openapi` sets their media type."""
+    """Return the `responses` of a route, from status → description; `app/api/openapi.py` sets their media type."""
     return {status: {"description": text, "model": Problem} for status, text in descriptions.items()}
 
 
@@ -81,7 +85,7 @@ async def problem_response(request: Request, error: Exception) -> Response:
     """Return the response to `request` that `error` means, and count it. An exception handler of Starlette's."""
     error = as_service_error(error)
     metrics: Metrics | None = getattr(request.app.state, "metrics", None)
-    if metrics is not None and request.url.path in {"/predict", "/predict/batch", "/recordings"}:
+    if metrics is not None and request.url.path.removeprefix(VERSION_PREFIX) in _COUNTED:
         metrics.rejected.labels(reason=error.code or f"http-{error.status}").inc()
     return JSONResponse(problem_body(request, error).model_dump(), error.status, error.headers, MEDIA_TYPE)
 
@@ -95,7 +99,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 router = APIRouter(tags=["service"])
 
 
-@router.get("/problems", summary="Every type of problem this service gives")
+@router.get("/problems", operation_id="problem_types", summary="Every type of problem this service gives")
 async def list_problems() -> list[ProblemType]:
     """The table of problem types."""
     return list(PROBLEM_TYPES.values())
@@ -103,10 +107,13 @@ async def list_problems() -> list[ProblemType]:
 
 @router.get(
     "/problems/{code}",
+    operation_id="problem_type",
     summary="What one type of problem means",
     responses=problem_responses({404: "There is no such type."}),
 )
-async def show_problem(code: str) -> ProblemType:
+async def show_problem(
+    code: Annotated[str, Path(description="Last component of the `type` of a problem.", examples=["queue-full"])],
+) -> ProblemType:
     """One entry of the table."""
     if (entry := PROBLEM_TYPES.get(code)) is None:
         raise HTTPException(404, "No such type of problem.")

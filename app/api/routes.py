@@ -1,44 +1,11 @@
-"""The application's routes, their access control, and the OpenAPI document of both."""
-
-from typing import Any, Final
+"""The application's routes and their access control."""
 
 from fastapi import Depends, FastAPI
 
 from app.api import auth, batch, health, metrics, model, predict, problems, recordings
 from app.api.rate_limit import RateLimit
 from app.settings import Settings
-from app.web import page
-
-_JSON: Final = "application/json"
-_FRAMEWORK_SCHEMAS: Final = ("HTTPValidationError", "ValidationError")
-"""Schemas of FastAPI's own 422 response, which this service never sends."""
-
-
-class DocumentedApp(FastAPI):
-    """FastAPI with an OpenAPI document in which every error is `application/problem+json`."""
-
-    def openapi(self) -> dict[str, Any]:
-        """Return the document. FastAPI caches it, so it may have been corrected before."""
-        document = super().openapi()
-        for path in document["paths"].values():
-            for operation in path.values():
-                _correct(operation["responses"])
-        for name in _FRAMEWORK_SCHEMAS:
-            document["components"]["schemas"].pop(name, None)
-        return document
-
-
-def _correct(responses: dict[str, Any]) -> None:
-    # FastAPI documents every response of a route with the media type of the successful one.
-    for status in [status for status in responses if status >= "400"]:
-        content = responses[status].get("content", {})
-        if _JSON not in content:
-            continue
-        schema = content.pop(_JSON)
-        if schema["schema"]["$ref"].endswith(_FRAMEWORK_SCHEMAS):
-            del responses[status]
-        else:
-            content[problems.MEDIA_TYPE] = schema
+from app.web import page, reference
 
 
 def install_routes(app: FastAPI, settings: Settings) -> None:
@@ -56,3 +23,5 @@ def install_routes(app: FastAPI, settings: Settings) -> None:
         app.include_router(metrics.router, dependencies=keyed if settings.metrics_access == "key" else [])
     for router in (health.router, problems.router, page.router):
         app.include_router(router)
+    if settings.docs_enabled:
+        app.include_router(reference.router)

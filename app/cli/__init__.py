@@ -6,10 +6,11 @@ from typing import Annotated, Final
 
 import typer
 
-from app.cli import training, use
+from app.cli import doctor, training, use
+from app.cli.common import Command
 
 COMMANDS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
-    "Use": (use.serve, use.predict, use.timeline, use.score, use.convert_aus),
+    "Use": (use.serve, use.predict, use.timeline, use.score, use.convert_aus, doctor.doctor),
     "Make": (training.train, training.evaluate, training.reproduce, training.compare),
 }
 """Heading in the help → its commands."""
@@ -50,4 +51,4 @@ def options(
 
 for panel, commands in COMMANDS.items():
     for command in commands:
-        cli.command(rich_help_panel=panel)(command)
+        cli.command(cls=Command, rich_help_panel=panel)(command)

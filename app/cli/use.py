@@ -51,7 +51,8 @@ def serve(
     from app.server import EXIT_FAILED
     from app.server import serve as run
 
-    status = run(settings)
+    with errors_as_messages():
+        status = run(settings)
     if status == EXIT_FAILED:
         # Without destructors: those of a lost CUDA context abort the process, which would then end by SIGABRT.
         sys.stderr.flush()
@@ -60,7 +61,7 @@ def serve(
 
 
 def predict(
-    text: Annotated[str | None, typer.Option(help="The words.")] = None,
+    text: Annotated[str | None, typer.Option(help="The words; - reads them from standard input.")] = None,
     audio: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, readable=True, help="The voice: WAV, FLAC, OGG, MP3, WebM or M4A."),
@@ -114,8 +115,7 @@ def predict(
     with errors_as_messages():
         answer = predict_once(
             settings,
-            # Arguments that are not UTF-8 contain surrogates; as bytes they are refused like any other bad text.
-            text=None if text is None else os.fsencode(text),
+            text=None if text is None else _bytes_of(text, settings.max_text_bytes),
             audio=audio,
             openface=openface,
             video=video,
@@ -192,6 +192,10 @@ def timeline(
         Literal["mix", "speakers"], typer.Option(help="speakers: each channel of the sound is a speaker.")
     ] = "mix",
     transcribe: Transcribe = None,
+    speaker_normalization: Annotated[
+        bool,
+        typer.Option(help="Whether voice and face are relative to their speaker's level, where the speaker is known."),
+    ] = True,
     sound: Annotated[bool, typer.Option("--sound/--no-sound", help="Whether an HTML file contains the sound.")] = True,
     explain: Annotated[bool, typer.Option("--explain", help="Add every head's vote.")] = False,
     weights: Weights = None,
@@ -222,6 +226,7 @@ def timeline(
             channels=channels,
             explain=explain,
             transcribe=transcribe or _default_transcribe(settings),
+            speaker_normalization=speaker_normalization,
             embed_sound=sound,
         )
 
@@ -277,6 +282,14 @@ def score(
         except KeyboardInterrupt:
             typer.echo("Interrupted; the same command goes on from here.", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _bytes_of(text: str, limit: int) -> bytes:
+    """Return the text of an option, for `-` that of standard input up to one byte past the limit."""
+    if text == "-":
+        return sys.stdin.buffer.read(limit + 1)
+    # Arguments that are not UTF-8 contain surrogates; as bytes they are refused like any other bad text.
+    return os.fsencode(text)
 
 
 def _default_transcribe(settings: "Settings") -> Literal["never", "auto", "always"]:

@@ -38,6 +38,8 @@ LAZY_MODULES: Final = (
     *(f"av.subtitles.{name}" for name in ("codeccontext", "stream", "subtitle")),
     *(f"encodings.{name}" for name in ("ascii", "cp1252", "latin_1", "utf_8_sig")),
     *(f"encodings.utf_{bits}{order}" for bits in (16, 32) for order in ("", "_be", "_le")),
+    "scipy.fft",
+    "scipy.sparse",
 )
 
 

@@ -29,7 +29,9 @@ SPARE_HEAD_SECONDS: Final = 2.0  # on a spare connection: a health check sends i
 PROBE_SECONDS: Final = 0.5
 """After a client has closed its side of the connection: between checks whether it still reads."""
 
-HEALTH_CHECKS: Final = (b"/health", b"/health/live", b"/health/ready")
+HEALTH_CHECKS: Final = tuple(
+    prefix + path for prefix in (b"", b"/v1") for path in (b"/health", b"/health/live", b"/health/ready")
+)
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 UPGRADE_TOKENS: Final = (b"upgrade", b"http2-settings")
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"

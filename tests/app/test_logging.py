@@ -1,6 +1,8 @@
+import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
@@ -55,3 +57,35 @@ def test_an_event_below_the_level_is_not_written(capsys: pytest.CaptureFixture[s
     configure_logging("warning")
     get_logger().info("ready")
     assert lines(capsys) == []
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("form", "terminal", "text"),
+    [("auto", True, True), ("auto", False, False), ("json", True, False), ("text", False, True)],
+)
+def test_lines_are_text_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, form: Literal["auto", "json", "text"], terminal: bool, text: bool
+) -> None:
+    shown = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr("sys.stderr", shown)
+    configure_logging("info", form)
+    get_logger().info("ready", seconds=1.5)
+    line = shown.getvalue()
+    assert line.startswith("{") is not text
+    assert ('"seconds": 1.5' in line) is not text
+
+
+def test_text_has_no_message_of_an_exception(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "text")
+    try:
+        raise ValueError("secret words")
+    except ValueError as error:
+        get_logger().error("failed", exc_info=error)
+    shown = capsys.readouterr().err
+    assert "builtins.ValueError" in shown
+    assert "secret" not in shown

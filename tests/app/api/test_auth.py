@@ -105,8 +105,8 @@ def test_openapi_declares_the_security_schemes_where_keys_are_configured(keyed: 
     document = keyed.get("/openapi.json").json()
     assert {scheme["type"] for scheme in document["components"]["securitySchemes"].values()} == {"http", "apiKey"}
     assert len(document["paths"]["/predict"]["post"]["security"]) == 2
-    assert "security" not in document["paths"]["/health"]["get"]
-    assert "security" not in client.get("/openapi.json").json()["paths"]["/predict"]["post"]
+    assert document["paths"]["/health"]["get"]["security"] == []
+    assert client.get("/openapi.json").json()["paths"]["/predict"]["post"]["security"] == []
 
 
 def test_no_key_is_needed_where_none_is_configured(client: TestClient) -> None:

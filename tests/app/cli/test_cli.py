@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,10 +10,14 @@ from pathlib import Path
 import av
 import pytest
 import soundfile
+import typer
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.cli import cli
+from app.cli.common import errors_as_messages
+from app.server import check_address
+from model.errors import ConfigError
 from tests.support.corpus import write_manifest
 from tests.support.openface import simulate_openface_csv
 from tests.support.service import Part
@@ -30,7 +35,8 @@ def files(parts: Mapping[str, Part], tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["serve"], ["predict"], ["score"], ["train"], ["evaluate"], ["compare"], ["convert-aus"]]
+    "command",
+    [[], ["serve"], ["predict"], ["score"], ["train"], ["evaluate"], ["compare"], ["convert-aus"], ["doctor"]],
 )
 def test_every_command_has_help(command: list[str]) -> None:
     result = runner.invoke(cli, [*command, "--help"])
@@ -105,6 +111,84 @@ def test_the_table_shows_the_prediction(files: dict[str, str], tiny_weights: Pat
     assert result.exit_code == 0, result.output
     for word in ("the missing", "text+audio", "answer", "not_provided", "seconds 1.0", "tiny"):
         assert word in result.stdout
+
+
+def test_the_words_are_read_from_standard_input(tiny_weights: Path) -> None:
+    options = ["predict", "--weights", str(tiny_weights), "--json", "--text"]
+    piped = runner.invoke(cli, [*options, "-"], input="What a lovely day!")
+    given = runner.invoke(cli, [*options, "What a lovely day!"])
+    assert piped.exit_code == 0, piped.output
+    assert json.loads(piped.stdout)["probabilities"] == json.loads(given.stdout)["probabilities"]
+    assert runner.invoke(cli, [*options, "-"], input=b"\xff").exit_code == 2
+    assert runner.invoke(cli, [*options, "-"], input="a" * (2**16 + 1)).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "options", [["--text", "a", "--text", "b"], ["--text=a", "--text", "b"], ["--text", "a", "--json", "--table"]]
+)
+def test_an_option_given_twice_is_refused(options: list[str]) -> None:
+    result = runner.invoke(cli, ["predict", *options])
+    assert result.exit_code == 2
+    assert "given more than once" in result.output
+
+
+def test_unknown_environment_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMMR_QUEUE_SZE", "9")
+    monkeypatch.setenv("EMMR_ZZZ", "9")
+    result = runner.invoke(cli, ["serve"])
+    assert result.exit_code == 2
+    assert "EMMR_QUEUE_SZE (did you mean EMMR_QUEUE_SIZE?), EMMR_ZZZ" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("EMMR_API_KEYS", "hunter2,hunter3", "EMMR_API_KEYS is no JSON list"),
+        ("EMMR_API_KEYS", '["hunter2", 3]', "EMMR_API_KEYS.1: "),
+        ("EMMR_PORT", "hunter2", "EMMR_PORT: Input should be a valid integer"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    result = runner.invoke(cli, ["serve"])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
+    assert "hunter" not in result.stderr
+
+
+def test_a_busy_port_is_refused(tiny_weights: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        check_address("127.0.0.1", 0)
+        with pytest.raises(ConfigError) as refused:
+            check_address("127.0.0.1", port)
+    assert f"127.0.0.1 port {port}: Address already in use" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("No module named 'peft'", name="peft.tuners"), "pip install 'emmr[train]'"),
+        (PermissionError(13, "Permission denied", "a.csv"), "a.csv: Permission denied"),
+        (ConfigError("the config is wrong"), "the config is wrong"),
+    ],
+)
+def test_errors_of_the_environment_are_one_line(
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended, errors_as_messages():
+        raise error
+    shown = capsys.readouterr().err
+    assert (ended.value.exit_code, shown.count("\n")) == (2, 1)
+    assert message in shown
+
+
+def test_an_unknown_missing_module_is_not_hidden() -> None:
+    with pytest.raises(ModuleNotFoundError) as raised, errors_as_messages():
+        raise ModuleNotFoundError("No module named 'app.none'", name="app.none")
+    assert raised.value.name == "app.none"
 
 
 @pytest.mark.parametrize(("threshold", "detected"), [("0", True), ("1", False)])
