@@ -11,7 +11,7 @@ DEVICE ?= $(or $(EMMR_DEVICE),auto)
 WEIGHTS ?= $(or $(EMMR_WEIGHTS),weights/default)
 DATA ?= ../shared/data
 OUT ?= weights/default
-# Of the load and fuzz tests: duration, seed, and whether figures are written to docs/resilience.md (RECORD=1).
+# Of the load and fuzz tests: duration, seed, and whether figures are written to docs/development/resilience.md (RECORD=1).
 SEED ?= 1
 CASES ?= 1500
 SECONDS ?= 60
@@ -75,16 +75,32 @@ examples: $(DEV_STAMP)  ## Make the sample inputs in examples/ again
 	$(BIN)/python -m examples.make
 
 .PHONY: readme
-readme: $(DEV_STAMP)  ## Fill the README's answers and results again, from a running service and the weights' results
+readme: $(DEV_STAMP)  ## Write answers, results and figures of the README and docs/ again, from a service and the weights
 	$(BIN)/python -m docs.refresh_readme
+	$(BIN)/python -m docs.figures
 
 .PHONY: configuration
 configuration: $(DEV_STAMP)  ## Write docs/configuration.md again, from the service's settings
 	$(BIN)/python -m docs.configuration
 
+.PHONY: api-examples
+api-examples: $(DEV_STAMP)  ## Write the examples of the OpenAPI document again, from answers of the shipped weights
+	$(BIN)/python -m docs.api_examples
+
+.PHONY: lint-api
+lint-api: $(DEV_STAMP)  ## Lint the OpenAPI document with Redocly and Spectral (needs npx, which installs them)
+	@mkdir -p build
+	$(BIN)/python -c 'import json; from app.main import create_app; print(json.dumps(create_app().openapi()))' > build/openapi.json
+	npx --yes @redocly/cli@2 lint build/openapi.json
+	npx --yes @stoplight/spectral-cli@6 lint --ruleset tools/openapi/spectral.yaml --fail-severity warn build/openapi.json
+
 .PHONY: docs-check
 docs-check: $(DEV_STAMP)  ## Run the commands of the README and the documentation against a running service
 	$(BIN)/python -m docs.check
+
+.PHONY: docs
+docs: $(DEV_STAMP)  ## Build the documentation site into build/site, offline, with every warning an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .PHONY: limits
 limits: $(DEV_STAMP)  ## Write docs/limits.md again, from the responses of a service at each limit
@@ -95,9 +111,9 @@ bench: $(BENCH_STAMP)  ## Run every benchmark beside its peers; figures and a pl
 	$(BIN)/python -m benchmarks
 
 .PHONY: device-report
-device-report: $(BENCH_STAMP)  ## Test and measure a CUDA device (DEVICE=cuda:1 …); the table goes to docs/performance.md
+device-report: $(BENCH_STAMP)  ## Test and measure a CUDA device (DEVICE=cuda:1 …); the table goes to docs/development/performance.md
 	$(BIN)/python -m benchmarks.device --device '$(if $(filter auto,$(DEVICE)),cuda,$(DEVICE))' \
-		--json benchmarks/results/device.json --document docs/performance.md
+		--json benchmarks/results/device.json --document docs/development/performance.md
 
 .PHONY: fuzz
 fuzz: $(FUZZ_STAMP)  ## Fuzz the service: OpenAPI (CASES), raw HTTP and sequences (MINUTES=10 each), readers (MINUTES each)

@@ -30,9 +30,11 @@ Every setting of the service, read once at start from an environment variable. W
   environment.
 - Lists are JSON: `EMMR_API_KEYS='["one", "two"]'`.
 - In a container, settings are lines of `emmr.env` beside `docker-compose.yml`.
-- A value that does not fit ends the process with status 2 and a message before anything is loaded.
-- What is answered at each limit is in [limits.md](limits.md); what the memory settings add up to is in
-  [memory.md](memory.md).
+- A value that does not fit, and a variable that begins with `EMMR_` and is no setting, ends the process with status 2
+  and a message before anything is loaded. Kubernetes sets such variables where a Service is named `emmr`; the pod
+  then needs `enableServiceLinks: false`.
+- What is answered at each limit is in [Limits](limits.md); what the memory settings add up to is in
+  [Memory](memory.md).
 
 | Variable | Type | Default | Unit | Meaning |
 | --- | --- | --- | --- | --- |

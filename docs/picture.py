@@ -6,12 +6,12 @@
 import json
 import sys
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 
+from docs.drawing import BAR, LABEL, bar, picture, text
 from tools.load.service import serving
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -21,8 +21,7 @@ SENTENCE: Final = ROOT / "examples" / "sentence.txt"
 FACE: Final = ROOT / "examples" / "openface.csv"
 CASES: Final = {"Text alone": ("text",), "Text and face": ("text", "openface")}
 NAMES: Final = {"text": "text", "audio": "voice", "visual": "face"}
-COLOURS: Final = {"negative": "#b3392f", "neutral": "#6b7280", "positive": "#2e7d46"}
-PANEL, MARGIN, HEIGHT, BAR = 440, 24, 384, 190  # pixels: width of a panel, its margin, its height, a bar at 100 %
+PANEL, MARGIN, HEIGHT = 440, 24, 384  # pixels: width of a panel, its margin, its height
 
 
 def main() -> None:
@@ -49,18 +48,13 @@ def ask(port: int, parts: tuple[str, ...]) -> dict[str, Any]:
 
 def draw(answers: dict[str, dict[str, Any]]) -> str:
     """Return the picture: one panel for each answer, side by side."""
-    width = PANEL * len(answers)
     sentence = SENTENCE.read_text(encoding="utf-8").strip()
-    label = f"Answers of the service to the sentence: {escape(sentence)}"
-    font = 'font-size="14" font-family="system-ui, Segoe UI, Helvetica, Arial, sans-serif"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" {font}',
-        f'role="img" aria-label="{label}">',
-        f'<rect width="{width}" height="{HEIGHT}" fill="#ffffff"/>',
+        line
+        for position, (title, answer) in enumerate(answers.items())
+        for line in panel(PANEL * position + MARGIN, title, sentence, answer)
     ]
-    for position, (title, answer) in enumerate(answers.items()):
-        lines += panel(PANEL * position + MARGIN, title, sentence, answer)
-    return "\n".join([*lines, "</svg>", ""])
+    return picture(PANEL * len(answers), HEIGHT, f"Answers of the service to the sentence: {sentence}", lines)
 
 
 def panel(x: int, title: str, sentence: str, answer: dict[str, Any]) -> Iterator[str]:
@@ -68,40 +62,26 @@ def panel(x: int, title: str, sentence: str, answer: dict[str, Any]) -> Iterator
     verdict = answer["key_missing"]
     missing = list(verdict["by_modality"])
     yield text(x, 32, title, size=18, weight=600)
-    yield text(x, 58, f"“{sentence}”", fill="#4b5563", size=13)
+    yield text(x, 58, f"“{sentence}”", kind="soft", size=13)
     for position, (modality, use) in enumerate(answer["modalities"].items()):
         present = use["status"] == "present"
         left = x + 130 * position
-        line, fill, ink = ("#1f5fa8", "#e3eefb", "#123a68") if present else ("#9ca3af", "none", "#6b7280")
-        dashes = "" if present else ' stroke-dasharray="4 3"'
-        yield f'<rect x="{left}" y="74" width="120" height="28" rx="6" fill="{fill}" stroke="{line}"{dashes}/>'
-        yield text(left + 10, 93, f"{NAMES[modality]}: {use['status']}", fill=ink, size=13)
+        kind = "present" if present else "missing"
+        yield f'<rect x="{left}" y="74" width="120" height="28" rx="6" class="{kind}"/>'
+        yield text(left + 10, 93, f"{NAMES[modality]}: {use['status']}", size=13)
     yield text(x, 134, f"Polarity: {answer['polarity']}", weight=600)
     for row, (name, probability) in enumerate(answer["probabilities"].items()):
-        yield from bar(x, 150 + 26 * row, name, probability, COLOURS[name])
+        yield from bar(x, 150 + 26 * row, name, probability, name)
     yield text(x, 256, "Probability of another answer if given", weight=600)
     chances = {NAMES[modality]: verdict["by_modality"][modality] for modality in missing}
     if len(missing) > 1:
         chances = {" and ".join(chances): verdict["score"], **chances}
     for row, (name, probability) in enumerate(chances.items()):
-        yield from bar(x, 272 + 26 * row, name, probability, "#7a5aa6")
-    limit = x + 116 + round(BAR * verdict["threshold"])
-    yield f'<path d="M{limit} 268v26" stroke="#111827" stroke-dasharray="3 3"/>'
+        yield from bar(x, 272 + 26 * row, name, probability, "verdict")
+    limit = x + LABEL + round(BAR * verdict["threshold"])
+    yield f'<path d="M{limit} 268v26" class="mark"/>'
     found = ", ".join(NAMES[modality] for modality in verdict["modalities"]) or "none"
-    yield text(x, HEIGHT - 14, f"Key missing modality: {found} (dashed: threshold)", fill="#4b5563", size=13)
-
-
-def bar(x: int, y: int, name: str, share: float, colour: str) -> Iterator[str]:
-    """Yield a labelled bar whose length is a probability."""
-    yield text(x, y + 14, name, size=13)
-    yield f'<rect x="{x + 116}" y="{y}" width="{BAR}" height="18" fill="#eef0f3"/>'
-    yield f'<rect x="{x + 116}" y="{y}" width="{round(BAR * share)}" height="18" fill="{colour}"/>'
-    yield text(x + 124 + BAR, y + 14, f"{share:.0%}", size=13)
-
-
-def text(x: int, y: int, content: str, *, size: int = 14, weight: int = 400, fill: str = "#111827") -> str:
-    """Return a line of text."""
-    return f'<text x="{x}" y="{y}" font-size="{size}" font-weight="{weight}" fill="{fill}">{escape(content)}</text>'
+    yield text(x, HEIGHT - 14, f"Key missing modality: {found} (dashed: threshold)", kind="soft", size=13)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""Rewrite the README: its answers, from its commands, and its figures, from the shipped weights: `make readme`.
+"""Rewrite answers and results in the README and the pages, from a service and the shipped weights: `make readme`.
 
-Each `<!-- answer -->` block gets what the command above it prints; the others come from `weights/default/results.json`.
+Each `<!-- answer -->` block gets what the command above it prints; the others come from `benchmarks/results/` and
+`weights/default/results.json`.
 """
 
 import json
 import re
+import statistics
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,29 +16,44 @@ from model.training.report import markdown
 from tools.load.service import serving
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-README: Final = ROOT / "README.md"
+PAGES: Final = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("index.md", "answer.md", "results.md", "sizing.md")),
+)
+REPORT: Final = ROOT / "docs" / "results" / "report.md"  # of `emmr reproduce`
 RESULTS: Final = ROOT / "weights" / "default" / "results.json"
-ADDRESS: Final = "127.0.0.1:8000"  # in the README; replaced by that of the service
+MEASURED: Final = ROOT / "benchmarks" / "results"
+ADDRESS: Final = "127.0.0.1:8000"  # in the pages; replaced by that of the service
 ANSWER: Final = re.compile(
     r"(?P<before>```bash\n(?P<command>[^`]+)```\n\n<!-- answer -->\n).*?(?P<after><!-- /answer -->)", re.DOTALL
 )
 SUMMARY: Final = re.compile(r"(?P<before><!-- summary -->\n).*?(?P<after><!-- /summary -->)", re.DOTALL)
 TABLES: Final = re.compile(r"(?P<before><!-- results -->\n).*?(?P<after><!-- /results -->)", re.DOTALL)
 
+SIZING: Final = re.compile(r"(?P<before><!-- sizing -->\n).*?(?P<after><!-- /sizing -->)", re.DOTALL)
+
 
 def main() -> None:
-    """Rewrite the README's blocks."""
-    page = README.read_text(encoding="utf-8")
+    """Rewrite the blocks of every page."""
     with serving() as service:
         address = f"127.0.0.1:{service.port}"
-        page = ANSWER.sub(lambda found: found["before"] + answered(found["command"], address) + found["after"], page)
+        for path in PAGES:
+            page = with_results(path.read_text(encoding="utf-8"))
+            page = ANSWER.sub(
+                lambda found: found["before"] + answered(found["command"], address) + found["after"], page
+            )
+            path.write_text(page, encoding="utf-8")
+
+
+def with_results(page: str) -> str:
+    """Return a page with the figures of the shipped weights in its blocks."""
     page = TABLES.sub(lambda found: found["before"] + results() + found["after"], page)
-    page = SUMMARY.sub(lambda found: found["before"] + summary() + found["after"], page)
-    README.write_text(page, encoding="utf-8")
+    page = SIZING.sub(lambda found: found["before"] + sizing() + found["after"], page)
+    return SUMMARY.sub(lambda found: found["before"] + summary() + found["after"], page)
 
 
 def answered(command: str, address: str) -> str:
-    """Run one of the README's commands against the service at `address`; return its answer as a fenced block.
+    """Run one of the pages' commands against the service at `address`; return its answer as a fenced block.
 
     Raises:
         SystemExit: the answer is an error.
@@ -67,11 +85,49 @@ def rounded(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def results() -> str:
-    """Return every part's tables, mean and standard deviation over all seeds; the card has the shipped seed's."""
-    shipped = json.loads(RESULTS.read_text(encoding="utf-8"))
-    seeds = [seed["test"] for seed in shipped["seeds"].values()]
-    parts = [f"### {part}\n\n{markdown([seed[part] for seed in seeds]).strip()}\n" for part in seeds[0]]
-    return f"Mean ± standard deviation over {len(seeds)} seeds:\n\n" + "\n".join(parts)
+    """Return the tables of the validation and test parts, mean and standard deviation over all seeds.
+
+    Where `emmr reproduce` has written its report, a link to it comes first.
+    """
+    seeds = json.loads(RESULTS.read_text(encoding="utf-8"))["seeds"]
+    tests = [seed["test"] for seed in seeds.values()]
+    parts = [f"### {part}\n\n{markdown([test[part] for test in tests]).strip()}\n" for part in tests[0]]
+    report = "The comparison with other systems is in the [report of emmr reproduce](results/report.md).\n\n"
+    return (
+        (report if REPORT.exists() else "")
+        + f"Mean ± standard deviation over {len(seeds)} seeds:\n\n"
+        + "\n".join([validation([seed["validation"]["by_pattern"] for seed in seeds.values()]), *parts])
+    )
+
+
+def validation(seeds: Sequence[Mapping[str, float]]) -> str:
+    """Return the table of macro-F1 on the validation part, by what is present; one mapping for each seed."""
+    rows = ["### composite2 validation", "", "| Present | Macro-F1 |", "| --- | ---: |"]
+    for name in seeds[0]:
+        scores = [seed[name] for seed in seeds]
+        deviation = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+        rows.append(f"| {name} | {statistics.mean(scores):.3f}{deviation} |")
+    return "\n".join(rows) + "\n"
+
+
+def sizing() -> str:
+    """Return the table of sustained rates of the service, from the recorded benchmarks on a CPU and on a device."""
+    service, device = (json.loads((MEASURED / f"{name}.json").read_text("utf-8")) for name in ("service", "device"))
+    rates = service["medians"]
+    rows = [f"{service['machine']}:\n", "| Given | Answers a second | p50 | p99 |", "| --- | ---: | ---: | ---: |"]
+    for name in (key.split("_")[1] for key in rates if re.fullmatch(r"ours_[^_]+_goodput_per_s", key)):
+        figures = [rates[f"ours_{name}_{figure}"] for figure in ("goodput_per_s", "p50_ms", "p99_ms")]
+        rows.append("| {} | {:.0f} | {:.0f} ms | {:.0f} ms |".format(name.replace("+", ", "), *figures))
+    rows += [
+        f"\n{device['device']}, {device['machine']}:\n",
+        "| Given | Answers a second | p99 |",
+        "| --- | ---: | ---: |",
+    ]
+    served = device["served"]["cuda"]
+    for name in ("text+audio+visual", "text"):
+        figures = [served[f"{name}_{figure}"] for figure in ("goodput_per_s", "p99_ms")]
+        rows.append("| {} | {:.0f} | {:.0f} ms |".format(name.replace("+", ", "), *figures))
+    return "\n".join(rows) + "\n"
 
 
 def summary() -> str:

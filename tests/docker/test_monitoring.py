@@ -160,3 +160,23 @@ def test_what_is_mounted_is_there_and_cannot_be_written_to(
                 assert mode == ["ro"]
             else:
                 assert source in compose["volumes"]
+
+
+def test_every_alert_has_a_severity_and_a_runbook(repository: Path) -> None:
+    (group,) = read(repository / "docker" / "prometheus" / "alerts.yml")["groups"]
+    page = (repository / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    for rule in group["rules"]:
+        severity, runbook = rule["labels"]["severity"], rule["annotations"]["runbook"]
+        assert severity in {"critical", "warning"}
+        assert f"| [{rule['alert']}](#{rule['alert'].lower()}) | {severity} |" in page
+        assert f"\n### {rule['alert']}\n" in page
+        assert runbook == f"docs/monitoring.md#{rule['alert'].lower()}"
+    assert page.count("\n### ") == len(group["rules"])
+
+
+def test_every_metric_of_the_service_is_described(repository: Path, metrics: dict[str, set[str]]) -> None:
+    page = (repository / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\| `(emmr_\w+)", page, re.MULTILINE))
+    shown = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in metrics if name.startswith("emmr_")}
+    # A family of counters is listed by the name of its samples, and the family itself as well.
+    assert described == {name for name in shown if f"{name}_total" not in shown and f"{name}_info" not in shown}

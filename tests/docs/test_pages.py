@@ -18,9 +18,9 @@ LINE: Final = re.compile(r"( *)([\w.,/ -]+?)(?:  +\S.*)?$")
 
 
 def drawn() -> Iterator[Path]:
-    """Every path of the README's project layout; names that share a line are separated by commas."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = readme.partition("## Project layout")[2].partition("```text\n")[2].partition("```")[0]
+    """Every path of the project layout; names that share a line are separated by commas."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = page.partition("## Project layout")[2].partition("```text\n")[2].partition("```")[0]
     folders: list[str] = []
     for line in tree.splitlines():
         match = LINE.match(line)

@@ -8,16 +8,35 @@ import pytest
 from docs import refresh_readme
 
 
-def test_the_readme_has_three_answers_and_one_block_of_results() -> None:
-    page = refresh_readme.README.read_text(encoding="utf-8")
+def pages() -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in refresh_readme.PAGES)
+
+
+def test_the_pages_have_three_answers_and_their_blocks_of_figures() -> None:
+    page = pages()
     commands = [found["command"] for found in refresh_readme.ANSWER.finditer(page)]
     assert len(commands) == page.count("<!-- answer -->") == page.count("<!-- /answer -->") == 3
     assert all(refresh_readme.ADDRESS in command for command in commands)
-    assert len(refresh_readme.TABLES.findall(page)) == 1
+    assert len(refresh_readme.TABLES.findall(page)) == len(refresh_readme.SIZING.findall(page)) == 1
+    assert len(refresh_readme.SUMMARY.findall(page)) == 2
+
+
+def test_the_committed_figures_are_those_of_the_recorded_results() -> None:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in refresh_readme.PAGES}
+    assert not [name for name, text in texts.items() if refresh_readme.with_results(text) != text]
+
+
+def test_the_report_of_a_reproduction_is_linked_where_it_exists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(refresh_readme, "REPORT", tmp_path / "report.md")
+    assert "results/report.md" not in refresh_readme.results()
+    (tmp_path / "report.md").write_text("# Report\n", encoding="utf-8")
+    assert "(results/report.md)" in refresh_readme.results()
 
 
 def test_every_file_that_the_commands_send_exists() -> None:
-    page = refresh_readme.README.read_text(encoding="utf-8")
+    page = pages()
     sent = [
         name for found in refresh_readme.ANSWER.finditer(page) for name in re.findall(r"[<@](\S+)\"", found["command"])
     ]
