@@ -1,6 +1,6 @@
 """Report on one device: tests, latency and throughput, service under load, memory, agreement with the CPU.
 
-`make device-report` writes `benchmarks/results/device.json` and a table in `docs/performance.md`.
+`make device-report` writes `benchmarks/results/device.json` and a table in `docs/development/performance.md`.
 """
 
 # Each section runs in its own process with a time limit, so that a failure does not affect the others.

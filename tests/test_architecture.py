@@ -15,7 +15,7 @@ FOLDERS: Final = (*PACKAGES, "benchmarks", "docker", "docs", "examples", "tests"
 TOP_LEVEL: Final = (
     ".dockerignore", ".editorconfig", ".github/workflows/ci.yml", ".gitignore", ".pre-commit-config.yaml",
     "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "README.md", "SECURITY.md", "constraints.txt",
-    "docker-compose.yml", "pyproject.toml",
+    "docker-compose.yml", "mkdocs.yml", "pyproject.toml",
 )  # fmt: skip
 TEXT_SUFFIXES: Final = {"", ".css", ".html", ".js", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
 LONGEST_FILE: Final = 450  # lines

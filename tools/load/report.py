@@ -1,4 +1,4 @@
-"""Results of a load test: one line on the terminal, an object in JSON, a section of `docs/resilience.md`.
+"""Results of a load test: one line on the terminal, an object in JSON, a section of `docs/development/resilience.md`.
 
 A load test passes when no result has failures.
 """
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "resilience.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "development" / "resilience.md"
 Figure = str | int | float | bool | None | Sequence["Figure"] | Mapping[str, "Figure"]
 
 
@@ -43,7 +43,7 @@ class Result:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that all load tests share."""
     parser.add_argument("--json", type=Path, help="write the results to this file; - is standard output")
-    parser.add_argument("--record", action="store_true", help="put the figures into docs/resilience.md")
+    parser.add_argument("--record", action="store_true", help="put the figures into docs/development/resilience.md")
 
 
 def report(test: str, found: Iterable[Result], options: argparse.Namespace) -> int:

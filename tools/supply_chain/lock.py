@@ -57,7 +57,7 @@ STATED: Final = {
 INTRODUCTION: Final = """# Licences
 
 EMMR itself is under the Apache License 2.0, its weights under CC BY-NC-SA 4.0. The models that it builds on are listed
-in the [README](../README.md#licences-and-terms). These are the packages in the image, with SPDX licence expressions
+in [Licences and terms](terms.md). These are the packages in the image, with SPDX licence expressions
 from their metadata; a wheel may contain libraries under further licences, which its own licence files list. Written by
 `make hashes`.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 import numpy as np
-import scipy.fft
+import scipy  # imports its modules at their first use, for text alone never
 
 from model.errors import CheckpointError, ConfigError
 from model.features.audio import SAMPLE_RATE

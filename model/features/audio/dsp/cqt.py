@@ -9,8 +9,7 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 import numpy as np
-import scipy.fft
-import scipy.sparse
+import scipy  # imports its modules at their first use, for text alone never
 import soxr
 
 from model.features.audio import SAMPLE_RATE

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final, cast
 
 import numpy as np
-import scipy.fft
+import scipy  # imports its modules at their first use, for text alone never
 
 from model.features.audio import SAMPLE_RATE
 from model.features.audio.dsp.stft import N_FFT

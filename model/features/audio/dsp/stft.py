@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-import scipy.fft
+import scipy  # imports its modules at their first use, for text alone never
 
 from model.types import ComplexArray, DoubleArray, FloatArray
 
