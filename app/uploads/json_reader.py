@@ -13,7 +13,8 @@ from app.uploads.form import PartName
 
 MAX_NAME: Final = 64  # bytes of a member's name as written; the longest known name has 8
 _BLANK: Final = re.compile(rb"[ \t\r\n]*")
-_CONTENT: Final = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
+# Without possessive quantifiers, whose matches are wrong in Python 3.11.0 to 3.11.4 (python/cpython#101955).
+_CONTENT: Final = re.compile(rb'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*')
 _BEGUN_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
 _OF_NUMBERS: Final = b"0123456789+-.eE"
 _OTHER_VALUES: Final = b"[{tf-0123456789"  # first bytes of values that are neither a string nor null

@@ -21,6 +21,7 @@ from app import server as server_module
 from app.engine.lifecycle import Lifecycle, Phase
 from app.server import Server, allowed_hosts, connection_limits, one_of, raise_descriptor_limit, serve
 from app.settings import Settings
+from model.errors import ConfigError
 from tests.support.process import Launch, launching
 from tests.support.service import Part
 
@@ -120,10 +121,10 @@ def test_serving_without_weights_returns_1(tmp_path: Path) -> None:
     assert serve(Settings(port=0, weights=tmp_path, device="cpu")) == 1
 
 
-def test_serving_on_a_port_in_use_exits(tiny_weights: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
-        serve(Settings(port=taken.getsockname()[1], weights=tiny_weights, device="cpu"))
-    assert ended.value.code not in {0, None}
+def test_serving_on_a_port_in_use_is_refused(tiny_weights: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError) as refused:
+        serve(Settings(port=(port := taken.getsockname()[1]), weights=tiny_weights, device="cpu"))
+    assert f"cannot listen on 127.0.0.1 port {port}" in str(refused.value)
 
 
 def test_a_second_signal_skips_the_grace_period() -> None:

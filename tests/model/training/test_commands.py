@@ -212,7 +212,8 @@ def test_two_processes_train_the_weights_of_one_and_one_writes(tmp_path: Path, f
     one, two = (
         load_checkpoint(tmp_path / number / "w", choose_device("cpu")).network.state_dict() for number in ("one", "two")
     )
-    assert max(float((two[name] - value).abs().max()) for name, value in one.items()) < 1e-2
+    # The order of sums differs, and the encoders' pretraining and the epochs after it enlarge the rounding errors.
+    assert max(float((two[name] - value).abs().max()) for name, value in one.items()) < 3e-2
     alone, together = (json.loads((run / "state.json").read_text(encoding="utf-8"))["report"] for run in runs)
     assert alone["best_macro_f1"] > 0.6
     assert together["by_pattern"] == pytest.approx(alone["by_pattern"], abs=0.06)  # one of 21 items
