@@ -1,9 +1,10 @@
 """Rewrite answers and results in the README and the pages, from a service and the shipped weights: `make readme`.
 
-Each `<!-- answer -->` block gets what the command above it prints; the others come from `benchmarks/results/` and
-`weights/default/results.json`.
+Each `<!-- answer -->` block gets what the command above it prints; the others come from `benchmarks/results/`,
+`docs/results/` and `weights/default/results.json`.
 """
 
+import csv
 import json
 import re
 import statistics
@@ -12,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from model.baselines.systems import TITLES
+from model.config import SYSTEMS
+from model.training.missing_patterns import RATES
 from model.training.report import markdown
 from tools.load.service import serving
 
@@ -21,6 +25,7 @@ PAGES: Final = (
     *(ROOT / "docs" / name for name in ("index.md", "answer.md", "results.md", "sizing.md")),
 )
 REPORT: Final = ROOT / "docs" / "results" / "report.md"  # of `emmr reproduce`
+RUNS: Final = REPORT.with_name("runs.csv")
 RESULTS: Final = ROOT / "weights" / "default" / "results.json"
 MEASURED: Final = ROOT / "benchmarks" / "results"
 ADDRESS: Final = "127.0.0.1:8000"  # in the pages; replaced by that of the service
@@ -29,7 +34,7 @@ ANSWER: Final = re.compile(
 )
 SUMMARY: Final = re.compile(r"(?P<before><!-- summary -->\n).*?(?P<after><!-- /summary -->)", re.DOTALL)
 TABLES: Final = re.compile(r"(?P<before><!-- results -->\n).*?(?P<after><!-- /results -->)", re.DOTALL)
-
+COMPARISON: Final = re.compile(r"(?P<before><!-- comparison -->\n).*?(?P<after><!-- /comparison -->)", re.DOTALL)
 SIZING: Final = re.compile(r"(?P<before><!-- sizing -->\n).*?(?P<after><!-- /sizing -->)", re.DOTALL)
 
 
@@ -49,6 +54,7 @@ def with_results(page: str) -> str:
     """Return a page with the figures of the shipped weights in its blocks."""
     page = TABLES.sub(lambda found: found["before"] + results() + found["after"], page)
     page = SIZING.sub(lambda found: found["before"] + sizing() + found["after"], page)
+    page = COMPARISON.sub(lambda found: found["before"] + comparison() + found["after"], page)
     return SUMMARY.sub(lambda found: found["before"] + summary() + found["after"], page)
 
 
@@ -127,6 +133,25 @@ def sizing() -> str:
     for name in ("text+audio+visual", "text"):
         figures = [served[f"{name}_{figure}"] for figure in ("goodput_per_s", "p99_ms")]
         rows.append("| {} | {:.0f} | {:.0f} ms |".format(name.replace("+", ", "), *figures))
+    return "\n".join(rows) + "\n"
+
+
+def comparison() -> str:
+    """Return the table of every system on CMU-MOSI by missing rate, from the runs of `emmr reproduce`."""
+    scores: dict[tuple[str, float], list[float]] = {}
+    with RUNS.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if (row["corpus"], row["split"], row["protocol"], row["metric"]) == ("mosi", "test", "rates", "macro_f1"):
+                scores.setdefault((row["variant"], float(row["condition"])), []).append(100 * float(row["value"]))
+    rows = ["| System | Seeds | " + " | ".join(f"{rate:.0%}" for rate in RATES) + " |"]
+    rows.append("| --- |" + " ---: |" * (1 + len(RATES)))
+    for system in SYSTEMS:
+        found = [scores[system, rate] for rate in RATES]
+        cells = (
+            f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+            for values in found
+        )
+        rows.append(f"| {TITLES[system]} | {len(found[0])} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from docs import refresh_readme
+from model.config import SYSTEMS
 
 
 def pages() -> str:
@@ -61,3 +62,10 @@ def test_a_command_is_run_against_the_service_and_fenced(tmp_path: Path) -> None
 def test_an_error_is_not_accepted_as_an_answer() -> None:
     with pytest.raises(SystemExit, match="422"):
         refresh_readme.answered("""echo '{"status": 422}'""", "127.0.0.1:4321")
+
+
+def test_the_comparison_has_a_row_for_each_system_of_the_report() -> None:
+    table = refresh_readme.comparison()
+    readme = (refresh_readme.ROOT / "README.md").read_text(encoding="utf-8")
+    assert table.count("\n") == 2 + len(SYSTEMS)
+    assert f"<!-- comparison -->\n{table}<!-- /comparison -->" in readme
