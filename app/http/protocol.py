@@ -68,7 +68,6 @@ class ProblemProtocol(HttpToolsProtocol):
 
     _error: ServiceError | None = None  # of every request but a health check, on a spare connection
     _deferred: ServiceError | None = None  # to be sent after the responses to earlier requests of this connection
-    _read_size = 0
     _since_progress = 0  # bytes of the reads since the last one with the end of a head, a piece or the end of a body
     _in_head = True  # from the connection on: the time limit applies to idle new connections too
     _timer: asyncio.TimerHandle | None = None
@@ -111,8 +110,7 @@ class ProblemProtocol(HttpToolsProtocol):
         if self._deferred is not None:
             return
         self._unset_keepalive_if_required()
-        self._read_size = len(data)
-        self._since_progress += self._read_size
+        self._since_progress += len(data)
         pieces: list[bytes | memoryview] = [data]  # the first at the end
         while pieces:
             piece = pieces.pop()
@@ -195,10 +193,9 @@ class ProblemProtocol(HttpToolsProtocol):
         Raises:
             ServiceError: the request is refused.
         """
-        if max(self._read_size, self._since_progress) > HEAD_BYTES:
-            size = len(self.url) + sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
-            if size > HEAD_BYTES:
-                raise HeadTooLarge(TOO_LARGE)
+        size = len(self.url) + sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
+        if size > HEAD_BYTES:
+            raise HeadTooLarge(TOO_LARGE)
         version = self.parser.get_http_version()
         if version not in {"1.1", "1.0"}:
             raise MalformedRequest(VERSION)

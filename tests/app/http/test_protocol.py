@@ -75,6 +75,17 @@ def test_an_invalid_head_is_a_problem_after_earlier_responses(
     assert problem_in(received)[0] == status
 
 
+def test_a_large_head_is_refused_where_an_earlier_read_has_its_beginning(connect: Connect) -> None:
+    head, status = REFUSED["one large header"]
+    with connect() as connection:
+        connection.sendall(GOOD + head[:40_000])
+        received = b""
+        while not received.endswith(b"hello"):
+            received += connection.recv(65_536)
+        connection.sendall(head[40_000:])
+        assert problem_in(everything(connection))[0] == status
+
+
 ACCEPTED = {
     "1.0 without host": b"GET / HTTP/1.0\r\n\r\n",
     "an absolute target": b"GET http://x:80/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
