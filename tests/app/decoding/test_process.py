@@ -1,6 +1,7 @@
 import os
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,8 @@ from app.decoding.process import MAX_BACKOFF, Decoder
 
 def test_the_delay_after_each_failed_start_doubles_up_to_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("app.decoding.process.time.monotonic", lambda: now)
+    # Of this module alone: threads of other services in this process use the clock.
+    monkeypatch.setattr("app.decoding.process.time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(sys, "executable", os.devnull)
     decoder, may_launch = Decoder(2**30, 1.0), []
     for delay in (2.0, 4.0, 8.0, 16.0, MAX_BACKOFF, MAX_BACKOFF):
