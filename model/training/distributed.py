@@ -72,7 +72,8 @@ class DistributedContext:
     def shard(self, item: TrainingBatch) -> tuple[TrainingBatch, float]:
         """This process's rows of a batch, and the factor on their mean loss that makes the mean gradient the batch's.
 
-        A batch with fewer rows than processes is not divided.
+        That is exact for a mean over all rows. A mean that is weighted by class, or over the rows with a label of their
+        modality, becomes the mean of the processes' means. A batch with fewer rows than processes is not divided.
         """
         rows = item.batch.size
         if self.size == 1 or rows < self.size:

@@ -27,14 +27,19 @@ WORDS = {"negative": "awful", "neutral": "ordinary", "positive": "wonderful"}
 LACKING: Sequence[tuple[str, ...]] = ((), (), ("audio",), ("openface",), ("text",), ("audio", "openface"))
 
 
-def manifest(folder: Path, splits: dict[str, int], labels: Sequence[str] = tuple(PITCHES)) -> Path:
+def manifest(
+    folder: Path,
+    splits: dict[str, int],
+    labels: Sequence[str] = tuple(PITCHES),
+    lacks: Sequence[tuple[str, ...]] = LACKING,
+) -> Path:
     """A manifest with files, some of whose cells are empty, `splits` rows a part."""
     rows: list[dict[str, object]] = []
     for split, count in splits.items():
         for number in range(count):
             label, name = labels[number % len(labels)], f"{split}-{number}"
             row: dict[str, object] = {"id": name, "split": split, "label": label, "text": f"it was {WORDS[label]}"}
-            lacking = LACKING[number % len(LACKING)]
+            lacking = lacks[number % len(lacks)]
             if "audio" not in lacking:
                 row["audio"] = write_tone(folder / "clips" / f"{name}.wav", PITCHES[label], seed=number).relative_to(
                     folder
@@ -184,9 +189,10 @@ def test_a_report_without_its_packages_is_refused_at_once(tmp_path: Path, monkey
 
 def test_two_processes_train_the_weights_of_one_and_one_writes(tmp_path: Path, feature_cache: Path) -> None:
     # Neither the batch size divides the rows nor the number of processes the remainder. Without dropout, because each
-    # process draws masks for its own rows.
-    data = manifest(tmp_path, {"train": 46, "val": 21})
-    settings = {"epochs": 5, "batch_size": 15, "learning_rate": 3e-3, "class_balance": 0.0}
+    # process draws masks for its own rows; and without class balance and rows of one modality, whose weights and labels
+    # make means that are not over all rows (see `DistributedContext.shard`).
+    data = manifest(tmp_path, {"train": 46, "val": 21}, lacks=LACKING[:-1])
+    settings = {"epochs": 5, "batch_size": 15, "learning_rate": 2e-3, "class_balance": 0.0}
     recipe = tiny_recipe(**settings)
     network = recipe.model.network.model_copy(update={"dropout": 0.0})
     path = tmp_path / "recipe.json"
@@ -212,8 +218,7 @@ def test_two_processes_train_the_weights_of_one_and_one_writes(tmp_path: Path, f
     one, two = (
         load_checkpoint(tmp_path / number / "w", choose_device("cpu")).network.state_dict() for number in ("one", "two")
     )
-    # The order of sums differs, and the encoders' pretraining and the epochs after it enlarge the rounding errors.
-    assert max(float((two[name] - value).abs().max()) for name, value in one.items()) < 3e-2
+    assert max(float((two[name] - value).abs().max()) for name, value in one.items()) < 1e-2
     alone, together = (json.loads((run / "state.json").read_text(encoding="utf-8"))["report"] for run in runs)
     assert alone["best_macro_f1"] > 0.6
     assert together["by_pattern"] == pytest.approx(alone["by_pattern"], abs=0.06)  # one of 21 items
