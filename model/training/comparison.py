@@ -87,7 +87,7 @@ class Comparison:
             doubt += f" On the test part it is below that reference: {_written(self.test)}."
         if self.below:
             return (
-                f"{self.system} is BELOW the reference {TITLES[self.best]!r}: {figures}.{doubt} "
+                f"{self.system} is below the reference {TITLES[self.best]!r}: {figures}.{doubt} "
                 f"Prefer `--system {self.best}`, or more data."
             )
         return f"{self.system} is not below the best reference, {TITLES[self.best]!r}: {figures}.{doubt}"

@@ -39,8 +39,8 @@ def test_the_test_part_is_compared_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("difference", "stated", "certain"),
     [
-        (Interval(-0.1, -0.2, -0.05), "EMMR is BELOW the reference", True),
-        (Interval(-0.1, -0.2, 0.05), "EMMR is BELOW the reference", False),
+        (Interval(-0.1, -0.2, -0.05), "EMMR is below the reference", True),
+        (Interval(-0.1, -0.2, 0.05), "EMMR is below the reference", False),
         (Interval(0.1, 0.05, 0.2), "EMMR is not below the best reference", True),
         (Interval(0.0, 0.0, 0.0), "EMMR is not below the best reference", False),
     ],

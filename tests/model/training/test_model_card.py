@@ -167,7 +167,7 @@ def test_the_card_of_own_weights_states_their_data_alone(tmp_path: Path) -> None
     assert "| sad | 10 | 2 | 0 |" in card
     assert "Training utterances with text: 20, audio: 0, visual: 0." in card
     assert "Fine-tuned from the weights default, version abc." in card
-    assert "EMMR is BELOW the reference" in card
+    assert "EMMR is below the reference" in card
     assert "| EMMR | 0.500 [0.300, 0.700] |" in card
     assert "**The val part is too small to tell how accurate the weights are**: fewer than 10 utterances" in card
     assert "an interval 0.40 wide" in card
