@@ -10,8 +10,9 @@ import multiprocessing
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Final, TypeVar, cast
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from model.errors import CorpusError, EmptyModality, ModalityError
@@ -103,15 +104,20 @@ class FeatureCache:
         if batch_size > 1:
             missing.sort(key=lambda source: len(source.text) if isinstance(source, TextSource) else 0)
         batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-        results = _map(partial(_attempt, compute), batches, workers)
-        progress = track(results, title, len(batches), console=self.console, disable=not batches)
-        for batch, result in zip(batches, progress, strict=True):
-            if isinstance(result, str):
-                location = getattr(batch[0], "path", None) or getattr(batch[0], "clip", "a sentence")
-                raise CorpusError(location, None, result)
-            for source, outcome in zip(batch, result, strict=True):
-                _write_entry(entries[source], outcome)
-                outcomes[source] = outcome
+        # Closed here also after an error, whose traceback would keep processes and threads running.
+        with (
+            closing(_map(partial(_attempt, compute), batches, workers)) as results,
+            Progress(console=self.console, disable=not batches) as progress,
+        ):
+            task = progress.add_task(title, total=len(batches))
+            for batch, result in zip(batches, results, strict=True):
+                if isinstance(result, str):
+                    location = getattr(batch[0], "path", None) or getattr(batch[0], "clip", "a sentence")
+                    raise CorpusError(location, None, result)
+                for source, outcome in zip(batch, result, strict=True):
+                    _write_entry(entries[source], outcome)
+                    outcomes[source] = outcome
+                progress.advance(task)
         return {source: outcome for source, outcome in outcomes.items() if isinstance(outcome, np.ndarray)}
 
     def _entry(self, source: ComputedSource) -> Path:
@@ -142,7 +148,7 @@ class FeatureCache:
         return self._digests[path]
 
 
-def _map(function: Callable[[Batch], Result], batches: Sequence[Batch], workers: int) -> Iterator[Result]:
+def _map(function: Callable[[Batch], Result], batches: Sequence[Batch], workers: int) -> Generator[Result, None, None]:
     if workers <= 1 or len(batches) <= 1:
         yield from map(function, batches)
         return

@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import multiprocessing
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -198,10 +200,14 @@ def test_an_error_in_the_content_names_the_file(cache: FeatureCache, tmp_path: P
     clips = [SoundSource(tmp_path / name) for name in ("fine.wav", "corrupt.wav")]
     for clip in clips:
         clip.path.write_bytes(clip.path.stem.encode())
+    before = set(threading.enumerate())
     with pytest.raises(CorpusError) as caught:
         cache.get_or_compute(clips, faulty_features, workers=workers)
     assert caught.value.path == str(tmp_path / "corrupt.wav")
     assert caught.value.detail == "audio: not readable to its end (byte 7)"
+    # Nothing is left running, though `caught` refers to the frames of the computation.
+    assert multiprocessing.active_children() == []
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_error_names_a_file_that_does_not_exist(cache: FeatureCache, tmp_path: Path) -> None:
