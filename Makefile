@@ -66,6 +66,17 @@ docker-lint: $(DEV_STAMP)  ## Lint the Dockerfile and hold docker-compose.yml ag
 	$(BIN)/hadolint --config docker/hadolint.yaml docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
+.PHONY: kubernetes-lint
+kubernetes-lint:  ## Render docker/kubernetes (needs kubectl), validate it and check its policies
+	test -x .venv-kubernetes/bin/checkov || { $(PYTHON) -m venv .venv-kubernetes \
+		&& .venv-kubernetes/bin/python -m pip install --quiet kubernetes-validate==1.37.0 checkov==3.3.30; }
+	mkdir -p build/kubernetes
+	for variant in base gpu; do \
+		kubectl kustomize docker/kubernetes/$$variant > build/kubernetes/$$variant.yaml; \
+		.venv-kubernetes/bin/kubernetes-validate --strict --kubernetes-version 1.31 build/kubernetes/$$variant.yaml; \
+	done
+	.venv-kubernetes/bin/checkov --config-file docker/kubernetes/checkov.yaml --directory build/kubernetes
+
 .PHONY: weights
 weights: $(DEV_STAMP)  ## Train the shipped weights again, from DATA into OUT
 	$(BIN)/python -m model.training.weights --data '$(DATA)' --out '$(OUT)'
@@ -164,8 +175,8 @@ audit: $(AUDIT_STAMP)  ## Look up known vulnerabilities of the image's packages;
 
 .PHONY: clean
 clean:  ## Remove .venv and everything the tools left behind
-	rm -rf $(VENV) .venv-constraints build *.egg-info .coverage .coverage.* htmlcov .mypy_cache .pytest_cache \
-		.ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-constraints .venv-kubernetes build *.egg-info .coverage .coverage.* htmlcov .mypy_cache \
+		.pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(BIN)/python:
