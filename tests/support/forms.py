@@ -15,6 +15,8 @@ pytestmark = pytest.mark.anyio
 MULTIPART = "multipart/form-data; boundary=frontier"
 URLENCODED = "application/x-www-form-urlencoded"
 Headers = Sequence[tuple[str, str]]
+DEFAULTS = Settings()
+"""Made once: making settings reads the environment, which takes longer than reading a small form."""
 
 
 def part(name: str, content: bytes, *headers: str, filename: str | None = None) -> bytes:
@@ -58,7 +60,7 @@ async def read(
 ) -> dict[str, bytes]:
     """Return the contents of the parts."""
     sent = request(in_chunks(data, chunk), [("Content-Type", content_type), *headers])
-    async with read_form(sent, settings or Settings()) as form:
+    async with read_form(sent, settings or DEFAULTS) as form:
         return contents(form)
 
 

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import EmptyForm, MalformedBody, UploadError
-from app.settings import Settings
 from app.uploads.form import read_form
-from tests.support.forms import GOOD, MULTIPART, body, contents, in_chunks, part, read, request
+from tests.support.forms import DEFAULTS, GOOD, MULTIPART, body, contents, in_chunks, part, read, request
 
 HEAD = b'--frontier\r\nContent-Disposition: form-data; name="text"\r\n\r\n'
 # The empty line that ends the header, and then what looks like the closing boundary but is the first line of the text.
@@ -22,7 +21,7 @@ Parsed = dict[str, bytes] | type[UploadError]
 
 async def result_of(chunks: Sequence[bytes]) -> Parsed:
     try:
-        async with read_form(request(chunks, [("Content-Type", MULTIPART)]), Settings()) as form:
+        async with read_form(request(chunks, [("Content-Type", MULTIPART)]), DEFAULTS) as form:
             return contents(form)
     except UploadError as error:
         return type(error)

@@ -26,7 +26,7 @@ from app.errors import (
 from app.settings import Settings
 from app.uploads.json_body import MAX_ID, is_json, read_items, read_json
 from app.uploads.spool import Uploads
-from tests.support.forms import contents, in_chunks, request
+from tests.support.forms import DEFAULTS, contents, in_chunks, request
 from tests.support.virtual_time import run
 
 pytestmark = pytest.mark.anyio
@@ -48,13 +48,13 @@ async def read(
     data: bytes, settings: Settings | None = None, *, chunk: int = 65_536, kind: str = JSON
 ) -> dict[str, bytes]:
     """Return the contents of the parts."""
-    async with read_json(request(in_chunks(data, chunk), [("Content-Type", kind)]), settings or Settings()) as form:
+    async with read_json(request(in_chunks(data, chunk), [("Content-Type", kind)]), settings or DEFAULTS) as form:
         return contents(form)
 
 
 async def items(data: bytes, settings: Settings | None = None, *, chunk: int = 65_536) -> list[tuple[str, Any]]:
     """Return id and content, or error, of each item."""
-    settings = settings or Settings()
+    settings = settings or DEFAULTS
     sent = request(in_chunks(data, chunk), [("Content-Type", JSON)])
     async with read_items(sent, settings, Uploads(settings)) as found:
         return [(item.id, item.error or contents(item.form)) for item in found]
@@ -244,9 +244,8 @@ async def test_an_item_may_choose_a_face(chunk: int) -> None:
         {"id": "c", "openface": encoded(FACE), "face_id": None},
         {"id": "d", "face_id": 0, "text": "x"},
     ]
-    settings = Settings()
     form = request(in_chunks(batch(*sent), chunk), [("Content-Type", JSON)])
-    async with read_items(form, settings, Uploads(settings)) as found:
+    async with read_items(form, DEFAULTS, Uploads(DEFAULTS)) as found:
         assert [item.face_id for item in found] == [12, None, None, 0]
         assert [item.error for item in found[:3]] == [None] * 3
         assert isinstance(found[3].error, UnexpectedJson)
@@ -339,6 +338,6 @@ async def test_the_files_of_a_batch_share_the_memory_of_a_form() -> None:
 
 async def test_a_batch_of_another_content_type_is_refused() -> None:
     with pytest.raises(UnsupportedContentType) as caught:
-        async with read_items(request([WHOLE], [("Content-Type", "text/json")]), Settings(), Uploads(Settings())):
+        async with read_items(request([WHOLE], [("Content-Type", "text/json")]), DEFAULTS, Uploads(DEFAULTS)):
             pytest.fail("the batch was accepted")
     assert caught.value.status == 415
