@@ -120,8 +120,8 @@ def _answer(model: LocalModel, row: Row) -> Result:
     words: bytes | None = None
     if isinstance(row.text, Path):
         words = row.text.read_bytes()
-    elif row.text is not None:  # bytes of the manifest that are not UTF-8 are surrogates
-        words = row.text.encode(errors="surrogateescape")
+    elif row.text is not None:
+        words = row.text.encode()
     with ExitStack() as files:
         audio, openface = (
             None if path is None else files.enter_context(path.open("rb")) for path in (row.audio, row.openface)

@@ -1,22 +1,23 @@
 """The rows that `emmr score` answers: those of a manifest, or files of a folder grouped by their names."""
 
-import csv
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from model.errors import CorpusError
-from model.training.datasets.manifest import JSON_LINES_SUFFIXES, read_json_cells
+from model.training.datasets.exports import open_export
+from model.training.datasets.manifest import COLUMNS, CONTENT, JSON_LINES_SUFFIXES, content_path, read_json_cells
+from model.training.datasets.tables import Row as Record
 
-PARTS: Final = ("text", "audio", "openface")
+FACE_ID: Final = "face_id"
 AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".webm", ".m4a", ".mp4")
 SUFFIXES: Final[Mapping[str, str]] = {".txt": "text", ".csv": "openface", **dict.fromkeys(AUDIO_SUFFIXES, "audio")}
 """Suffix of a file in a folder → its part."""
 
-_FACE_ID: Final = re.compile(r"(\d{1,9})(?:\.0{1,6})?", re.ASCII)
-"""A whole number; a column with empty cells is written as 2.0 by pandas."""
+_FACE_ID: Final = re.compile(r"(\d{1,9})(?:[.,]0{1,6})?", re.ASCII)
+"""A whole number; a column with empty cells is written as 2.0 by pandas, and as 2,0 with a decimal comma."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +43,20 @@ class Row:
     fault: str | None = None
 
 
-def read_rows(source: Path, leave_out: Collection[Path] = ()) -> Iterator[Row]:
+def read_rows(
+    source: Path, leave_out: Collection[Path] = (), notify: Callable[[str], object] = lambda _: None
+) -> Iterator[Row]:
     """Yield the rows of a manifest or folder; a row that cannot be read has a fault, and the others follow.
 
-    A manifest is a CSV file, or JSON lines (`.jsonl`, `.ndjson`, `.json`), with any of the columns of
-    `model.training.datasets.manifest.COLUMNS` and face_id, and at least one of text, audio and openface; files are
-    relative to it.
+    A manifest is a table as training reads it (`model.training.datasets.exports.open_export`), or JSON lines
+    (`.jsonl`, `.ndjson`, `.json`), with any of the columns of `model.training.datasets.manifest.COLUMNS` and face_id,
+    and at least one of text, audio and openface; files are relative to it.
     In a folder, and the folders in it, files of the same name without the suffix are one row.
 
     Args:
         source: the file or folder.
         leave_out: files of the folder that are no input.
+        notify: called after the last row with each notice of how the table was read.
 
     Raises:
         CorpusError: the source cannot be read, has no rows, or its header has none of the columns.
@@ -62,7 +66,7 @@ def read_rows(source: Path, leave_out: Collection[Path] = ()) -> Iterator[Row]:
     elif source.suffix.lower() in JSON_LINES_SUFFIXES:
         rows = _json_rows(source)
     else:
-        rows = _csv_rows(source)
+        rows = _table_rows(source, notify)
     ids = set[str]()
     try:
         for line, found in rows:
@@ -93,33 +97,17 @@ def _with_valid_id(row: Row, line: int, ids: Collection[str]) -> Row:
     return replace(row, id=unused) if fault is None else Row(unused, fault=row.fault or fault)
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    # Bytes that are not UTF-8 become surrogates, and fail the row that has them.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = next(reader, [])
-        except csv.Error as error:
-            raise CorpusError(path, 1, f"not readable as CSV: {error}") from error
-        if not set(header) & set(PARTS):
-            raise CorpusError(path, 1, f"has none of the columns {', '.join(PARTS)}")
-        if twice := sorted({column for column in header if header.count(column) > 1}):
-            raise CorpusError(path, 1, f"column named more than once: {', '.join(twice)}")
-        while True:
-            line = reader.line_num + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield line, Row("", fault=f"line {line} is not readable as CSV: {error}")
-                continue
-            if not cells:
-                continue
-            if len(cells) == len(header):
-                yield line, _row(dict(zip(header, cells, strict=True)), path.parent)
+def _table_rows(path: Path, notify: Callable[[str], object]) -> Iterator[tuple[int, Row]]:
+    with open_export(path, (*COLUMNS, FACE_ID)) as export:
+        if not set(export.columns) & set(CONTENT):
+            raise CorpusError(path, 1, f"has none of the columns {', '.join(CONTENT)}")
+        for record in export.records:
+            if isinstance(record, CorpusError):
+                yield record.row or 0, _unreadable(record)
             else:
-                yield line, Row("", fault=f"line {line} has {len(cells)} cells where the header has {len(header)}")
+                yield record.line, _row(record)
+        for notice in export.notices:
+            notify(notice)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -128,26 +116,25 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
             if not raw.strip():
                 continue
             try:
-                cells = read_json_cells(path, line, raw, ("face_id",))
+                yield line, _row(Record(path, line, read_json_cells(path, line, raw, (FACE_ID,))))
             except CorpusError as error:
-                yield line, Row("", fault=f"line {line}: {error.detail}")
-            else:
-                yield line, _row(cells, path.parent)
+                yield line, _unreadable(error)
 
 
-def _row(cells: Mapping[str, str], folder: Path) -> Row:
-    found = {column: cells.get(column, "").strip() for column in ("id", "label", "audio", "openface", "face_id")}
-    text, face = cells.get("text", ""), _FACE_ID.fullmatch(found["face_id"])
-    parts = bool(text.strip()), bool(found["audio"]), bool(found["openface"])
-    return Row(
-        found["id"],
-        found["label"],
-        text if parts[0] else None,
-        folder / found["audio"] if parts[1] else None,
-        folder / found["openface"] if parts[2] else None,
-        None if face is None else int(face[1]),
-        _fault_of(parts, found["face_id"]),
-    )
+def _unreadable(error: CorpusError) -> Row:
+    return Row("", fault=f"line {error.row}: {error.detail}")
+
+
+def _row(record: Record) -> Row:
+    found = {column: record.cells.get(column, "").strip() for column in ("id", "label", *CONTENT, FACE_ID)}
+    parts = bool(found["text"]), bool(found["audio"]), bool(found["openface"])
+    face, fault = _FACE_ID.fullmatch(found[FACE_ID]), _fault_of(parts, found[FACE_ID])
+    try:
+        audio, openface = (content_path(record, column) if found[column] else None for column in ("audio", "openface"))
+    except CorpusError as error:
+        return Row(found["id"], found["label"], fault=f"line {error.row}: {error.detail}")
+    text = record["text"] if found["text"] else None
+    return Row(found["id"], found["label"], text, audio, openface, None if face is None else int(face[1]), fault)
 
 
 def _fault_of(parts: tuple[bool, bool, bool], face_id: str) -> str | None:
@@ -171,7 +158,7 @@ def _folder_rows(folder: Path, leave_out: Collection[Path]) -> Iterator[tuple[in
     for position, (name, parts) in enumerate(groups.items(), start=1):
         several = next((part for part, paths in parts.items() if len(paths) > 1), None)
         if several is None:
-            text, audio, openface = (parts.get(part, [None])[0] for part in PARTS)
+            text, audio, openface = (parts.get(part, [None])[0] for part in CONTENT)
             yield position, Row(name, "", text, audio, openface)
         else:
             suffixes = " and ".join(path.suffix for path in parts[several])

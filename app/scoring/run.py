@@ -11,6 +11,7 @@ from typing import IO, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from app.api.problems import as_service_error
 from app.api.response import compose, model_name
@@ -46,7 +47,10 @@ def score(settings: Settings, source: Path, out: Path) -> None:
         DeviceLost: the device no longer computes; `out` has the rows before.
     """
     configure_logging("error")
-    total = sum(1 for _ in read_rows(source, [out]))
+    notices: list[str] = []
+    total = sum(1 for _ in read_rows(source, [out], notices.append))
+    for notice in notices:
+        Console(stderr=True).print(Text(f"warning: {notice}", style="yellow"), soft_wrap=True)
     asyncio.run(_score(settings, source, out, total))
 
 
@@ -142,7 +146,7 @@ def _open(row: Row, form: RawForm, settings: Settings) -> None:
         with row.text.open("rb") as file:
             form.text = file.read(settings.max_text_bytes + 1)
     elif row.text is not None:
-        form.text = row.text.encode(errors="surrogateescape")
+        form.text = row.text.encode()
     form.audio = opened(row.audio)
     form.openface = opened(row.openface)
 

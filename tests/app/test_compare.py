@@ -113,7 +113,7 @@ def test_label_that_is_no_class_is_refused(tiny_weights: Path, tmp_path: Path) -
 
 
 def test_manifest_without_utterances_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
-    (tmp_path / "clips.csv").write_text('text\n""\n', encoding="utf-8")
+    (tmp_path / "clips.csv").write_text('id,text\na,""\n', encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
         compare([Settings(weights=tiny_weights, device="cpu")] * 2, tmp_path / "clips.csv")
     assert "no utterance" in str(refused.value)

@@ -196,19 +196,35 @@ def _entry(row: Row, label: str) -> _Entry:
     return _Entry(row, split, row["group"], Example(row["id"] or f"line-{row.line}", label, sources, alone))
 
 
+def content_path(row: Row, column: str) -> Path:
+    """The file that a cell names, relative to the list; with backslashes, one of Windows where no file has that name.
+
+    Raises:
+        CorpusError: an absolute path of Windows, or a NUL byte.
+    """
+    cell, folder = row[column].strip(), row.path.parent
+    if "\0" in cell:
+        raise row.fault(f"{column} file {cell!r} has a NUL byte in its name")
+    if "\\" not in cell or _is_file(folder / cell):
+        return folder / cell
+    windows = PureWindowsPath(cell)
+    if windows.anchor:
+        raise row.fault(f"{column} file {cell!r} is an absolute path of Windows: give it relative to the manifest")
+    return folder / windows.as_posix()
+
+
 def _file(row: Row, column: str) -> Path:
-    """A file of a row; a path with backslashes is one of Windows where no file has that name."""
-    cell, folder = row[column], row.path.parent
-    if "\\" in cell and not (folder / cell).is_file():
-        windows = PureWindowsPath(cell)
-        if windows.anchor:
-            raise row.fault(f"{column} file {cell!r} is an absolute path of Windows: give it relative to the manifest")
-        path = folder / windows.as_posix()
-    else:
-        path = folder / cell
-    if not path.is_file():
-        raise row.fault(f"{column} file {cell!r} does not exist")
+    path = content_path(row, column)
+    if not _is_file(path):
+        raise row.fault(f"{column} file {row[column]!r} does not exist")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _draw_splits(path: Path, entries: Sequence[_Entry]) -> list[_Entry]:

@@ -39,19 +39,20 @@ def test_usual_encodings_and_delimiters_are_read(tmp_path: Path, content: bytes)
 def test_other_bytes_are_windows_1252_with_a_notice(tmp_path: Path) -> None:
     _, rows, notices = read_export(written(tmp_path, b"text;label\na;b\ncaf\xe9 \x80;b\n"), KNOWN)
     assert rows[1]["text"] == "caf\u00e9 \u20ac"
-    assert notices == ["the file is not UTF-8 and is read as Windows-1252; line 3 then has '\u00e9'"]
+    assert notices == ["cells that are not UTF-8 are read as Windows-1252; line 3 then has '\u00e9'"]
 
 
 def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
-    _, rows, notices = read_export(written(tmp_path, b"text;label;Speaker\na;b;c\n"), KNOWN)
+    _, rows, notices = read_export(written(tmp_path, b"text;label;Spr\xe9cher\na;b;\x81\n"), KNOWN)
     assert rows[0].cells == {"text": "a", "label": "b"}
-    assert notices == ["columns that are not used: speaker"]
+    assert notices == ["columns that are not used: spr\u00e9cher"]
 
 
 @pytest.mark.parametrize(
     ("content", "line", "detail"),
     [
-        (b"text,label\na,b\n\x81,b\n", 3, "byte 0x81 is neither UTF-8 nor Windows-1252"),
+        (b"text,label\na,b\n\x81,b\n", 3, "byte 0x81 in column text is neither UTF-8 nor Windows-1252"),
+        (b"text,label\n\xc3\xa9\xe9,b\n", 2, "byte 0xe9 in column text is neither UTF-8 nor Windows-1252"),
         (b"text,label\na,\0\n", 2, "holds a NUL byte"),
         (b"\xff\xfea", None, "is not UTF-16"),
         (b"text,label\na\n", 2, "1 cells where the header has 2 (separated by ',')"),
