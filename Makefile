@@ -68,7 +68,7 @@ docker-lint: $(DEV_STAMP)  ## Lint the Dockerfile and hold docker-compose.yml ag
 
 .PHONY: kubernetes-lint
 kubernetes-lint:  ## Render docker/kubernetes (needs kubectl), validate it and check its policies
-	test -x .venv-kubernetes/bin/checkov || { $(PYTHON) -m venv .venv-kubernetes \
+	test -x .venv-kubernetes/bin/checkov || { '$(PYTHON)' -m venv .venv-kubernetes \
 		&& .venv-kubernetes/bin/python -m pip install --quiet kubernetes-validate==1.37.0 checkov==3.3.30; }
 	mkdir -p build/kubernetes
 	for variant in base gpu; do \

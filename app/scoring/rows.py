@@ -132,7 +132,7 @@ def _row(record: Record) -> Row:
     try:
         audio, openface = (content_path(record, column) if found[column] else None for column in ("audio", "openface"))
     except CorpusError as error:
-        return Row(found["id"], found["label"], fault=f"line {error.row}: {error.detail}")
+        return replace(_unreadable(error), id=found["id"], label=found["label"])
     text = record["text"] if found["text"] else None
     return Row(found["id"], found["label"], text, audio, openface, None if face is None else int(face[1]), fault)
 

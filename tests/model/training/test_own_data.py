@@ -33,7 +33,6 @@ def write_export(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(not (ROOT / "weights" / "default" / "model.safetensors").is_file(), reason="no shipped weights")
 def test_an_export_of_fifty_clips_becomes_weights_that_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("model.baselines.references.TREES", 5)
