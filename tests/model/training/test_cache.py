@@ -207,6 +207,9 @@ def test_an_error_in_the_content_names_the_file(cache: FeatureCache, tmp_path: P
     assert caught.value.detail == "audio: not readable to its end (byte 7)"
     # Nothing is left running, though `caught` refers to the frames of the computation.
     assert multiprocessing.active_children() == []
+    for thread in set(threading.enumerate()) - before:
+        # The thread of the progress bar has been stopped, but may need a moment to return.
+        thread.join(10)
     assert set(threading.enumerate()) <= before
 
 
