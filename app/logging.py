@@ -6,21 +6,14 @@
 import logging
 import sys
 import traceback
-from typing import Final, Literal, TextIO
+from typing import TYPE_CHECKING, Final, Literal, TextIO
 
-import structlog
-from structlog.contextvars import merge_contextvars
-from structlog.stdlib import ProcessorFormatter
-from structlog.types import EventDict, Processor, WrappedLogger
+if TYPE_CHECKING:  # imported where it is used: the commands that do not serve log nothing
+    from structlog.stdlib import BoundLogger
+    from structlog.types import EventDict, Processor, WrappedLogger
 
 LOGGER_NAME: Final = "emmr"
 FRAMES: Final = 8  # of a traceback, the innermost
-
-_SHARED: Final[tuple[Processor, ...]] = (
-    merge_contextvars,
-    structlog.processors.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-)
 
 
 class _StandardErrorHandler(logging.StreamHandler[TextIO]):
@@ -38,6 +31,15 @@ def configure_logging(level: str, form: Literal["auto", "json", "text"] = "auto"
         level: debug, info, warning or error.
         form: of the lines; `auto` is text where standard error is a terminal, JSON elsewhere.
     """
+    import structlog
+    from structlog.contextvars import merge_contextvars
+    from structlog.stdlib import ProcessorFormatter
+
+    shared: tuple[Processor, ...] = (
+        merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    )
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     renderer: Processor = structlog.processors.JSONRenderer()
     if text:
@@ -45,7 +47,7 @@ def configure_logging(level: str, form: Literal["auto", "json", "text"] = "auto"
     handler = _StandardErrorHandler()
     handler.setFormatter(
         ProcessorFormatter(
-            foreign_pre_chain=(*_SHARED, _keep_first_line),
+            foreign_pre_chain=(*shared, _keep_first_line),
             processors=[
                 ProcessorFormatter.remove_processors_meta,
                 _format_exception,
@@ -60,26 +62,28 @@ def configure_logging(level: str, form: Literal["auto", "json", "text"] = "auto"
         # At debug level these log parts of their input.
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *_SHARED, ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, *shared, ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
 
 
-def get_logger() -> structlog.stdlib.BoundLogger:
+def get_logger() -> "BoundLogger":
     """Return the service's logger."""
-    logger: structlog.stdlib.BoundLogger = structlog.get_logger(LOGGER_NAME)
+    import structlog
+
+    logger: BoundLogger = structlog.get_logger(LOGGER_NAME)
     return logger
 
 
-def _keep_first_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def _keep_first_line(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
     """Cut a library's message to its first line: the following lines of asyncio's messages show objects."""
     event["event"] = str(event.get("event", "")).partition("\n")[0]
     return event
 
 
-def _format_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def _format_exception(_: "WrappedLogger", __: str, event: "EventDict") -> "EventDict":
     """Replace `exc_info` by the exception's type and the innermost frames of its traceback."""
     error = event.pop("exc_info", None)
     if isinstance(error, tuple):

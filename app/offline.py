@@ -4,13 +4,10 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
-from typing import IO, BinaryIO, Self, TypeVar, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Self, TypeVar, cast
 from uuid import uuid4
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from app.api.response import compose
 from app.api.schemas import ExplainedPrediction, InputWarning, Prediction
@@ -30,6 +27,9 @@ from model.errors import EmptyModality
 from model.features.audio.loading import read_sound
 from model.features.audio.raw_features import extract_voice
 from model.types import FloatArray
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 V = TypeVar("V")
 
@@ -97,16 +97,17 @@ class LocalModel:
     def __init__(self, settings: Settings, predictor: Predictor) -> None:
         self.settings, self.predictor = settings, predictor
         self.transcriber = LocalTranscriber(settings) if installed() else None
+        self._verify_voice_encoder = cache(predictor.pipeline.checkpoint.verify_voice_encoder)
         self._deciding = threading.Lock()  # the network is used from one thread at a time
 
     @classmethod
     def load(cls, settings: Settings) -> Self:
-        """Load the weights of the settings.
+        """Load the weights of the settings; the voice encoder is verified before the first voice.
 
         Raises:
             CheckpointError, ConfigError: see `Predictor.load`.
         """
-        return cls(settings, Predictor.load(settings.weights, settings.device))
+        return cls(settings, Predictor.load(settings.weights, settings.device, voices=False))
 
     def answer(self, form: RawForm, options: Options, decoder: LocalDecoder | None = None) -> Result:
         """Answer one form, and close it; arguments and errors are those of `prepare`."""
@@ -123,9 +124,12 @@ class LocalModel:
         Raises:
             UploadError, ModalityError: the content of a part is not accepted.
             NothingUsable: every part is empty.
+            CheckpointError, ConfigError: there is a voice, and the voice encoder is not the published one.
         """
         with closing(form), ThreadPoolExecutor(1) as thread:  # the caller's thread may run an event loop
             decoder = decoder or LocalDecoder(self.settings, form.audio)
+            if form.audio is not None:
+                self._verify_voice_encoder()
             transcriber = None if self.transcriber is None else _DecodedVoice(self.transcriber, decoder)
             preprocessor = Preprocessor(self.settings, decoder, transcriber)
             try:
@@ -183,8 +187,12 @@ def predict_once(
     return answer.model_copy(update={"warnings": [*of_video, *answer.warnings]})
 
 
-def render(prediction: Prediction) -> RenderableType:
+def render(prediction: Prediction) -> "RenderableType":
     """Render a prediction as tables."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
     explained = prediction if isinstance(prediction, ExplainedPrediction) else None
     votes = Table("head", *prediction.model.classes)
     for head, vote in {**((explained and explained.votes) or {}), "answer": prediction.probabilities}.items():

@@ -7,7 +7,6 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
-import limits
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -23,6 +22,8 @@ def _processors() -> int:
 
 
 def _valid_rate(rate: str) -> str:
+    import limits  # no other setting needs it
+
     limits.parse(rate)  # raises ValueError with a description of the format
     return rate
 

@@ -1,10 +1,11 @@
-"""The time from start to ready, and the memory of the service: idle, and after a thousand requests.
+"""The time from start to ready, and the memory of the service: idle, and after a thousand requests; `emmr predict`.
 
-Time runs until `/health/ready` is 200; memory is that of the service and its decoder processes.
+Time of the service runs until `/health/ready` is 200; memory is that of the service and its decoder processes.
 """
 
 import asyncio
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from model.modality import SUBSETS
 from tools.load.client import Client
 
 READY_GOAL: Final = 8.0  # seconds
+PREDICT_GOAL: Final = 1.5  # seconds, of `emmr predict --text`
+PREDICT: Final = ("-c", "from app.cli import main; main()", "predict", "--text", "I love this")
 IDLE_GOAL: Final = 900.0  # MiB
 GROWTH_GOAL: Final = 1.10
 REQUESTS: Final = 1000
@@ -64,6 +67,14 @@ async def send_many(port: int, amount: int) -> None:
     client.close()
 
 
+def predict_cost() -> tuple[float, float]:
+    """Return the seconds that `emmr predict --text` takes, and its seconds of processor time."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, *PREDICT], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def import_cost(module: str) -> tuple[float, float]:
     """Return the seconds and MiB that importing a module takes in a new process."""
     completed = subprocess.run([sys.executable, "-c", _IMPORT, module], cwd=ROOT, check=True, stdout=subprocess.PIPE)
@@ -104,6 +115,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     ready = statistics.median(starts)
     report.medians["start_to_ready_s"] = ready
     report.ratios["ready_goal_over_ours"] = READY_GOAL / ready
+    predictions = [predict_cost() for _ in range(1 if options.quick else options.rounds)]
+    report.medians["predict_s"], report.medians["predict_processor_s"] = map(
+        statistics.median, zip(*predictions, strict=True)
+    )
+    report.ratios["predict_goal_over_ours"] = PREDICT_GOAL / report.medians["predict_s"]
     for module in IMPORTS:
         seconds, mib = import_cost(module)
         report.facts.update({f"import_{module}_s": seconds, f"import_{module}_mib": mib})

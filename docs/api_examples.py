@@ -24,7 +24,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "app" / "api" / "examples.json"
 SECONDS: Final = 1.6  # of the voice, so that the document stays small
 ROWS: Final = 24  # of the OpenFace file
-SUMMARIES: Final = {"text": "words", "audio": "voice", "openface": "face"}
+SUMMARIES: Final = {"text": "text", "audio": "voice", "openface": "face"}
 TRANSCRIPT: Final = """WEBVTT
 
 00:00.000 --> 00:02.000
@@ -57,9 +57,9 @@ def samples(app: FastAPI) -> dict[str, Any]:
                 body = {name: parts[name] for name in names}
                 bodies["-".join(names)] = {"summary": summary, "value": body}
                 answers["-".join(names)] = {"summary": summary, "value": client.post("/predict", json=body).json()}
-        text = {"text": {"summary": "Words", "value": {"text": parts["text"]}}}
+        text = {"text": {"summary": "Text", "value": {"text": parts["text"]}}}
         explained = client.post("/predict?explain=true", json=text["text"]["value"]).json()
-        answers["explained"] = {"summary": "Words, with `explain=true`", "value": explained}
+        answers["explained"] = {"summary": "Text, with `explain=true`", "value": explained}
         items = [{"id": "first", **parts}, {"id": "second", "text": "I want my money back."}, {"id": "third"}]
         batch = {"items": items}
         recording = client.post("/recordings", files={"transcript": ("words.vtt", TRANSCRIPT.encode(), "text/vtt")})
@@ -80,7 +80,7 @@ def samples(app: FastAPI) -> dict[str, Any]:
                 "200 application/json": one(client.post("/predict/batch", json=batch).json()),
             },
             "POST /recordings": {
-                "multipart/form-data": {"transcript": {"summary": "Words", "value": {"transcript": TRANSCRIPT}}},
+                "multipart/form-data": {"transcript": {"summary": "Text", "value": {"transcript": TRANSCRIPT}}},
                 "200 application/x-ndjson": one(recording.text),
             },
             "GET /model": {"200 application/json": one(model)},

@@ -30,7 +30,7 @@ BLOCK: Final = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 RUNNABLE: Final = re.compile(
-    r"curl |make help|(\.venv/bin/)?(emmr predict|emmr (\w+ )?--help|emmr --version|python -m docs\.\w+ --check)"
+    r"curl |make help|(\.venv/bin/)?(emmr (predict|doctor|(\w+ )?--help|--version)|python -m docs\.\w+ --check)"
 )
 
 

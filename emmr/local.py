@@ -84,6 +84,7 @@ class Model:
 
         Raises:
             ServiceError: an input is not accepted, or nothing usable remains.
+            CheckpointError: the voice encoder, which is verified with the first voice, is not the published one.
             ValueError: no input is given, or the threshold is not a probability.
             OSError: a file cannot be read.
             TypeError: samples are neither floats nor int16.

@@ -51,6 +51,16 @@ class Checkpoint:
     card: str
     folder: Path
 
+    def verify_voice_encoder(self) -> None:
+        """Verify the voice encoder of the config, if it has one.
+
+        Raises:
+            ConfigError: its package is not installed.
+            CheckpointError: its weights are missing or not the published ones.
+        """
+        if self.config.audio.encoder != "acoustic":
+            WhisperEncoder.verify()
+
 
 def save_checkpoint(
     folder: Path,
@@ -85,8 +95,13 @@ def save_checkpoint(
     return _version(hashes)
 
 
-def load_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
+def load_checkpoint(folder: Path, device: torch.device, *, voices: bool = True) -> Checkpoint:
     """Verify and load a weights folder.
+
+    Args:
+        folder: the weights folder.
+        device: of the network and the text encoder.
+        voices: whether to verify the voice encoder; if not, `Checkpoint.verify_voice_encoder` is due before a voice.
 
     Raises:
         CheckpointError: a file is missing, altered, or does not fit the config.
@@ -111,12 +126,10 @@ def load_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
             reliability.load_state_dict(fitted)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
-    if config.audio.encoder != "acoustic":
-        WhisperEncoder.verify()
     text_encoder = TextEncoder(config.text, device)
     text_encoder.merge({k: v.to(device) for k, v in _under(tensors, ADAPTER_PREFIX).items()})
     card = folder / CARD
-    return Checkpoint(
+    checkpoint = Checkpoint(
         config=config,
         network=network.to(device).eval().requires_grad_(False),
         reliability=reliability.eval().requires_grad_(False),  # on the CPU, where features are computed
@@ -126,6 +139,9 @@ def load_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
         card=card.read_text(encoding="utf-8") if card.is_file() else "",
         folder=folder,
     )
+    if voices:
+        checkpoint.verify_voice_encoder()
+    return checkpoint
 
 
 def read_adapters(folder: Path) -> dict[str, Tensor]:

@@ -41,15 +41,15 @@ class Pipeline:
         )
 
     @classmethod
-    def load(cls, folder: Path, device: str | torch.device = "auto") -> Self:
-        """Load a weights folder.
+    def load(cls, folder: Path, device: str | torch.device = "auto", *, voices: bool = True) -> Self:
+        """Load a weights folder; arguments as for `choose_device` and `load_checkpoint`.
 
         Raises:
             CheckpointError: it is missing, altered or does not fit.
-            ConfigError: its text encoder cannot be loaded.
+            ConfigError: one of its encoders cannot be loaded.
         """
         chosen = choose_device(device)
-        return cls(load_checkpoint(folder, chosen), chosen)
+        return cls(load_checkpoint(folder, chosen, voices=voices), chosen)
 
     @property
     def config(self) -> ModelConfig:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FAMILIARITY_DIGITS: Final = 4
 CONFIDENCE_DIGITS: Final = 4
-SUMMARY_NOUNS: Final = {"text": "words", "audio": "voice", "visual": "face"}
+SUMMARY_NOUNS: Final = {"text": "text", "audio": "voice", "visual": "face"}
 WARNING_NOUNS: Final = {Modality.TEXT: "text", Modality.AUDIO: "voice", Modality.VISUAL: "face"}
 _LANGUAGES: Final = """
     af Afrikaans, ar Arabic, bg Bulgarian, bn Bengali, ca Catalan, cs Czech, cy Welsh, da Danish, de German,

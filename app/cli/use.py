@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from app.cli.common import Device, Weights, errors_as_messages, exit_bad_input, read_settings
+from app.cli.common import Device, Weights, errors_as_messages, exit_bad_input, read_settings, without_collections
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -109,20 +109,21 @@ def predict(
         exit_bad_input("Nothing to answer: give at least one of --text, --audio, --openface and --video.")
     if face_id is not None and openface is None and video is None:
         exit_bad_input("--face-id chooses a face of --openface or --video, neither of which is given.")
-    settings = read_settings(weights=weights, device=device, key_threshold=threshold)
-    from app.offline import predict_once
+    with without_collections():
+        settings = read_settings(weights=weights, device=device, key_threshold=threshold)
+        with errors_as_messages():
+            from app.offline import predict_once
 
-    with errors_as_messages():
-        answer = predict_once(
-            settings,
-            text=None if text is None else _bytes_of(text, settings.max_text_bytes),
-            audio=audio,
-            openface=openface,
-            video=video,
-            explain=explain,
-            face_id=face_id,
-            transcribe=transcribe or _default_transcribe(settings),
-        )
+            answer = predict_once(
+                settings,
+                text=None if text is None else _bytes_of(text, settings.max_text_bytes),
+                audio=audio,
+                openface=openface,
+                video=video,
+                explain=explain,
+                face_id=face_id,
+                transcribe=transcribe or _default_transcribe(settings),
+            )
     if as_json if as_json is not None else not sys.stdout.isatty():
         typer.echo(answer.model_dump_json(indent=2))
     else:

@@ -196,13 +196,14 @@ class Predictor:
         """Requests that were answered before; see `check`."""
 
     @classmethod
-    def load(cls, weights: Path, device: str, threads: int | None = None) -> Self:
+    def load(cls, weights: Path, device: str, threads: int | None = None, *, voices: bool = True) -> Self:
         """Verify and load a weights folder.
 
         Args:
             weights: the folder.
             device: `auto`, or any name that `torch.device` accepts.
             threads: of one computation on the CPU, for the whole process; PyTorch's default if None.
+            voices: as for `model.checkpoint.load_checkpoint`.
 
         Raises:
             CheckpointError: the folder is missing, altered or does not fit its config, or expects feature vectors that
@@ -221,7 +222,7 @@ class Predictor:
             raise ConfigError(f"{device!r} is not a device: {error}") from error
         if chosen.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"{device!r} was asked for, and there is no CUDA device")
-        pipeline = Pipeline.load(weights, chosen)
+        pipeline = Pipeline.load(weights, chosen, voices=voices)
         if precomputed := pipeline.config.precomputed.model_dump(exclude_none=True):
             raise CheckpointError(
                 f"{weights} expects precomputed {' and '.join(precomputed)} features, which cannot be computed from "

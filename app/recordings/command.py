@@ -144,9 +144,9 @@ def columns_of(classes: Sequence[str]) -> dict[str, type]:
         "text_source": str,
         "transcribed_text": str,
         "transcribed_confidence": float,
-        "key_detected": bool,
-        "key_score": float,
-        "key_modalities": str,
+        "key_missing_detected": bool,
+        "key_missing_score": float,
+        "key_missing_modalities": str,
         "warnings": str,
     }
 
@@ -166,8 +166,8 @@ def _row(line: Mapping[str, Any]) -> dict[str, Any]:
     words, key = uses["text"]["transcript"] or {}, line.get("key_missing") or {}
     row |= {"text_source": uses["text"]["source"]}
     row |= {"transcribed_text": words.get("text"), "transcribed_confidence": words.get("confidence")}
-    row |= {"key_detected": key.get("detected"), "key_score": key.get("score")}
-    row["key_modalities"] = " ".join(key.get("modalities") or ())
+    row |= {"key_missing_detected": key.get("detected"), "key_missing_score": key.get("score")}
+    row["key_missing_modalities"] = " ".join(key.get("modalities") or ())
     row["warnings"] = " ".join(warning["code"] for warning in line.get("warnings", ()))
     return row
 

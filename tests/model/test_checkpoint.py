@@ -32,10 +32,10 @@ from model.features.text.encoder import ADAPTER_SCALE, TextEncoder
 from model.modality import COMPLETE, Modality
 from model.network.emmr import EMMR
 from model.network.reliability import Reliability
+from tests.support.checkpoints import of_whisper
 from tests.support.network import random_network, random_utterances, tiny_config
 
 CPU = torch.device("cpu")
-ONE_SLOT = {**tiny_config().network.model_dump(), "imputed_slots": {"text": 4, "audio": 1, "visual": 1}}
 MODULE = "encoder.layer.1.attention.self.value"
 
 
@@ -131,15 +131,17 @@ def test_incomplete_reliability_is_rejected(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, CPU)
 
 
-def test_altered_voice_encoder_is_rejected_where_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whisper = tiny_config(audio={"encoder": "whisper"}, slots={"text": 12, "audio": 1, "visual": 1}, network=ONE_SLOT)
-    for folder, config in (("whisper", whisper), ("plain", tiny_config())):
-        save(tmp_path / folder, random_network(config))
-    assert load_checkpoint(tmp_path / "whisper", CPU).config.audio.size == 384
+def test_altered_voice_encoder_is_rejected_where_used(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_whisper(tmp_path)
+    assert load_checkpoint(tmp_path, CPU).config.audio.size == 384
     monkeypatch.setattr("model.features.audio.whisper.PACKAGED_SHA256", "0" * 64)
-    load_checkpoint(tmp_path / "plain", CPU)
-    with pytest.raises(CheckpointError, match="voice encoder"):
-        load_checkpoint(tmp_path / "whisper", CPU)
+    load_checkpoint(tiny_weights, CPU)
+    later = load_checkpoint(tmp_path, CPU, voices=False)
+    for verify in (later.verify_voice_encoder, lambda: load_checkpoint(tmp_path, CPU)):
+        with pytest.raises(CheckpointError, match=r"voice encoder's model\.bin is missing or not the published one"):
+            verify()
 
 
 def test_version_depends_on_the_content_only(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from model.modality import Modality
 from model.network.emmr import EMMR
 
 
@@ -29,6 +30,25 @@ def scaled(factor: float) -> Callable[[EMMR], None]:
             parameter.mul_(factor)
 
     return change
+
+
+def of_whisper(folder: Path) -> str:
+    """Write weights with random values whose config has the voice encoder; returns their version."""
+    import numpy as np
+
+    from model.checkpoint import save_checkpoint
+    from model.features.normalization import Preprocessing, Statistics
+    from tests.support.network import random_network, tiny_config
+
+    network = {**tiny_config().network.model_dump(), "imputed_slots": {"text": 4, "audio": 1, "visual": 1}}
+    slots = {"text": 12, "audio": 1, "visual": 1}
+    config = tiny_config(name="whisper", audio={"encoder": "whisper"}, slots=slots, network=network)
+    sizes = {modality: config.feature_size(modality) for modality in (Modality.AUDIO, Modality.VISUAL)}
+    statistics = {
+        modality: Statistics(np.zeros(size, dtype=np.float32), np.ones(size, dtype=np.float32))
+        for modality, size in sizes.items()
+    }
+    return save_checkpoint(folder, random_network(config), Preprocessing(statistics))
 
 
 def altered(weights: Path, folder: Path, name: str = "config.json") -> None:

@@ -55,6 +55,7 @@ function useInWords(name, use) {
     use.frames != null && `${use.frames} frames`,
     use.coverage != null && `${percent(use.coverage)} of the time`,
     use.truncated && "shortened",
+    use.speaker_normalized && "relative to the speaker",
     use.familiarity != null && `familiarity ${percent(use.familiarity)}`,
   ];
   return `${NOUNS[name]}: ${parts.filter(Boolean).join(", ")}`;

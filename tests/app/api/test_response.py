@@ -35,7 +35,7 @@ def key(score: float = 0.0, *, detected: bool = False, **by_modality: float) -> 
             key(0.614, detected=True, visual=0.614),
             "positive (81 %), and the missing face would change this with 61 %.",
         ),
-        (key(0.004, text=0.004), "positive (81 %), and the missing words would change this with 0 %."),
+        (key(0.004, text=0.004), "positive (81 %), and the missing text would change this with 0 %."),
         (
             key(0.34, audio=0.11, visual=0.3),
             (
@@ -52,7 +52,7 @@ def test_the_summary_is_one_sentence(given: KeyMissing, words: str) -> None:
 @pytest.mark.parametrize("detected", [False, True])
 def test_the_summary_omits_unfitted_probabilities(detected: bool) -> None:
     summary = summarise("negative", 0.55, key(0.45, detected=detected, text=0.45, visual=0.45), fitted=False)
-    assert summary == "negative (55 %); how likely the missing words and face would change this is not known."
+    assert summary == "negative (55 %); how likely the missing text and face would change this is not known."
     assert summarise("negative", 0.55, key(), fitted=False) == "negative (55 %); nothing is missing."
 
 

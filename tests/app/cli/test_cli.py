@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import socket
@@ -15,9 +16,10 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.cli.common import errors_as_messages
+from app.cli.common import errors_as_messages, without_collections
 from app.server import check_address
 from model.errors import ConfigError
+from tests.support.checkpoints import of_whisper
 from tests.support.corpus import write_manifest
 from tests.support.openface import simulate_openface_csv
 from tests.support.service import Part
@@ -47,6 +49,31 @@ def test_every_command_has_help(command: list[str]) -> None:
 def test_help_does_not_import_pytorch_or_fastapi() -> None:
     code = "import sys; from app.cli import cli; sys.exit('torch' in sys.modules or 'fastapi' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_answer_imports_neither_tables_nor_logs_nor_training() -> None:
+    code = "import sys, app.settings, app.offline; print(*{m.partition('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    unused = {"av", "fastapi", "librosa", "limits", "rich", "sklearn", "structlog", "torch", "transformers"}
+    assert not unused & set(done.stdout.split())
+
+
+def test_garbage_is_collected_again_after_a_pause() -> None:
+    with without_collections():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_an_altered_voice_encoder_is_named_when_a_voice_is_given(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_whisper(tmp_path / "weights")
+    monkeypatch.setattr("model.features.audio.whisper.PACKAGED_SHA256", "0" * 64)
+    options = ["predict", "--weights", str(tmp_path / "weights"), "--transcribe", "never", "--text", "Hello."]
+    assert runner.invoke(cli, options).exit_code == 0
+    voice = runner.invoke(cli, [*options, "--audio", files["audio"]])
+    assert voice.exit_code == 2
+    assert "the voice encoder's model.bin is missing or not the published one" in voice.stderr
 
 
 def test_the_version_is_shown() -> None:

@@ -19,7 +19,7 @@ from app.errors import NotReady, ReloadRefused, ReloadUnderway
 from app.settings import Settings
 from app.uploads.form import RawForm
 from model.errors import CheckpointError
-from tests.support.checkpoints import altered, like, mismatched, scaled
+from tests.support.checkpoints import altered, like, mismatched, of_whisper, scaled
 from tests.support.device import until
 from tests.support.service import reach
 
@@ -121,6 +121,18 @@ async def test_weights_that_do_not_fit_in_memory_are_refused(
     monkeypatch.setattr(Predictor, "load", too_large)
     with pytest.raises(ReloadRefused, match="not enough memory"):
         await engine.reload()
+    assert engine.lifecycle.ready
+
+
+@pytest.mark.anyio
+async def test_weights_with_an_altered_voice_encoder_are_refused(
+    served: tuple[Path, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, engine = served
+    of_whisper(root / "voice")
+    monkeypatch.setattr("model.features.audio.whisper.PACKAGED_SHA256", "0" * 64)
+    with pytest.raises(ReloadRefused, match=r"voice encoder's model\.bin is missing or not the published one"):
+        await engine.reload("voice")
     assert engine.lifecycle.ready
 
 

@@ -59,7 +59,7 @@ def test_rows_have_the_figures_of_utterances_and_gaps() -> None:
     utterance, gap = rows(LINES)
     assert list(utterance) == list(columns_of(["negative", "positive"]))
     assert gap.keys() < utterance.keys()
-    assert (utterance["p_positive"], utterance["key_modalities"], utterance["warnings"]) == (
+    assert (utterance["p_positive"], utterance["key_missing_modalities"], utterance["warnings"]) == (
         0.7,
         "text audio",
         "language",

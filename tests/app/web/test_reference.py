@@ -23,6 +23,12 @@ def test_the_scripts_of_the_reference_read_the_openapi_document(client: TestClie
         assert '"openapi.json"' in client.get(f"/web/reference/{name}.js").text
 
 
+def test_redoc_loads_no_logo_from_another_site(client: TestClient) -> None:
+    script = client.get("/web/reference/redoc-standalone.js").text
+    assert "cdn.redoc.ly" not in script
+    assert script.count('src:"data:,"') == 1
+
+
 def test_llms_txt_lists_every_operation(client: TestClient) -> None:
     answer = client.get("/llms.txt")
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
