@@ -9,6 +9,10 @@ HOST ?= $(or $(EMMR_HOST),127.0.0.1)
 PORT ?= $(or $(EMMR_PORT),8000)
 DEVICE ?= $(or $(EMMR_DEVICE),auto)
 WEIGHTS ?= $(or $(EMMR_WEIGHTS),weights/default)
+# torch's build: what pip finds if empty, which on Linux is the CUDA build unless pip is configured otherwise; `cpu` for the
+# small one, from the index (an address) or the folder TORCH_INDEX where pip's configuration names none.
+TORCH ?=
+TORCH_INDEX ?=
 DATA ?= ../shared/data
 OUT ?= weights/default
 # Of the load and fuzz tests: duration, seed, and whether figures are written to docs/development/resilience.md (RECORD=1).
@@ -26,6 +30,17 @@ SOURCES := app emmr model tests tools docker/healthcheck.py $(patsubst %/,%,$(so
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 
+TORCH_VERSION = $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH_CPU = $(if $(filter cpu,$(TORCH)),'torch==$(TORCH_VERSION)+cpu' \
+	$(if $(TORCH_INDEX),$(if $(wildcard $(TORCH_INDEX)),--find-links,--extra-index-url) '$(TORCH_INDEX)'))
+GPU := [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi > /dev/null
+# Sizes: docs/operations.md.
+define NO_GPU
+This machine has no NVIDIA GPU. Unless pip is configured for CPU builds, torch's CUDA build is downloaded: 3.0 GB in all
+instead of 0.5 GB. The CPU build: make serve TORCH=cpu TORCH_INDEX=(address of PyTorch's index of CPU builds, or a folder)
+endef
+export NO_GPU
+
 # Packages are installed when pyproject.toml or constraints.txt has changed, and not otherwise. The project itself is
 # installed editable: its own code needs no second installation.
 SERVE_STAMP := $(VENV)/.installed-serve
@@ -39,11 +54,20 @@ BENCH_STAMP := $(VENV)/.installed-bench
 help:  ## Say what can be made
 	@echo "make …"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "variables: HOST=$(HOST) PORT=$(PORT) DEVICE=$(DEVICE) WEIGHTS=$(WEIGHTS) DATA=$(DATA) OUT=$(OUT) PYTHON=$(PYTHON)"
+	@echo "variables: HOST=$(HOST) PORT=$(PORT) DEVICE=$(DEVICE) WEIGHTS=$(WEIGHTS) TORCH=$(TORCH) DATA=$(DATA) OUT=$(OUT) PYTHON=$(PYTHON)"
 
 .PHONY: serve
 serve: $(SERVE_STAMP)  ## Serve the shipped weights on HOST:PORT (sets up .venv on the first run)
 	@EMMR_WEIGHTS='$(WEIGHTS)' EMMR_HOST='$(HOST)' EMMR_PORT='$(PORT)' EMMR_DEVICE='$(DEVICE)' exec $(BIN)/emmr serve
+
+.PHONY: up
+up:  ## Serve in a container, on the GPU where there is one (docker compose; builds the image on the first run)
+	@if $(GPU); then exec docker compose --profile gpu up; fi; \
+	echo 'This machine has no NVIDIA GPU: docker compose --profile cpu up'; exec docker compose --profile cpu up
+
+.PHONY: image-test
+image-test:  ## Build and run the image TARGET=cpu (or cuda) with podman, as docker-compose.yml does (root on Debian)
+	docker/image_test $(or $(TARGET),cpu)
 
 .PHONY: test
 test: $(DEV_STAMP)  ## Check style, types, import directions and container files, and run the tests with coverage
@@ -184,11 +208,14 @@ $(BIN)/python:
 	'$(PYTHON)' -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(SERVE_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+ifeq ($(TORCH),)
+	@[ "$$(uname)" != Linux ] || compgen -G '$(VENV)/lib/*/site-packages/torch' > /dev/null || $(GPU) || echo "$$NO_GPU"
+endif
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_CPU) --editable .
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_CPU) --editable '.[dev]'
 	@touch $@ $(SERVE_STAMP)
 
 $(BENCH_STAMP): $(DEV_STAMP)

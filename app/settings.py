@@ -130,7 +130,7 @@ class Settings(BaseSettings):
     spool_bytes: int = Field(default=1 * MIB, gt=0)
     """Of one uploaded file kept in memory; a larger file is on disk."""
     max_spooled_bytes: int = Field(default=768 * MIB, gt=0)
-    """Of all uploaded files on disk together. The compose file gives 1 GiB of temporary space."""
+    """Of all uploaded files on disk together; those of a recording have limits of their own."""
 
     batch_max_items: int = Field(default=64, gt=0)
     """Maximum number of utterances in one request to `/predict/batch`; each has the limits of a request of its own."""

@@ -31,6 +31,4 @@ def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="session")
 def monitoring(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Those that watch."""
-    others = {name: service for name, service in compose["services"].items() if "build" not in service}
-    del others["openface"]
-    return others
+    return {name: one for name, one in compose["services"].items() if one.get("profiles") == ["monitoring"]}

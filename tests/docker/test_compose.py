@@ -39,11 +39,40 @@ def test_the_page_builds_the_same_base_image(repository: Path, services: Service
         assert f"{name}={source} ." in page
 
 
-def test_only_the_gpu_service_starts_by_default_and_it_reserves_an_nvidia_gpu(services: Services) -> None:
-    (default,) = (service for service in services.values() if "profiles" not in service)
-    assert default["build"]["target"] == "cuda"
-    (device,) = default["deploy"]["resources"]["reservations"]["devices"]
+def started(repository: Path, compose: dict[str, Any], *profiles: str) -> set[str]:
+    """The services of `docker compose --profile … up`; without profiles, those of .env."""
+    default = (repository / ".env").read_text(encoding="utf-8").split("COMPOSE_PROFILES=")[1].strip().split(",")
+    chosen = set(profiles or default)
+    return {name for name, one in compose["services"].items() if not one.get("profiles") or chosen & {*one["profiles"]}}
+
+
+@pytest.mark.parametrize(
+    ("profiles", "services"),
+    [
+        ((), {"gpu", "emmr"}),
+        (("cpu",), {"emmr-cpu"}),
+        (("monitoring",), {"prometheus", "grafana"}),
+        (("cpu", "monitoring"), {"emmr-cpu", "prometheus", "grafana"}),
+    ],
+)
+def test_a_profile_starts_its_own_services(
+    repository: Path, compose: dict[str, Any], profiles: tuple[str, ...], services: set[str]
+) -> None:
+    assert started(repository, compose, *profiles) == services
+
+
+def test_the_gpu_service_waits_for_the_check_of_the_driver(compose: dict[str, Any]) -> None:
+    check, service = compose["services"]["gpu"], compose["services"]["emmr"]
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert service["depends_on"] == {"gpu": {"condition": "service_completed_successfully"}}
+    assert (check["image"], check["network_mode"], check["cap_drop"]) == (service["image"], "none", ["ALL"])
+    assert "reservations" not in check["deploy"]["resources"]
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("this machine has a GPU")
+    ended = subprocess.run([*check["entrypoint"], *check["command"]], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "docker compose --profile cpu up" in ended.stderr
 
 
 def test_the_port_is_published_to_this_machine_only_and_is_the_images(
@@ -71,18 +100,15 @@ def test_there_is_time_to_drain_before_the_kill(services: Services) -> None:
         assert float(service["stop_grace_period"].removesuffix("s")) > needed
 
 
-def test_the_container_can_write_to_memory_alone_and_holds_no_privilege(
-    services: Services, stages: dict[str, Stage]
-) -> None:
+def test_the_container_writes_to_temporary_files_alone_without_privileges(services: Services) -> None:
     for service in services.values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert "cap_add" not in service
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert not service.get("privileged", False)
-        assert not service.get("volumes")
-        writable = [mount.partition(":")[0] for mount in service["tmpfs"]]
-        assert any(Path(stages["service"].environment["NUMBA_CACHE_DIR"]).is_relative_to(folder) for folder in writable)
+        assert service["volumes"] == ["uploads:/tmp"]
+        assert "tmpfs" not in service
 
 
 def test_memory_and_processes_are_limited(services: Services) -> None:
@@ -100,6 +126,7 @@ def test_settings_come_from_an_optional_file_that_is_never_committed(repository:
         *_, source = service["env_file"]  # the last one takes precedence
         assert source["required"] is False
         assert f"*{Path(source['path']).suffix}" in ignored
+        assert "!/.env" in ignored  # the default profile alone
         assert "environment" not in service
 
 
@@ -115,13 +142,6 @@ def test_docker_itself_reads_the_file_when_it_is_here(repository: Path) -> None:
         check=False,
     )
     assert read.returncode == 0, read.stderr
-
-
-def test_the_temporary_folder_holds_the_uploaded_files(services: Services) -> None:
-    for service in services.values():
-        (size,) = (re.search(r"/tmp:size=(\d+)g", mount) for mount in service["tmpfs"])
-        assert size is not None
-        assert Settings().max_spooled_bytes <= 0.75 * int(size[1]) * 2**30
 
 
 def test_the_published_loopback_port_has_a_list_of_hosts(repository: Path, services: Services) -> None:

@@ -2,7 +2,7 @@ import re
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from typer.main import get_command
@@ -11,6 +11,7 @@ from app.api import health
 from app.cli import cli
 from app.settings import Settings
 from tests.docker.dockerfile import Stage
+from tools.supply_chain.requirements import EXTRA
 
 TARGETS: Final = ("cpu", "cuda")
 SECRET: Final = re.compile("KEY|TOKEN|PASSWORD|SECRET|CREDENTIAL", re.IGNORECASE)
@@ -90,28 +91,41 @@ def test_what_one_stage_takes_from_another_is_made_there(stages: dict[str, Stage
 
 
 def installations(stages: dict[str, Stage], name: str) -> list[str]:
-    """The `pip install` commands that a stage and its ancestors run."""
-    runs = [run.arguments for stage in with_ancestors(stages, name) for run in stage.all("RUN")]
-    return [command for run in runs for command in re.findall(r"pip install [^|&]+", run)]
+    """The `pip install` commands that a stage runs."""
+    runs = [run.arguments for run in stages[name].all("RUN")]
+    return [command for run in runs for command in re.findall(r"pip install [^|&;]+", run)]
 
 
 @pytest.mark.parametrize(
     ("target", "torch"), [("cpu", ["torch-cpu", "torch-cuda"]), ("cuda", ["torch-cuda"])], ids=TARGETS
 )
 def test_every_package_is_installed_by_hash(stages: dict[str, Stage], target: str, torch: list[str]) -> None:
-    (venv,) = (copy for copy in stages[target].all("COPY") if "from" in copy.flags)
-    common, *builds, own = installations(stages, venv.flags["from"])
-    for command in (common, *builds):
-        assert "--no-deps --require-hashes" in command
-    assert common.split()[-1] == "requirements.txt"
-    assert [command.split()[-1] for command in builds] == [f"requirements-{build}.txt" for build in torch]
-    assert own.split() == ["pip", "install", "--no-deps", "dist/*.whl"]
+    sources = [copy.flags["from"] for copy in stages[target].all("COPY")]
+    assert sources == ["packages", f"torch-{target}", "extras", "project"]
+    *packages, own = [command for source in sources for command in installations(stages, source)]
+    files = ["requirements.txt", *(f"requirements-{build}.txt" for build in torch), '"requirements-$extra.txt"']
+    assert len(packages) == len(files)
+    for command, file in zip(packages, files, strict=True):
+        assert command.startswith(f"pip install --no-compile --no-deps --require-hashes --requirement {file}")
+    assert own.split() == ["pip", "install", "--no-compile", "--no-deps", "dist/*.whl"]
 
 
-def test_installed_packages_are_checked_to_be_complete(stages: dict[str, Stage]) -> None:
-    for target in TARGETS:
-        (venv,) = (copy for copy in stages[target].all("COPY") if "from" in copy.flags)
-        assert stages[venv.flags["from"]].all("RUN")[-1].arguments.endswith("&& pip check")
+@pytest.mark.parametrize("target", TARGETS)
+def test_layers_are_slim_and_checked_to_be_complete(stages: dict[str, Stage], target: str) -> None:
+    for copy in stages[target].all("COPY"):
+        assert stages[copy.flags["from"]].all("RUN")[-1].arguments.endswith("&& ./slim.sh /srv/emmr/venv")
+    assert stages[target].instructions[-2].arguments == "pip --python venv/bin/python check"
+
+
+@pytest.mark.parametrize("extra", EXTRA)
+def test_an_extra_of_the_image_is_one_of_the_project(
+    repository: Path, stages: dict[str, Stage], compose: dict[str, Any], extra: str
+) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert extra in project["optional-dependencies"]
+    assert f"docker/requirements-{extra}.txt" in [word for copy in stages["extras"].all("COPY") for word in copy.words]
+    arguments = {argument.words[0].rstrip("=") for stage in stages.values() for argument in stage.all("ARG")}
+    assert arguments == set(compose["x-build"]["args"])
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -2,11 +2,15 @@
 
 import json
 import re
+import shutil
+import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import promql_parser
 import pytest
 import yaml
@@ -14,7 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from promql_parser import AggregateExpr, Expr, VectorSelector
 from starlette.testclient import TestClient
 
+from tests.docker.test_proxies import free_port
 from tests.support.service import Part
+from tools.load.service import serving
 
 Services = dict[str, dict[str, Any]]
 ALWAYS = {"instance", "job", "le", "__name__"}  # labels that Prometheus itself adds, and the buckets'
@@ -180,3 +186,90 @@ def test_every_metric_of_the_service_is_described(repository: Path, metrics: dic
     shown = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in metrics if name.startswith("emmr_")}
     # A family of counters is listed by the name of its samples, and the family itself as well.
     assert described == {name for name in shown if f"{name}_total" not in shown and f"{name}_info" not in shown}
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    repository: Path, tiny_weights: Path, parts: Mapping[str, Part], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx2.Client]:
+    """The API of Prometheus, with the configuration of the repository, once it has scraped a service."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not installed")
+    folder = tmp_path_factory.mktemp("prometheus")
+    configuration = read(repository / "docker" / "prometheus" / "prometheus.yml")
+    (job,) = configuration["scrape_configs"]
+    for replaced in ("dns_sd_configs", "relabel_configs"):  # the names are those of the compose file's network
+        del job[replaced]
+    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    shutil.copy(repository / "docker" / "prometheus" / "alerts.yml", folder)
+    port = free_port()
+    with serving(tiny_weights, EMMR_DECODE_WORKERS="1", EMMR_GRACE_PERIOD="0") as service:
+        address = f"http://127.0.0.1:{service.port}"
+        assert httpx2.post(f"{address}/predict", files=dict(parts), timeout=60).status_code == 200
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{service.port}"]}]
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
+        options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+        command = [program, *options, f"--web.listen-address=127.0.0.1:{port}"]
+        with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as running:
+            try:
+                transport = httpx2.HTTPTransport(retries=5)  # with pauses, until it listens
+                with httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/v1", transport=transport) as api:
+                    end = time.monotonic() + 60
+                    scraped = 'count_over_time(up{job="emmr"}[1m]) > 1'  # a rate needs two values
+                    while not (
+                        api.get(f"http://127.0.0.1:{port}/-/ready").is_success
+                        and result(api, scraped)
+                        and all(rule["health"] == "ok" for rule in rules(api))
+                    ):
+                        assert time.monotonic() < end, (folder / "log").read_text(encoding="utf-8")
+                        time.sleep(0.2)  # it has no event to wait for
+                    yield api
+            finally:
+                running.terminate()
+
+
+def result(api: httpx2.Client, expression: str) -> list[Any]:
+    """The series of an expression; Prometheus accepts it."""
+    response = api.get("/query", params={"query": expression})
+    assert response.status_code == 200, (expression, response.text)
+    found: list[Any] = response.json()["data"]["result"]
+    return found
+
+
+def rules(api: httpx2.Client) -> list[dict[str, Any]]:
+    """The alerts with their state and the result of their last evaluation."""
+    return [rule for group in api.get("/rules").json()["data"]["groups"] for rule in group["rules"]]
+
+
+def test_prometheus_scrapes_the_service(prometheus: httpx2.Client) -> None:
+    assert [series["value"][1] for series in result(prometheus, 'up{job="emmr"}')] == ["1"]
+    (answered,) = result(prometheus, 'emmr_request_seconds_count{route="/predict", status="200"}')
+    assert int(answered["value"][1]) == 1
+
+
+def test_prometheus_evaluates_every_expression_of_the_dashboard(
+    prometheus: httpx2.Client, dashboard: dict[str, Any]
+) -> None:
+    answered = 0
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            expression = target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".*")
+            answered += bool(result(prometheus, expression))
+    assert answered > 15
+
+
+def test_prometheus_evaluates_every_alert(repository: Path, prometheus: httpx2.Client) -> None:
+    (group,) = read(repository / "docker" / "prometheus" / "alerts.yml")["groups"]
+    assert {rule["name"]: (rule["health"], rule["state"]) for rule in rules(prometheus)} == {
+        rule["alert"]: ("ok", "inactive") for rule in group["rules"]
+    }
+
+
+def test_promtool_accepts_the_configuration(repository: Path) -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed")
+    command = [program, "check", "config", "docker/prometheus/prometheus.yml"]
+    checked = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr

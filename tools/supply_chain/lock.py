@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from tools.supply_chain.requirements import (
     COMMON,
+    EXTRA,
+    FILES_ALONE,
     LICENSES,
     ROOT,
     TORCH,
@@ -45,6 +47,7 @@ STATED: Final = {
     "numba": "BSD-2-Clause",
     "nvidia-cusparselt-cu13": "LicenseRef-NVIDIA-Proprietary",
     "nvidia-nvtx": "Apache-2.0",
+    "protobuf": "BSD-3-Clause",
     "scipy": "BSD-3-Clause",
     "shellingham": "ISC",
     "soundfile": "BSD-3-Clause",
@@ -83,27 +86,39 @@ def license_of(metadata: Mapping[str, Any]) -> str:
     raise ValueError(f"the licence of {name} is not known ({text[:40]!r}, {sorted(stated)}): add it to STATED")
 
 
-def resolve(machine: str, requirements: Iterable[str], constraints: Path) -> list[dict[str, Any]]:
+def resolve(machine: str, requirements: Sequence[str], constraints: Path) -> list[dict[str, Any]]:
     """Return pip's report of what it would install, one entry a package.
+
+    The requirements of `FILES_ALONE` are left out.
 
     Raises:
         ValueError: torch is a build with a local version, or a file has no hash: pip's configuration names other
             sources than a package index.
         subprocess.CalledProcessError: pip does not find a solution.
     """
-    platforms = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC] + [f"manylinux2014_{machine}"]
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        command = [
-            sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed",
-            "--only-binary", ":all:", "--python-version", PYTHON, "--target", folder, "--report", str(report),
-            "--constraint", str(constraints), *(f"--platform={one}" for one in platforms), *requirements,
-        ]  # fmt: skip
-        subprocess.run(command, check=True)
-        found: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
+    alone = [one for one in requirements if normalised(one.partition("==")[0]) in FILES_ALONE]
+    found = _report(machine, [one for one in requirements if one not in alone], constraints)
+    if alone:
+        found += _report(machine, alone, constraints, "--no-deps")
     for one in found:
         if "+" in one["metadata"]["version"] or not _sha256(one):
             raise ValueError(f"{one['metadata']['name']} {one['metadata']['version']} does not come from an index")
+    return found
+
+
+def _report(machine: str, requirements: Sequence[str], constraints: Path, *options: str) -> list[dict[str, Any]]:
+    platforms = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC] + [f"manylinux2014_{machine}"]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        # fast-deps reads the metadata from the end of a wheel where the index has none: wheels are not downloaded.
+        command = [
+            sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--use-feature=fast-deps",
+            "--ignore-installed", "--only-binary", ":all:", "--python-version", PYTHON, "--target", folder,
+            "--report", str(report), "--constraint", str(constraints), *(f"--platform={one}" for one in platforms),
+            *options, *requirements,
+        ]  # fmt: skip
+        subprocess.run(command, check=True)
+        found: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
     return found
 
 
@@ -140,6 +155,11 @@ def main() -> int:
     constraints = ROOT / "constraints.txt"
     reports = [resolve(machine, project["dependencies"], constraints) for machine in MACHINES]
     packages = merge(reports)
+    extras: dict[str, list[Package]] = {}
+    for name in EXTRA:
+        its_own = [resolve(machine, project["optional-dependencies"][name], constraints) for machine in MACHINES]
+        extras[name] = [one for one in merge(its_own) if one not in packages]
+        reports[0] += its_own[0]
     pinned = {normalised(line.partition("==")[0]) for line in constraints.read_text(encoding="utf-8").splitlines()}
     # constraints.txt pins everything but the CUDA libraries, whose exact versions torch's own metadata names.
     common = [one for one in packages if one.name in pinned and one.name != "torch"]
@@ -151,6 +171,8 @@ def main() -> int:
     elif (cpu := read_requirements(TORCH["cpu"])[0]).version != torch.version:
         parser.error(f"torch is {torch.version} now: name its CPU build with --cpu-wheel")
     write_requirements(COMMON, [WRITTEN], common)
+    for name, beside in extras.items():
+        write_requirements(EXTRA[name], [WRITTEN, f"What the extra `{name}` needs beside."], beside)
     write_requirements(TORCH["cuda"], [WRITTEN, "torch's CUDA build, as the default index has it."], cuda)
     write_requirements(
         TORCH["cpu"],
@@ -159,6 +181,8 @@ def main() -> int:
     )
     licenses = {normalised(one["metadata"]["name"]): license_of(one["metadata"]) for one in reports[0]}
     tables = _licenses("Service", [*common, torch], licenses)
+    for name, beside in extras.items():
+        tables += _licenses(f"Extra `{name}`, where the image is built with it", beside, licenses)
     tables += _licenses("CUDA libraries, in the `cuda` image", [one for one in cuda if one != torch], licenses)
     LICENSES.write_text(INTRODUCTION + tables, encoding="utf-8")
     return 0

