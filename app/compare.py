@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from app.scoring.rows import Row, read_rows
 from app.settings import Settings
 from app.uploads.form import RawForm
 from model.errors import ConfigError, CorpusError, ModalityError
+from model.training.datasets.labels import read_labels
+from model.training.datasets.tables import Row as Record
 from model.training.metrics import CONFIDENCE, calibration_bootstrap, class_figures, paired_bootstrap
 from model.types import DoubleArray, IntArray
 
@@ -68,9 +70,10 @@ def compare(settings: Sequence[Settings], manifest: Path, json_out: Path | None 
         raise ConfigError(f"weights with different classes: {', '.join(classes)} and {', '.join(configs[1].classes)}")
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     rows = list(read_rows(manifest))
-    if unknown := next((row for row in rows if row.label and row.label not in classes), None):
-        raise CorpusError(manifest, None, f"the label {unknown.label!r} of {unknown.id} is no class of the weights")
-    answers, failed = _answer_all(models, rows, classes, console)
+    labels, notices = _read_labels(manifest, rows, classes)
+    for notice in notices:
+        console.print(notice, markup=False)
+    answers, failed = _answer_all(models, rows, labels, classes, console)
     if not answers.subsets:
         raise ConfigError(f"{manifest} holds no utterance that can be answered")
     weights = {
@@ -86,8 +89,25 @@ def compare(settings: Sequence[Settings], manifest: Path, json_out: Path | None 
     return 0
 
 
+def _read_labels(manifest: Path, rows: Sequence[Row], classes: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """Return the index of the class of each labelled row by its id, read as by `read_labels`, and what that changed."""
+    labelled = [row for row in rows if row.label]
+    if not labelled:
+        return {}, []
+    found, notices = read_labels([Record(manifest, row.line, {"label": row.label}) for row in labelled])
+    indices = {name.casefold(): index for index, name in enumerate(classes)}
+    for row, label in zip(labelled, found, strict=True):
+        if label.casefold() not in indices:
+            raise CorpusError(manifest, row.line, f"the label {row.label!r} of {row.id} is no class of the weights")
+    return {row.id: indices[label.casefold()] for row, label in zip(labelled, found, strict=True)}, notices
+
+
 def _answer_all(
-    models: Sequence[LocalModel], rows: Sequence[Row], classes: Sequence[str], console: Console
+    models: Sequence[LocalModel],
+    rows: Sequence[Row],
+    known: Mapping[str, int],
+    classes: Sequence[str],
+    console: Console,
 ) -> tuple[Answers, list[dict[str, str]]]:
     """Answer every row by every model; rows that are not accepted are returned with the reason."""
     probabilities: list[list[tuple[float, ...]]] = []
@@ -107,7 +127,7 @@ def _answer_all(
         ]
         probabilities.append([tuple(found[name] for name in classes) for found in decided])
         subsets.append(results[0].request.presence.name)
-        labels.append(classes.index(row.label) if row.label else -1)
+        labels.append(known.get(row.id, -1))
         key_missing.append([bool(result.decision.key_modalities) for result in results])
     array = np.asarray(probabilities, dtype=np.float64).reshape(len(subsets), len(models), len(classes))
     found = np.asarray(key_missing, dtype=np.int64).reshape(len(subsets), len(models))

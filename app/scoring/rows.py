@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,7 @@ class Row:
         openface: the OpenFace CSV.
         face_id: the face in it to follow; None for the most confident one.
         fault: why the row cannot be scored; None if it can be tried.
+        line: of the manifest; its position in a folder.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Row:
     openface: Path | None = None
     face_id: int | None = None
     fault: str | None = None
+    line: int = field(default=0, compare=False)
 
 
 def read_rows(
@@ -70,7 +72,7 @@ def read_rows(
     ids = set[str]()
     try:
         for line, found in rows:
-            row = _with_valid_id(found, line, ids)
+            row = _with_valid_id(replace(found, line=line), line, ids)
             ids.add(row.id)
             yield row
     except OSError as error:

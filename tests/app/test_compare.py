@@ -86,7 +86,7 @@ def test_two_weights_are_compared_over_a_manifest(
 ) -> None:
     (tmp_path / "voice.wav").write_bytes(parts["audio"][1])
     manifest = tmp_path / "clips.csv"
-    manifest.write_text("id,text,audio,label\na,Hello,,positive\nb,,voice.wav,\nc,,none.wav,\n", encoding="utf-8")
+    manifest.write_text("id,text,audio,label\na,Hello,,Pos\nb,,voice.wav,\nc,,none.wav,\n", encoding="utf-8")
     settings = [Settings(weights=folder, device="cpu") for folder in (tiny_weights, other_weights)]
     assert compare(settings, manifest, tmp_path / "out.json") == 0
     figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
@@ -94,7 +94,9 @@ def test_two_weights_are_compared_over_a_manifest(
     assert figures["failed"] == [{"id": "c", "problem": "a file: No such file or directory"}]
     assert figures["weights"]["first"]["version"] != figures["weights"]["second"]["version"]
     assert figures["all"]["labelled"]["n"] == 1
-    assert "calibration_error" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "labels read by their meaning: 'Pos' as 'positive' (1)" in printed
+    assert "calibration_error" in printed
 
 
 def test_weights_agree_with_themselves(tiny_weights: Path, tmp_path: Path) -> None:
