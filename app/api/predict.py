@@ -25,7 +25,7 @@ from app.uploads.json_body import MAX_FACE_ID, MEDIA_TYPE, is_json, read_json
 
 V = TypeVar("V")
 
-_TEXT: Final = {"type": "string", "pattern": TEXT_PATTERN, "description": "The words, UTF-8; no NUL, and not blank."}
+_TEXT: Final = {"type": "string", "pattern": TEXT_PATTERN, "description": "The text, UTF-8; no NUL, and not blank."}
 _PARTS: Final = {
     "text": _TEXT,
     "audio": {
@@ -73,9 +73,9 @@ _BODY: Final[dict[str, Any]] = {
                 "additionalProperties": False,
             },
             "examples": {
-                "text": {"summary": "Words alone", "value": {"text": "What a lovely surprise!"}},
+                "text": {"summary": "Text alone", "value": {"text": "What a lovely surprise!"}},
                 "openface": {
-                    "summary": "Words and a face",
+                    "summary": "Text and a face",
                     "value": {"text": "What a lovely surprise!", "openface": "ZnJhbWUsIHRpbWVzdGFtcA=="},
                 },
             },

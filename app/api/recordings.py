@@ -47,7 +47,7 @@ _BODY: Final[dict[str, Any]] = {
                     "transcript": {
                         "type": "string",
                         "format": "binary",
-                        "description": "The words: SRT, WebVTT, Whisper's JSON, or CSV of start, end, text, speaker.",
+                        "description": "The transcript: SRT, WebVTT, Whisper's JSON, or CSV of start, end, text, speaker.",
                     },
                     "openface": {
                         "type": "string",

@@ -106,7 +106,7 @@ class VisualUse(_ModalityUse):
 class Modalities(_Response):
     """What was there, modality by modality."""
 
-    text: TextUse = Field(description="The words.")
+    text: TextUse = Field(description="The text.")
     audio: AudioUse = Field(description="The voice.")
     visual: VisualUse = Field(description="The face, which the part openface carries.")
 

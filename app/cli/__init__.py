@@ -20,7 +20,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
-    help="The polarity of an utterance from its words, voice and face, with any of them missing.",
+    help="The polarity of an utterance from its text, voice and face, with any of them missing.",
     epilog="[b]Try:[/b]  emmr predict --text 'What a lovely surprise!'   ·   emmr serve",
 )
 
@@ -46,7 +46,7 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """The polarity of an utterance from its words, voice and face, with any of them missing."""
+    """The polarity of an utterance from its text, voice and face, with any of them missing."""
 
 
 for panel, commands in COMMANDS.items():

@@ -61,7 +61,7 @@ def serve(
 
 
 def predict(
-    text: Annotated[str | None, typer.Option(help="The words; - reads them from standard input.")] = None,
+    text: Annotated[str | None, typer.Option(help="The text; - reads it from standard input.")] = None,
     audio: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, readable=True, help="The voice: WAV, FLAC, OGG, MP3, WebM or M4A."),
@@ -101,7 +101,7 @@ def predict(
         typer.Option("--json/--table", help="The answer as JSON or as a table.", show_default="a table on a terminal"),
     ] = None,
 ) -> None:
-    """Answer for one utterance: give its words, its voice, its face, or any two or one of them.
+    """Answer for one utterance: give its text, its voice, its face, or any two or one of them.
 
     The answer has the same fields as the service's.
     """
@@ -175,7 +175,7 @@ def timeline(
     ] = None,
     transcript: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, readable=True, help="The words: SRT, WebVTT, Whisper JSON or CSV."),
+        typer.Option(exists=True, dir_okay=False, readable=True, help="The transcript: SRT, WebVTT, Whisper JSON or CSV."),
     ] = None,
     openface: Annotated[
         Path | None,
