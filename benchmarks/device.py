@@ -27,7 +27,7 @@ import uvloop
 from benchmarks.accelerator import measure as measure_network
 from benchmarks.accelerator import seconds_of
 from benchmarks.bodies import Bodies
-from benchmarks.harness import Report, machine_line
+from benchmarks.harness import Report, machine_line, write_section
 from benchmarks.network import utterances
 from benchmarks.processes import OURS, ROOT, Service, service
 from benchmarks.service import COMPARED, difference, measure
@@ -45,7 +45,6 @@ WEIGHTS: Final = ROOT / "weights" / "default"
 LIMITS: Final = {"tests": 90, "network": 60, "compiled": 60, "served": 150, "memory": 120}
 """Sections in order, with their time limits in seconds."""
 ADMIN_KEY: Final = "device-report"
-BEGIN, END = "<!-- device -->", "<!-- /device -->"
 
 
 def tests(_: argparse.Namespace) -> Figures:
@@ -318,10 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     found = report(options)
     if options.document is not None:
-        text = options.document.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        options.document.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}", encoding="utf-8")
+        write_section(options.document, "device", table(found))
 
 
 if __name__ == "__main__":

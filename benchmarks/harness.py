@@ -118,6 +118,14 @@ def finish(report: Report, json_file: Path | None) -> None:
         report.write(json_file)
 
 
+def write_section(document: Path, name: str, text: str) -> None:
+    """Replace what is between `<!-- name -->` and `<!-- /name -->` in a document."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = document.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    document.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
 def _processor() -> str:
     if _PROCESSOR_FILE.exists():
         for line in _PROCESSOR_FILE.read_text(encoding="utf-8").splitlines():

@@ -37,19 +37,21 @@ def prepare(predictor: Predictor, text: str | None, audio: BinaryIO | None, face
     return request
 
 
+def prepare_parts(predictor: Predictor, parts: Mapping[Modality, bytes]) -> PreparedRequest:
+    """`prepare` for parts in memory."""
+    text, audio, face = (parts.get(m) for m in (Modality.TEXT, Modality.AUDIO, Modality.VISUAL))
+    files = (None if content is None else io.BytesIO(content) for content in (audio, face))
+    return prepare(predictor, None if text is None else text.decode(), *files)
+
+
 def decisions_per_second(predictor: Predictor, subset: ModalitySet, seconds: float) -> float:
     """Return the decisions a second."""
     bodies = Bodies()
 
-    def prepare_parts(parts: Mapping[Modality, bytes]) -> PreparedRequest:
-        text, audio, face = (parts.get(m) for m in (Modality.TEXT, Modality.AUDIO, Modality.VISUAL))
-        files = (None if content is None else io.BytesIO(content) for content in (audio, face))
-        return prepare(predictor, None if text is None else text.decode(), *files)
-
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
 
         def submit() -> list[Future[PreparedRequest]]:
-            return [threads.submit(prepare_parts, bodies.parts(subset)) for _ in range(BATCH)]
+            return [threads.submit(prepare_parts, predictor, bodies.parts(subset)) for _ in range(BATCH)]
 
         predictor.decide([job.result() for job in submit()])  # warm-up: what is compiled or planned once
         ahead, decided, began = submit(), 0, time.perf_counter()

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.device import BEGIN, END, main, table
+from benchmarks.device import main, table
 
 COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results" / "device.json"
 
 
 def test_report_and_table_are_written(tmp_path: Path) -> None:
     document, results = tmp_path / "page.md", tmp_path / "device.json"
-    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    document.write_text("before\n<!-- device -->\nold\n<!-- /device -->\nafter\n", encoding="utf-8")
     main(["--device", "cpu", "--quick", "--sections", "network", "--json", str(results), "--document", str(document)])
     figures = json.loads(results.read_text(encoding="utf-8"))["network"]
     assert figures["status"] == 0

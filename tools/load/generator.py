@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import uvloop
 
@@ -81,8 +81,15 @@ def constant(rate: float, seconds: float) -> Iterator[float]:
     return (number / rate for number in range(max(1, round(rate * seconds))))
 
 
+class Sender(Protocol):
+    """Sends requests: a `Client`, or several."""
+
+    async def send(self, request: Request) -> Response:
+        """Send a request and wait for its response."""
+
+
 async def open_loop(
-    client: Client,
+    client: Sender,
     requests: Iterator[Request],
     arrivals: Iterable[float],
     *,
