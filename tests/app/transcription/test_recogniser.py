@@ -44,6 +44,15 @@ def test_only_the_beginning_of_a_long_sound_is_transcribed(recogniser: Recognise
     assert (found.text, found.seconds, found.truncated) == ("", 4.0, True)
 
 
+def test_speech_longer_than_the_models_input_is_transcribed_in_order(sentence: FloatArray) -> None:
+    recogniser = Recogniser.load(model_folder(None), threads=1, max_seconds=60.0)
+    found = recogniser(np.tile(sentence, 25))
+    times = [time for word in found.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert 36 < times[-1] <= found.seconds == 25 * sentence.size / SAMPLE_RATE
+    assert found.text.count("talking") > 20
+
+
 @pytest.mark.parametrize("missing", FILES)
 def test_a_folder_without_a_file_is_refused(tmp_path: Path, missing: str) -> None:
     for name in FILES:
