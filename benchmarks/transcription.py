@@ -12,7 +12,7 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import cycle
@@ -27,7 +27,7 @@ from app.engine.predictor import Options, Result
 from app.errors import NothingUsable
 from app.offline import LocalModel
 from app.settings import DEFAULT_WEIGHTS, Settings
-from app.transcription.transcriber import TranscriptionPool
+from app.transcription.transcriber import LocalTranscriber, TranscriptionPool
 from app.uploads.form import RawForm
 from benchmarks.harness import machine_line
 from benchmarks.processes import OURS, service
@@ -50,16 +50,18 @@ DOCUMENT: Final = Path("docs/transcription.md")
 BEGIN, END = "<!-- transcription -->", "<!-- /transcription -->"
 ESPEAK_VOICES: Final = ("en-us", "en-us+f2", "en+f3", "en-us+m3")
 LOCAL: Final = Settings(weights=DEFAULT_WEIGHTS, device="cpu", transcribe_threads=1)
+THRESHOLDS: Final = (0.4, 0.45, 0.5, 0.55, 0.6)
 TEXT_RATE: Final = 5.0  # sentences a second, whose latency is compared
 VOICE_RATE: Final = 1.0  # voices a second beside them
 VOICE_SECONDS: Final = 3.5
 SENTENCES: Final = ("I did not expect to like this film, and yet I did!", "The train leaves at half past seven.")
 
 
-def sentences(data: Path, count: int) -> list[str]:
-    """Return test sentences, half of MELD dev and half of MOSI's test part."""
-    meld = [row["Utterance"] for row in _rows(data / "meld" / "dev_sent_emo.csv")]
-    mosi = [row["text"] for row in _rows(data / "mosi" / "utterances.csv") if row["bclstm_split"] == "test"]
+def sentences(data: Path, count: int, *, training: bool = False) -> list[str]:
+    """Return sentences, half of MELD and half of MOSI: of MELD's dev and MOSI's test part, or of other parts."""
+    meld = [row["Utterance"] for row in _rows(data / "meld" / f"{'train' if training else 'dev'}_sent_emo.csv")]
+    rows = _rows(data / "mosi" / "utterances.csv")
+    mosi = [row["text"] for row in rows if (row["bclstm_split"] != "test") is training]
     return [_plain(line) for lines in (meld, mosi) for line in _sample(sorted(set(lines)), count // 2)]
 
 
@@ -126,22 +128,41 @@ def compare(model: LocalModel, clips: Iterable[tuple[FloatArray, str]]) -> Figur
     }
 
 
-def ravdess(data: Path) -> list[tuple[FloatArray, str]]:
-    """Return the clips of the test actors, and what is spoken in them."""
-    files = [file for actor in ACTORS["test"] for file in sorted((data / f"ravdess/Actor_{actor:02d}").glob("*.flac"))]
+def ravdess(data: Path, part: str = "test") -> list[tuple[FloatArray, str]]:
+    """Return the clips of a part's actors, and what is spoken in them."""
+    files = [file for actor in ACTORS[part] for file in sorted((data / f"ravdess/Actor_{actor:02d}").glob("*.flac"))]
     return [(read_sound(file)[0], STATEMENTS[int(file.stem.split("-")[4])]) for file in files]
 
 
-def languages(model: LocalModel, data: Path, count: int) -> Figures:
-    """Transcribe clips that hold no English; none should count as text. Validation parts chose the thresholds."""
-    rows = [row for row in _rows(data / "voices" / "index.csv") if row["split"] in {"test", "ood"}]
+def thresholds(data: Path, count: int) -> Figures:
+    """Share of the voices of training and validation parts that would count, by the least confidence."""
+    transcriber = LocalTranscriber(LOCAL.model_copy(update={"transcribe_min_confidence": 0.0}))
+    lines = sentences(data, count, training=True)
+    clips: dict[str, Iterable[FloatArray]] = {name: voice(lines) for name, voice in voices().items()}
+    clips["RAVDESS"] = [waveform for waveform, _ in _sample(ravdess(data, "val"), count)]
     found: Figures = {}
+    for name, waveforms in (clips | foreign(data, {"val"}, count)).items():
+        kept = [asyncio.run(transcriber.transcribe(waveform)) for waveform in waveforms]
+        confidences = [0.0 if one.refused else one.confidence for one in kept]
+        found[name] = {f"{least:g}": statistics.mean(one >= least for one in confidences) for least in THRESHOLDS}
+        found[name]["clips"] = len(kept)
+    return found
+
+
+def languages(model: LocalModel, data: Path, count: int) -> Figures:
+    """Transcribe clips that hold no English; none should count as text."""
+    clips = foreign(data, {"test", "ood"}, count) | {"noise, tones, silence": sounds(count)}
+    return {name: dict(Counter(_outcome(model, sound) for sound in waveforms)) for name, waveforms in clips.items()}
+
+
+def foreign(data: Path, parts: Collection[str], count: int) -> dict[str, Iterator[FloatArray]]:
+    """Return clips of each corpus that has some in the parts, by language and corpus."""
+    rows = [row for row in _rows(data / "voices" / "index.csv") if row["split"] in parts]
+    found = {}
     for corpus in sorted({row["corpus"] for row in rows}):
         members = [row for row in rows if row["corpus"] == corpus]
         files = [data / "voices" / row["file"] for row in _sample(members, count)]
-        outcomes = Counter(_outcome(model, read_sound(file)[0]) for file in files)
-        found[f"{members[0]['language']} ({corpus})"] = dict(outcomes)
-    found["noise, tones, silence"] = dict(Counter(_outcome(model, sound) for sound in sounds(count)))
+        found[f"{members[0]['language']} ({corpus})"] = (waveform for waveform, _ in map(read_sound, files))
     return found
 
 
@@ -245,6 +266,12 @@ def table(found: Figures) -> str:
             cells = [row["clips"], row["outcomes"].get("transcribed", 0), *(f"{share:.0%}" for share in shares)]
             cells += [row["text_key_missing"], row["still_key_missing"]]
             lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
+    if accepted := found.get("thresholds"):
+        lines += ["", f"| Least confidence | clips | {' | '.join(f'{least:g}' for least in THRESHOLDS)} |"]
+        lines.append(f"| --- | ---: |{' ---: |' * len(THRESHOLDS)}")
+        for name, row in accepted.items():
+            shares = " | ".join(f"{row[f'{least:g}']:.0%}" for least in THRESHOLDS)
+            lines.append(f"| {name} | {row['clips']} | {shares} |")
     if refused := found.get("languages"):
         lines += ["", "| Sound without English | Outcomes |", "| --- | --- |"]
         for name, outcomes in refused.items():
@@ -345,6 +372,7 @@ def _words(options: argparse.Namespace) -> Figures:
 
 _SECTIONS: Final[Mapping[str, Callable[[argparse.Namespace], Figures]]] = {
     "words": _words,
+    "thresholds": lambda options: thresholds(DATA, options.count),
     "languages": lambda options: languages(LocalModel.load(LOCAL), DATA, options.count),
     "latency": lambda options: latency(options.count),
     "interference": lambda options: interference(options.rounds, 20.0),

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from benchmarks.transcription import distance, normalised, sounds, table
+from benchmarks.transcription import THRESHOLDS, distance, normalised, sounds, table
 
 
 def test_words_are_compared_without_case_and_punctuation() -> None:
@@ -39,10 +39,17 @@ def test_the_table_has_every_section() -> None:
     found = {
         "machine": "A processor",
         "words": {"A voice": words},
+        "thresholds": {"Another voice": {"clips": 4, **{f"{least:g}": 0.75 for least in THRESHOLDS}}},
         "languages": {"pl (corpus)": {"low_confidence": 3}},
         "latency": {"clips": 2, "median_clip_s": 3.5, "p50_s": 0.4, "p95_s": 0.5},
         "interference": {**others, "rounds": 3, "ratio": 1.0, "voice_p50_s": 0.5},
     }
     shown = table(found)
-    for line in ("| A voice | 10 | 9 | 12% | 40% | 90% | 95% | 5 | 1 |", "low_confidence 3", "0.40 s (p50)", "20 ms"):
+    for line in (
+        "| A voice | 10 | 9 | 12% | 40% | 90% | 95% | 5 | 1 |",
+        "| Another voice | 4 | 75% | 75% | 75% | 75% | 75% |",
+        "low_confidence 3",
+        "0.40 s (p50)",
+        "20 ms",
+    ):
         assert line in shown
