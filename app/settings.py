@@ -166,8 +166,10 @@ class Settings(BaseSettings):
 
     feature_threads: int = Field(default_factory=lambda: min(4, _processors()), gt=0)
     """Threads that normalise features and reduce them to slots."""
-    compute_threads: int = Field(default_factory=lambda: max(1, _processors() // 2), gt=0)
-    """Threads of one computation on the CPU; the other processors are left to decoding and HTTP."""
+    compute_workers: int = Field(default_factory=lambda: min(4, _processors()), gt=0)
+    """Batches computed at the same time on the CPU, with shared weights; one on an accelerator."""
+    compute_threads: int = Field(default_factory=lambda: max(1, _processors() // 4), gt=0)
+    """Threads of one computation on the CPU; `compute_workers` times as many are busy under load."""
     queue_size: int = Field(default=256, gt=0)
     """Requests that may wait for their forward pass, in any stage before it."""
     max_wait: float = Field(default=3.0, ge=0)
@@ -251,9 +253,9 @@ class Settings(BaseSettings):
     """Renamed files that are kept; the oldest one is deleted."""
 
     heartbeat_timeout: float = Field(default=30.0, gt=0)
-    """Time without a heartbeat of the worker after which health checks report it as silent."""
+    """Time without a heartbeat of a worker after which health checks report it as silent."""
     hang_timeout: float = Field(default=120.0, gt=0)
-    """Time without a heartbeat of the worker after which the process ends."""
+    """Time without a heartbeat of a worker after which the process ends."""
     grace_period: float = Field(default=5.0, ge=0)
     """After SIGTERM: time to serve on, reported as not ready, while load balancers notice."""
     drain_timeout: float = Field(default=60.0, gt=0)

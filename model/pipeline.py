@@ -76,7 +76,7 @@ class Pipeline:
         doubtful: Sequence[Collection[Modality]] | None = None,
         thresholds: Sequence[float | None] | None = None,
     ) -> list[Decision]:
-        """Decide on a batch of utterances of any mixture of subsets; from one thread at a time.
+        """Decide on a batch of utterances of any mixture of subsets; on a CPU from any thread, else from one at a time.
 
         Args:
             utterances: as for `model.network.reliability.decide_with_reliability`.

@@ -102,6 +102,7 @@ def _components(engine: Engine) -> dict[str, Component]:
             ok=batcher.alive and responsive,
             state="stopped" if not batcher.alive else "running" if responsive else SILENT,
             detail={
+                "workers": batcher.workers,
                 "heartbeat_age_seconds": round(batcher.silence, 3),
                 "failed_batches": batcher.failures,
                 "out_of_memory": batcher.shortages,

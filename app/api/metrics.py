@@ -53,7 +53,7 @@ class Metrics:
         self.recordings = gauge("emmr_recordings", "Recordings being received or answered.")
         help_text = "Lines of the answers to recordings: recording, utterance, gap, summary or problem."
         self.recording_lines = counter("emmr_recording_lines", help_text, ["type"])
-        self.worker_up = gauge("emmr_worker_up", "Whether the device's worker runs.")
+        self.worker_up = gauge("emmr_worker_up", "Whether every worker that computes batches runs.")
         self.model = Info("emmr_model", "The loaded weights.", registry=self.registry)
         self.device_memory = gauge("emmr_device_memory_bytes", "Memory allocated on the device.")
         for stage in STAGES:

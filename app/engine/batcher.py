@@ -1,7 +1,8 @@
-"""Dynamic batching: one worker thread that owns the device, and the bounded queue in front of it."""
+"""Dynamic batching: worker threads that compute, and the bounded queue in front of them."""
 
 # A request takes a ticket before its slow preparation (decoding, features) starts and releases it when its job leaves
-# the queue, so the bound covers every waiting request in any stage. Jobs leave the queue in order of arrival.
+# the queue, so the bound covers every waiting request in any stage. Jobs leave the queue in order of arrival; with
+# several workers, a batch may end before one that left the queue earlier.
 
 import asyncio
 import threading
@@ -22,7 +23,7 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 HEARTBEAT: Final = 0.5  # seconds between heartbeats of an idle worker
-ABANDONED_SECONDS: Final = 1.0  # for an abandoned worker to end
+ABANDONED_SECONDS: Final = 1.0  # for abandoned workers to end
 
 
 @dataclass(eq=False, slots=True)
@@ -36,14 +37,28 @@ class _Entry(Generic[J, R]):
     future: "Future[tuple[R, float]]" = field(default_factory=Future)
 
 
+class _Worker(threading.Thread, Generic[J, R]):
+    """A thread that runs batches, with the time of its last heartbeat and its running batch."""
+
+    def __init__(self, work: "Callable[[_Worker[J, R]], None]", number: int) -> None:
+        super().__init__(name=f"emmr-device-{number}", daemon=True)
+        self._work = work
+        self.heartbeat = time.monotonic()
+        self.running: Sequence[_Entry[J, R]] = ()
+
+    def run(self) -> None:
+        self._work(self)
+
+
 class Batcher(Generic[J, R]):
-    """Collects jobs and runs them in batches on its own thread.
+    """Collects jobs and runs them in batches on its own threads.
 
     Args:
-        run: computes the results of a batch, in order; called on the worker thread only. Its `MemoryError` is not
-            attributed to a job; any other exception is, as long as `check` succeeds.
+        run: computes the results of a batch, in order; called on the worker threads only, by several workers at the
+            same time. Its `MemoryError` is not attributed to a job; any other exception is, as long as `check`
+            succeeds.
         check: runs known-good jobs, and raises if the device or the model is broken. Called after a failure.
-        on_fatal: called once, on the worker thread, after `check` has failed.
+        on_fatal: called once, on a worker thread, after `check` has failed.
         on_batch: called with every batch before it runs.
         cost: of running jobs together; called once per job, so it should be fast.
         together: whether a job may run in a batch with the first one.
@@ -83,31 +98,31 @@ class Batcher(Generic[J, R]):
         self.stopping = False
         self._changed = threading.Condition()
         self._waiting: deque[_Entry[J, R]] = deque()
-        self._running: Sequence[_Entry[J, R]] = ()
+        self._workers: Sequence[_Worker[J, R]] = ()
         self._dead = False
-        self._last_heartbeat = time.monotonic()
-        self._thread = threading.Thread(target=self._work, name="emmr-device", daemon=True)
 
-    def start(self) -> None:
-        """Start the worker."""
-        self._last_heartbeat = time.monotonic()
-        self._thread.start()
+    def start(self, workers: int = 1) -> None:
+        """Start the workers. They share the queue, and an idle one takes the next batch."""
+        self._workers = [_Worker(self._work, number) for number in range(workers)]
+        for worker in self._workers:
+            worker.start()
 
     def stop(self, timeout: float) -> bool:
-        """Refuse new jobs, finish the waiting ones and end the worker; return whether it ended within `timeout`."""
+        """Refuse new jobs, finish the waiting ones and end the workers; return whether they ended within `timeout`."""
         with self._changed:
             self.stopping = True
             self._changed.notify_all()
-        if self._thread.ident is not None:
-            self._thread.join(min(timeout, ABANDONED_SECONDS) if self._dead else timeout)
-        return not self._thread.is_alive()
+        end = time.monotonic() + (min(timeout, ABANDONED_SECONDS) if self._dead else timeout)
+        for worker in self._workers:
+            worker.join(max(0.0, end - time.monotonic()))
+        return not any(worker.is_alive() for worker in self._workers)
 
     def abandon(self) -> None:
-        """Stop using a worker that hangs: fail every running and waiting job, and refuse new ones."""
+        """Stop using workers of which one hangs: fail every running and waiting job, and refuse new ones."""
         with self._changed:
             self._dead = True
             self._changed.notify_all()
-            self._fail_all(self._running)
+            self._fail_all([entry for worker in self._workers for entry in worker.running])
 
     @property
     def depth(self) -> int:
@@ -115,14 +130,20 @@ class Batcher(Generic[J, R]):
         return self.admission.waiting
 
     @property
+    def workers(self) -> int:
+        """Number of workers that have been started."""
+        return len(self._workers)
+
+    @property
     def alive(self) -> bool:
-        """Whether the worker runs."""
-        return self._thread.is_alive() and not self._dead
+        """Whether every worker runs."""
+        return not self._dead and bool(self._workers) and all(worker.is_alive() for worker in self._workers)
 
     @property
     def silence(self) -> float:
-        """Seconds since the worker's last heartbeat."""
-        return time.monotonic() - self._last_heartbeat
+        """Seconds since the last heartbeat of the worker that has been silent for the longest time."""
+        now = time.monotonic()
+        return max((now - worker.heartbeat for worker in self._workers), default=0.0)
 
     @contextmanager
     def reserve(self, *, extra: bool = False) -> Iterator[object]:
@@ -154,7 +175,7 @@ class Batcher(Generic[J, R]):
         Raises:
             DeadlinePassed: the deadline passed before the job ran.
             NotReady: the batcher has been stopped.
-            DeviceLost: the worker has died or been abandoned.
+            DeviceLost: the device no longer computes, or the workers have been abandoned.
             ShortOfMemory: there is not enough memory even for this job alone.
             Unprocessable: `run` fails on this job alone.
         """
@@ -168,7 +189,7 @@ class Batcher(Generic[J, R]):
                 raise NotReady("The service is draining.", self._retry_after)
             entry: _Entry[J, R] = _Entry(job, deadline, now, ticket)
             self._waiting.append(entry)
-            self._changed.notify_all()
+            self._changed.notify()  # one worker; if several are idle, the next job wakes the next one
         return await asyncio.wrap_future(entry.future)
 
     def _device_lost(self) -> DeviceLost:
@@ -192,39 +213,39 @@ class Batcher(Generic[J, R]):
             else:
                 entry.future.set_result(outcome)
 
-    # Everything below runs on the worker thread.
+    # Everything below runs on the worker threads.
 
-    def _work(self) -> None:
+    def _work(self, worker: _Worker[J, R]) -> None:
         while not self._dead:
-            entries = self._next_batch()
+            entries = self._next_batch(worker)
             if entries is None:
                 return
             if entries:
-                self._run_batch(entries)
-                self._running = ()  # its requests keep the weights they were prepared with
+                self._run_batch(worker, entries)
+                worker.running = ()  # its requests keep the weights they were prepared with
 
-    def _next_batch(self) -> Sequence[_Entry[J, R]] | None:
+    def _next_batch(self, worker: _Worker[J, R]) -> Sequence[_Entry[J, R]] | None:
         """Wait for jobs and remove a batch from the queue; empty after a heartbeat without jobs, None to end."""
         with self._changed:
-            self._last_heartbeat = time.monotonic()
+            worker.heartbeat = time.monotonic()
             if not self._waiting and not self.stopping:
                 self._changed.wait(HEARTBEAT)
             if not self._waiting:
                 return None if self.stopping else []
             held_until = time.monotonic() + self.delay
             while True:
-                self._last_heartbeat = now = time.monotonic()
+                worker.heartbeat = now = time.monotonic()
                 self._drop_expired(now)
-                size = self._batch_size()
+                size = self._batch_size()  # 0 where another worker has taken the jobs, or all have expired
                 # A batch that has no room for the next job is as complete as one of the maximum size.
-                if self.stopping or now >= held_until or size == self._max_batch or size < len(self._waiting):
+                if self.stopping or now >= held_until or size in {0, self._max_batch} or size < len(self._waiting):
                     break
                 self._changed.wait(min(HEARTBEAT, held_until - now))
             entries = [self._waiting.popleft() for _ in range(size)]
             for entry in entries:
                 self.admission.release(entry.ticket)
-            self._running = [entry for entry in entries if entry.future.set_running_or_notify_cancel()]
-            return self._running
+            worker.running = [entry for entry in entries if entry.future.set_running_or_notify_cancel()]
+            return worker.running
 
     def _drop_expired(self, now: float) -> None:
         """Remove jobs that are cancelled or past their deadline, so that they take no room in a batch."""
@@ -246,7 +267,7 @@ class Batcher(Generic[J, R]):
             jobs.append(entry.job)
         return len(jobs)
 
-    def _run_batch(self, entries: Sequence[_Entry[J, R]], *, retry: bool = False) -> None:
+    def _run_batch(self, worker: _Worker[J, R], entries: Sequence[_Entry[J, R]], *, retry: bool = False) -> None:
         """Run a batch. One that fails is halved recursively until only the jobs that cause the failure fail."""
         began = time.monotonic()
         try:
@@ -256,25 +277,26 @@ class Batcher(Generic[J, R]):
         except Exception as error:
             log = get_logger()
             log.error("batch failed", size=len(entries), exc_info=error)
-            self._last_heartbeat = time.monotonic()
-            self.failures += 1
-            self.shortages += isinstance(error, MemoryError)
+            worker.heartbeat = time.monotonic()
+            with self._changed:
+                self.failures += 1
+                self.shortages += isinstance(error, MemoryError)
             # The device is checked after the first failure and before a job is blamed, but not for each half.
             if (len(entries) == 1 or not retry) and not self._device_works():
                 self._fail_all(entries)
             elif len(entries) > 1:
-                self._run_halves(entries)
+                self._run_halves(worker, entries)
             elif isinstance(error, MemoryError):
                 refusal = ShortOfMemory("There is not enough memory to answer now.", self._retry_after)
                 self._resolve(entries[0], refusal)
             else:
                 self._resolve(entries[0], Unprocessable("The model cannot process this input."))
             return
-        self._last_heartbeat = time.monotonic()
+        worker.heartbeat = time.monotonic()
         for entry, result in results:
             self._resolve(entry, (result, began - entry.submitted))
 
-    def _run_halves(self, entries: Sequence[_Entry[J, R]]) -> None:
+    def _run_halves(self, worker: _Worker[J, R], entries: Sequence[_Entry[J, R]]) -> None:
         middle = len(entries) // 2
         for half in (entries[:middle], entries[middle:]):
             if self._dead:
@@ -285,17 +307,19 @@ class Batcher(Generic[J, R]):
                 if now >= entry.deadline:
                     self._resolve(entry, DeadlinePassed("The deadline passed while the request waited."))
             if pending := [entry for entry in half if not entry.future.done()]:
-                self._run_batch(pending, retry=True)
+                self._run_batch(worker, pending, retry=True)
 
     def _device_works(self) -> bool:
-        """Run `check`; on failure mark the worker as dead."""
+        """Run `check`; on failure mark the workers as dead."""
         try:
             self._check()
         except Exception as fatal:
             log = get_logger()
             log.critical("device lost", exc_info=fatal)
             with self._changed:
-                self._dead = True
-            self._on_fatal(fatal)
+                first, self._dead = not self._dead, True
+                self._changed.notify_all()
+            if first:
+                self._on_fatal(fatal)
             return False
         return True

@@ -79,7 +79,7 @@ class Engine:
 
     Args:
         settings: limits and sizes.
-        on_batch: called with every batch, on the worker's thread.
+        on_batch: called with every batch, on a worker's thread.
         on_failure: called once, on any thread, when the service has failed for good.
     """
 
@@ -323,7 +323,8 @@ class Engine:
             predictor = await asyncio.shield(self._loading)
             self._loading = None  # the task's result is the predictor, which a reload replaces
             self._use(predictor)
-            self.batcher.start()
+            # A CUDA device runs one batch at a time, and its recorded graphs have one set of buffers.
+            self.batcher.start(self.settings.compute_workers if predictor.on_cpu else 1)
             self.lifecycle.advance(Phase.WARMING)
             await self._warm_up(predictor, parallel=self.settings.max_batch)
             self.batcher.delay = self.settings.batch_delay_ms / 1000

@@ -1,6 +1,7 @@
 """The model as the service and the command line use it: features of a request, and decisions on a batch of them."""
 
-# Features are computed on the CPU, on any thread; `Predictor.decide` runs on the thread that owns the device.
+# Features are computed on the CPU, on any thread; `Predictor.decide` runs on the workers' threads: several at the same
+# time on the CPU, one on an accelerator.
 
 import math
 import time
@@ -187,7 +188,7 @@ class Predictor:
     """A loaded pipeline.
 
     Args:
-        pipeline: its extractor is used from any thread, its network from one thread at a time.
+        pipeline: its extractor is used from any thread, its network too on the CPU, else from one thread at a time.
     """
 
     def __init__(self, pipeline: "Pipeline") -> None:
@@ -287,7 +288,12 @@ class Predictor:
     @property
     def rates(self) -> Rates:
         """Costs on the device."""
-        return CPU if self.pipeline.device.type == "cpu" else ACCELERATOR
+        return CPU if self.on_cpu else ACCELERATOR
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model runs on the CPU."""
+        return self.pipeline.device.type == "cpu"
 
     def check(self) -> None:
         """Run the known-good requests; raises whatever the device or the model raises."""

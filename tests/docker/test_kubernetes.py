@@ -84,6 +84,7 @@ def test_the_threads_are_those_of_the_requested_processors(folder: Path, variant
     requested = int(container["resources"]["requests"]["cpu"])
     assert int(data["EMMR_DECODE_WORKERS"]) == requested
     assert int(data["EMMR_COMPUTE_THREADS"]) <= max(1, requested // 2)
+    assert int(data["EMMR_COMPUTE_THREADS"]) * int(data.get("EMMR_COMPUTE_WORKERS", 1)) <= requested
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])

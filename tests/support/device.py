@@ -40,7 +40,9 @@ class Doubler:
 
 
 @contextmanager
-def working(device: Doubler, *, capacity: int = 8, max_batch: int = 4, **given: Any) -> Iterator[Batcher[int, int]]:
+def working(
+    device: Doubler, *, workers: int = 1, capacity: int = 8, max_batch: int = 4, **given: Any
+) -> Iterator[Batcher[int, int]]:
     """Run a batcher with the given options."""
     batcher: Batcher[int, int] = Batcher(
         device.run,
@@ -50,7 +52,7 @@ def working(device: Doubler, *, capacity: int = 8, max_batch: int = 4, **given: 
         max_batch=max_batch,
         **given,
     )
-    batcher.start()
+    batcher.start(workers)
     try:
         yield batcher
     finally:

@@ -130,6 +130,55 @@ async def test_stopping_finishes_accepted_jobs_and_refuses_new_ones() -> None:
         assert list(await asyncio.gather(held, accepted, stopped)) == [0, 2, True]
 
 
+async def hold_both(batcher: Batcher[int, int], device: Doubler) -> "list[asyncio.Task[int]]":
+    """Block both workers with the jobs 0 and 1 until the device is released."""
+    first = await hold(batcher, device, 0)
+    second = asyncio.create_task(run_job(batcher, 1))
+    await until(lambda: len(device.batches) == 2)
+    return [first, second]
+
+
+async def test_two_workers_run_batches_at_the_same_time() -> None:
+    device = Doubler()
+    with working(device, workers=2) as batcher:
+        held = await hold_both(batcher, device)
+        assert device.batches == [[0], [1]]
+        device.free.set()
+        assert await asyncio.gather(*held) == [0, 2]
+        assert batcher.workers == 2
+
+
+async def test_an_idle_worker_takes_what_a_batch_has_no_room_for() -> None:
+    device = Doubler()
+    with working(device, workers=2) as batcher:
+        held = await hold_both(batcher, device)
+        waiting = [asyncio.create_task(run_job(batcher, job)) for job in range(2, 8)]
+        await until(lambda: batcher.depth == 6)
+        device.free.set()
+        assert await asyncio.gather(*held, *waiting) == [2 * job for job in range(8)]
+    assert sorted(device.batches[2:]) == [[2, 3, 4, 5], [6, 7]]
+
+
+async def test_a_delayed_batch_of_two_workers_runs_once_it_is_full() -> None:
+    device = Doubler()
+    with working(device, workers=2, delay=60.0, max_batch=2) as batcher:
+        assert await asyncio.gather(*(run_job(batcher, job) for job in range(6))) == [2 * job for job in range(6)]
+    assert sorted(device.batches) == [[0, 1], [2, 3], [4, 5]]
+
+
+async def test_stopping_finishes_the_jobs_of_both_workers() -> None:
+    device = Doubler()
+    with working(device, workers=2) as batcher:
+        held = await hold_both(batcher, device)
+        waiting = asyncio.create_task(run_job(batcher, 2))
+        await until(lambda: batcher.depth == 1)
+        stopped = asyncio.create_task(asyncio.to_thread(batcher.stop, 10))
+        await until(lambda: batcher.stopping)
+        device.free.set()
+        assert await asyncio.gather(*held, waiting, stopped) == [0, 2, 4, True]
+        assert not batcher.alive
+
+
 @pytest.fixture
 def heartbeat(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds between heartbeats, fewer than usual."""
@@ -159,6 +208,17 @@ async def test_an_idle_worker_has_heartbeats_and_a_stuck_one_has_none(heartbeat:
         await held
         await await_heartbeat(batcher)
         assert batcher.alive
+
+
+async def test_one_stuck_worker_of_two_is_noticed(heartbeat: float) -> None:
+    device = Doubler()
+    with working(device, workers=2) as batcher:
+        held = await hold(batcher, device)
+        await until(lambda: batcher.silence > 20 * heartbeat)
+        assert batcher.alive
+        device.free.set()
+        await held
+        await until(lambda: batcher.silence < 10 * heartbeat)
 
 
 async def test_a_worker_that_delays_a_batch_has_heartbeats(heartbeat: float) -> None:

@@ -163,6 +163,47 @@ async def test_a_device_that_breaks_during_halving_blames_no_job() -> None:
     assert all(isinstance(result, DeviceLost) for result in results)
 
 
+async def test_a_failing_job_leaves_the_other_worker_alone() -> None:
+    device = Doubler()
+    with working(device, workers=2) as batcher:
+        bad = await hold(batcher, device, -1)
+        good = asyncio.create_task(run_job(batcher, 2))
+        await until(lambda: len(device.batches) == 2)
+        device.free.set()
+        results = await asyncio.gather(bad, good, return_exceptions=True)
+        assert isinstance(results[0], Unprocessable)
+        assert results[1] == 4
+        assert batcher.alive
+    assert (device.fatal, device.checks) == ([], 1)
+
+
+async def test_a_device_that_breaks_under_two_workers_is_reported_once() -> None:
+    device = Doubler()
+    with working(device, workers=2) as batcher:
+        held = [await hold(batcher, device, 0), asyncio.create_task(run_job(batcher, 1))]
+        await until(lambda: len(device.batches) == 2)
+        waiting = [asyncio.create_task(run_job(batcher, job)) for job in range(2, 6)]
+        await until(lambda: batcher.depth == 4)
+        device.broken = True
+        device.free.set()
+        results = await asyncio.gather(*held, *waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [DeviceLost] * 6
+        assert not batcher.alive
+    assert [type(error) for error in device.fatal] == [RuntimeError]
+
+
+async def test_abandoning_fails_the_jobs_of_both_workers() -> None:
+    device = Doubler()
+    with working(device, workers=2) as batcher:
+        held = [await hold(batcher, device, 0), asyncio.create_task(run_job(batcher, 1))]
+        await until(lambda: len(device.batches) == 2)
+        batcher.abandon()
+        results = await asyncio.gather(*held, return_exceptions=True)
+        assert [type(result) for result in results] == [DeviceLost] * 2
+        assert not batcher.stop(60)  # without waiting that long
+        device.free.set()
+
+
 async def test_every_job_of_an_abandoned_worker_fails_at_once() -> None:
     device = Doubler()
     with working(device) as batcher:

@@ -14,7 +14,7 @@ from pydantic.types import StringConstraints
 
 from app.engine.engine import WEIGHTS_NAME, Engine, weights_folder
 from app.engine.lifecycle import Phase
-from app.engine.predictor import Options, Predictor
+from app.engine.predictor import Options, Predictor, Result
 from app.errors import NotReady, ReloadRefused, ReloadUnderway
 from app.settings import Settings
 from app.uploads.form import RawForm
@@ -179,6 +179,32 @@ async def test_a_request_is_decided_by_the_weights_it_was_prepared_with(
     assert all(len(versions) == 1 for versions in batches)
     assert {old_version} in batches
     assert {new_version} in batches
+
+
+@pytest.mark.anyio
+async def test_both_workers_answer_while_weights_are_replaced(root: Path) -> None:
+    like(root / "one", root / "two", scaled(0.9))
+    expected, answers = {}, list[Result]()
+    async with running(root, compute_workers=2) as engine:
+
+        async def ask() -> Result:
+            return await engine.answer(RawForm(text=b"Hello."), Options())
+
+        async def ask_until(reloads: asyncio.Task[None]) -> None:
+            while not reloads.done():
+                answers.append(await ask())
+
+        async def reload() -> None:
+            for name in ("two", "one"):
+                checkpoint = (await engine.reload(name))[1]
+                expected[checkpoint.version] = (await ask()).decision.probabilities
+
+        reloads = asyncio.create_task(reload())
+        await asyncio.gather(*(ask_until(reloads) for _ in range(8)), reloads)
+        assert engine.batcher.workers == 2
+    assert {answer.checkpoint.version for answer in answers} == set(expected)
+    for answer in answers:
+        assert answer.decision.probabilities == pytest.approx(expected[answer.checkpoint.version], abs=1e-6)
 
 
 @pytest.mark.anyio

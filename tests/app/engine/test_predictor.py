@@ -1,4 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,17 @@ def test_a_mixed_batch_gives_the_results_of_single_requests_in_order(predictor: 
         assert outcome.decision.probabilities == pytest.approx(alone.decision.probabilities, abs=1e-4)
         assert (outcome.decision.votes is not None) is prepared.options.explain
         assert (outcome.text is not None) is (T in prepared.presence)
+
+
+def test_batches_computed_at_the_same_time_have_the_results_of_one_thread(predictor: Predictor) -> None:
+    batches = [
+        [prepare_subset(predictor, subset, explain=True) for subset in pair]
+        for pair in pairwise((*SUBSETS, SUBSETS[0]))
+    ]
+    alone = [[result.decision for result in predictor.decide(batch)] for batch in batches]
+    with ThreadPoolExecutor(3) as threads:
+        together = [[result.decision for result in results] for results in threads.map(predictor.decide, batches)]
+    assert together == alone  # to the last bit
 
 
 @pytest.mark.parametrize("subset", SUBSETS, ids=lambda s: s.name)
