@@ -26,6 +26,8 @@ PAGES: Final = (
 )
 REPORT: Final = ROOT / "docs" / "results" / "report.md"  # of `emmr reproduce`
 RUNS: Final = REPORT.with_name("runs.csv")
+COMPARED: Final = {"mosi": "CMU-MOSI, 752 utterances", "composite2": "Composite 2, 1,226 utterances"}
+"""Corpus → title of its table in README.md."""
 RESULTS: Final = ROOT / "weights" / "default" / "results.json"
 MEASURED: Final = ROOT / "benchmarks" / "results"
 ADDRESS: Final = "127.0.0.1:8000"  # in the pages; replaced by that of the service
@@ -137,22 +139,25 @@ def sizing() -> str:
 
 
 def comparison() -> str:
-    """Return the table of every system on CMU-MOSI by missing rate, from the runs of `emmr reproduce`."""
-    scores: dict[tuple[str, float], list[float]] = {}
+    """Return tables of every system by missing rate, one of each of `COMPARED`, from the runs of `emmr reproduce`."""
+    scores: dict[tuple[str, str, float], list[float]] = {}
     with RUNS.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if (row["corpus"], row["split"], row["protocol"], row["metric"]) == ("mosi", "test", "rates", "macro_f1"):
-                scores.setdefault((row["variant"], float(row["condition"])), []).append(100 * float(row["value"]))
-    rows = ["| System | Seeds | " + " | ".join(f"{rate:.0%}" for rate in RATES) + " |"]
-    rows.append("| --- |" + " ---: |" * (1 + len(RATES)))
-    for system in SYSTEMS:
-        found = [scores[system, rate] for rate in RATES]
-        cells = (
-            f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
-            for values in found
-        )
-        rows.append(f"| {TITLES[system]} | {len(found[0])} | {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+            if (row["split"], row["protocol"], row["metric"]) == ("test", "rates", "macro_f1"):
+                key = row["corpus"], row["variant"], float(row["condition"])
+                scores.setdefault(key, []).append(100 * float(row["value"]))
+    lines = []
+    for corpus, title in COMPARED.items():
+        lines += ["", f"| {title} | Seeds | " + " | ".join(f"{rate:.0%}" for rate in RATES) + " |"]
+        lines.append("| --- |" + " ---: |" * (1 + len(RATES)))
+        for system in SYSTEMS:
+            found = [scores[corpus, system, rate] for rate in RATES]
+            cells = (
+                f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+                for values in found
+            )
+            lines.append(f"| {TITLES[system]} | {len(found[0])} | {' | '.join(cells)} |")
+    return "\n".join(lines[1:]) + "\n"
 
 
 def summary() -> str:
