@@ -37,6 +37,7 @@ MIN_FRAMES: Final = 1000  # of 10 ms
 SILENT_FRAMES: Final = 100  # after longer speech
 PREPENDED: Final = "\"'“([{-"  # punctuation that belongs to the next word, or the one before (whisper/timing.py)
 APPENDED: Final = "\"'.,;:!?”)]}"
+FINAL: Final = ". "
 Stretch: TypeAlias = dict[str, int]
 """`start` and `end` of speech, in samples."""
 
@@ -112,16 +113,19 @@ class Recogniser:
         limit = self._model.feature_extractor.n_samples
         stretches = get_speech_timestamps(padded, VadOptions(max_speech_duration_s=limit / SAMPLE_RATE))
         windows = [self._transcribe(padded, group) for group in _groups(stretches, limit)]
-        text = " ".join(window.text for window in windows if window.text)
+        # The model writes a final period whatever was spoken; corpora of spoken sentences often have none.
+        text = " ".join(window.text for window in windows if window.text).rstrip(FINAL)
+        words = [_within(word, kept.size / SAMPLE_RATE) for window in windows for word in window.words]
+        if words:
+            words[-1] = words[-1]._replace(word=words[-1].word.rstrip(FINAL))
         tokens = sum(window.tokens for window in windows)
         logarithm = sum(window.log_probability for window in windows) / max(1, tokens)
-        seconds = kept.size / SAMPLE_RATE
         return Transcription(
             text=text,
             confidence=math.exp(min(0.0, logarithm)) if text else 0.0,
             language=windows[0].language if windows else ENGLISH,
-            words=tuple(_within(word, seconds) for window in windows for word in window.words),
-            seconds=seconds,
+            words=tuple(words) if text else (),
+            seconds=kept.size / SAMPLE_RATE,
             refused=None if text else NO_SPEECH,
             truncated=kept.size < waveform.size,
         )

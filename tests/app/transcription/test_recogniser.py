@@ -12,7 +12,7 @@ from model.types import FloatArray
 
 
 def test_a_spoken_sentence_is_recognised(found: Transcription, sentence: FloatArray) -> None:
-    assert "talking by the door" in found.text
+    assert found.text.endswith("talking by the door")  # without the model's final period
     assert (found.language, found.refused, found.truncated) == ("en", None, False)
     assert 0.4 < found.confidence <= 1
     assert found.seconds == sentence.size / SAMPLE_RATE
