@@ -17,7 +17,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import soundfile
@@ -128,7 +128,7 @@ def compare(model: LocalModel, clips: Iterable[tuple[FloatArray, str]]) -> Figur
     }
 
 
-def ravdess(data: Path, part: str = "test") -> list[tuple[FloatArray, str]]:
+def ravdess(data: Path, part: Literal["val", "test"] = "test") -> list[tuple[FloatArray, str]]:
     """Return the clips of a part's actors, and what is spoken in them."""
     files = [file for actor in ACTORS[part] for file in sorted((data / f"ravdess/Actor_{actor:02d}").glob("*.flac"))]
     return [(read_sound(file)[0], STATEMENTS[int(file.stem.split("-")[4])]) for file in files]
@@ -138,10 +138,13 @@ def thresholds(data: Path, count: int) -> Figures:
     """Share of the voices of training and validation parts that would count, by the least confidence."""
     transcriber = LocalTranscriber(LOCAL.model_copy(update={"transcribe_min_confidence": 0.0}))
     lines = sentences(data, count, training=True)
-    clips: dict[str, Iterable[FloatArray]] = {name: voice(lines) for name, voice in voices().items()}
-    clips["RAVDESS"] = [waveform for waveform, _ in _sample(ravdess(data, "val"), count)]
+    clips: dict[str, Iterable[FloatArray]] = {
+        **{name: voice(lines) for name, voice in voices().items()},
+        "RAVDESS": [waveform for waveform, _ in _sample(ravdess(data, "val"), count)],
+        **foreign(data, {"val"}, count),
+    }
     found: Figures = {}
-    for name, waveforms in (clips | foreign(data, {"val"}, count)).items():
+    for name, waveforms in clips.items():
         kept = [asyncio.run(transcriber.transcribe(waveform)) for waveform in waveforms]
         confidences = [0.0 if one.refused else one.confidence for one in kept]
         found[name] = {f"{least:g}": statistics.mean(one >= least for one in confidences) for least in THRESHOLDS}
@@ -151,14 +154,14 @@ def thresholds(data: Path, count: int) -> Figures:
 
 def languages(model: LocalModel, data: Path, count: int) -> Figures:
     """Transcribe clips that hold no English; none should count as text."""
-    clips = foreign(data, {"test", "ood"}, count) | {"noise, tones, silence": sounds(count)}
+    clips = {**foreign(data, {"test", "ood"}, count), "noise, tones, silence": sounds(count)}
     return {name: dict(Counter(_outcome(model, sound) for sound in waveforms)) for name, waveforms in clips.items()}
 
 
 def foreign(data: Path, parts: Collection[str], count: int) -> dict[str, Iterator[FloatArray]]:
     """Return clips of each corpus that has some in the parts, by language and corpus."""
     rows = [row for row in _rows(data / "voices" / "index.csv") if row["split"] in parts]
-    found = {}
+    found: dict[str, Iterator[FloatArray]] = {}
     for corpus in sorted({row["corpus"] for row in rows}):
         members = [row for row in rows if row["corpus"] == corpus]
         files = [data / "voices" / row["file"] for row in _sample(members, count)]
@@ -266,12 +269,12 @@ def table(found: Figures) -> str:
             cells = [row["clips"], row["outcomes"].get("transcribed", 0), *(f"{share:.0%}" for share in shares)]
             cells += [row["text_key_missing"], row["still_key_missing"]]
             lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
-    if accepted := found.get("thresholds"):
+    if least_confidences := found.get("thresholds"):
         lines += ["", f"| Least confidence | clips | {' | '.join(f'{least:g}' for least in THRESHOLDS)} |"]
         lines.append(f"| --- | ---: |{' ---: |' * len(THRESHOLDS)}")
-        for name, row in accepted.items():
-            shares = " | ".join(f"{row[f'{least:g}']:.0%}" for least in THRESHOLDS)
-            lines.append(f"| {name} | {row['clips']} | {shares} |")
+        for name, row in least_confidences.items():
+            accepted = " | ".join(f"{row[f'{least:g}']:.0%}" for least in THRESHOLDS)
+            lines.append(f"| {name} | {row['clips']} | {accepted} |")
     if refused := found.get("languages"):
         lines += ["", "| Sound without English | Outcomes |", "| --- | --- |"]
         for name, outcomes in refused.items():

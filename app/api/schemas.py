@@ -51,7 +51,7 @@ class TranscribedWord(_Response):
 class Transcript(_Response):
     """The words of the voice."""
 
-    text: str = Field(description="All words.")
+    text: str = Field(description="All words, without a final period.")
     confidence: Fraction = Field(description="Mean probability of the tokens.")
     language: str = Field(description="Code of the language, such as en.")
     seconds: float = Field(description="Of the sound that were transcribed, from its beginning.")

@@ -43,7 +43,7 @@ class Transcription:
     """Words of one sound.
 
     Args:
-        text: the words, also where they are refused.
+        text: the words, without a final period; also where they are refused.
         confidence: geometric mean of the tokens' probabilities, in [0, 1]; 0 without words.
         language: ISO 639-1 code of the language.
         words: in the order of time.
