@@ -8,10 +8,14 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO, Final
+
+import torch
 
 from app.engine.predictor import Predictor, PreparedRequest
 from app.settings import DEFAULT_WEIGHTS
@@ -22,6 +26,7 @@ from model.features.visual.openface import read_openface
 from model.modality import Modality, ModalitySet
 
 BATCH: Final = 32
+ROUNDS: Final = 4  # in which numbers of workers are compared
 
 
 def prepare(predictor: Predictor, text: str | None, audio: BinaryIO | None, face: BinaryIO | None) -> PreparedRequest:
@@ -38,7 +43,7 @@ def prepare(predictor: Predictor, text: str | None, audio: BinaryIO | None, face
 
 
 def prepare_parts(predictor: Predictor, parts: Mapping[Modality, bytes]) -> PreparedRequest:
-    """`prepare` for parts in memory."""
+    """`prepare` with the content of each part."""
     text, audio, face = (parts.get(m) for m in (Modality.TEXT, Modality.AUDIO, Modality.VISUAL))
     files = (None if content is None else io.BytesIO(content) for content in (audio, face))
     return prepare(predictor, None if text is None else text.decode(), *files)
@@ -47,7 +52,6 @@ def prepare_parts(predictor: Predictor, parts: Mapping[Modality, bytes]) -> Prep
 def decisions_per_second(predictor: Predictor, subset: ModalitySet, seconds: float) -> float:
     """Return the decisions a second."""
     bodies = Bodies()
-
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
 
         def submit() -> list[Future[PreparedRequest]]:
@@ -64,18 +68,45 @@ def decisions_per_second(predictor: Predictor, subset: ModalitySet, seconds: flo
     return decided / elapsed
 
 
+def decisions_of_workers(predictor: Predictor, subset: ModalitySet, seconds: float, most: int) -> dict[int, float]:
+    """Return the decisions a second of one and of `most` threads on prepared requests: number of threads → rate.
+
+    Both run in turn, several times.
+    """
+    bodies = Bodies()
+    batches = [[prepare_parts(predictor, bodies.parts(subset)) for _ in range(BATCH)] for _ in range(most)]
+    decided, elapsed = Counter[int](), dict.fromkeys((1, most), 0.0)
+
+    def work(batch: Sequence[PreparedRequest], until: float) -> int:
+        found = 0
+        while time.perf_counter() < until:
+            found += len(predictor.decide(batch))
+        return found
+
+    predictor.decide(batches[0])  # warm-up
+    with ThreadPoolExecutor(most) as threads:
+        for _ in range(ROUNDS):
+            for number in (1, most):
+                began = time.perf_counter()
+                decided[number] += sum(threads.map(work, batches[:number], repeat(began + seconds / ROUNDS)))
+                elapsed[number] += time.perf_counter() - began
+    return {number: decided[number] / seconds for number, seconds in elapsed.items()}
+
+
 def main() -> None:
-    """Print decisions a second, by subset, as JSON."""
+    """Print decisions a second, by subset or by number of workers, as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
-    parser.add_argument("subsets", nargs="+", help="text+audio+visual, text, …")
+    parser.add_argument("--workers", type=int, default=0, help="compare this number of threads with one")
+    parser.add_argument("subsets", nargs="+", help="text+audio+visual, text, …; with --workers one of them")
     options = parser.parse_args()
-    predictor = Predictor.load(options.weights, "cpu")
-    found = {
-        name: decisions_per_second(predictor, ModalitySet.parse(name), options.seconds) for name in options.subsets
-    }
-    print(json.dumps(found))
+    predictor, subsets = Predictor.load(options.weights, "cpu"), [ModalitySet.parse(name) for name in options.subsets]
+    if options.workers:
+        torch.set_num_threads(1)  # in each of them
+        print(json.dumps(decisions_of_workers(predictor, subsets[0], options.seconds, options.workers)))
+    else:
+        print(json.dumps({s.name: decisions_per_second(predictor, s, options.seconds) for s in subsets}))
 
 
 if __name__ == "__main__":

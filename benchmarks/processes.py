@@ -1,10 +1,11 @@
 """Services as child processes: start, wait for readiness, measure memory, stop."""
 
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -50,6 +51,11 @@ class Service:
         """Return the memory of the process and its descendants; shared pages count once (proportional set size)."""
         return sum(float(process.memory_full_info().pss) for process in self._tree()) / 2**20
 
+    def cpu_seconds(self) -> float:
+        """Return the processor time of the process and its descendants since they started."""
+        times = [process.cpu_times() for process in self._tree()]
+        return sum(float(t.user + t.system) for t in times)
+
     def resident_mib(self) -> float:
         """Return the sum of the resident sets of the process and its descendants."""
         return sum(float(process.memory_info().rss) for process in self._tree()) / 2**20
@@ -76,8 +82,13 @@ class Service:
 
 
 @contextmanager
-def service(command: Sequence[str], ready: str) -> Iterator[Service]:
+def service(command: Sequence[str], ready: str, environment: Mapping[str, str] | None = None) -> Iterator[Service]:
     """Run `python <command> --port N` from the repository's root, and wait until the path `ready` is 200.
+
+    Args:
+        command: arguments of Python.
+        ready: the path.
+        environment: variables of the process, beside those of this one.
 
     Raises:
         RuntimeError: the service does not become ready.
@@ -85,7 +96,12 @@ def service(command: Sequence[str], ready: str) -> Iterator[Service]:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = int(unused.getsockname()[1])
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command, "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, *command, "--port", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | dict(environment or {}),
+    )
     running = Service(process, port, started)
     try:
         running.await_ready(ready)

@@ -1,7 +1,10 @@
-"""The service under load, beside a plain FastAPI handler, LitServe, and the predictor without a service.
+"""The service under load, beside a plain FastAPI handler, LitServe, one worker, and the predictor without a service.
 
 A rate is sustained where every request gets a 200 and the 99th percentile of latency is within `LIMIT_MS`.
 """
+
+# Every service runs from the beginning to the end, and each step measures all of them in turn, so that what else the
+# machine does meets all of them alike.
 
 import asyncio
 import json
@@ -9,6 +12,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +20,10 @@ from typing import Any, Final
 
 import uvloop
 
+from app.settings import Settings
 from benchmarks.bodies import Bodies
 from benchmarks.harness import Report, arguments, finish, machine_line
-from benchmarks.processes import OURS, ROOT, service
+from benchmarks.processes import OURS, ROOT, Service, service
 from model.modality import COMPLETE, SUBSETS, Modality, ModalitySet
 from tools.load.client import Client, Request
 from tools.load.generator import capacity, constant, open_loop, percentile
@@ -29,28 +34,37 @@ PATIENCE: Final = 5.0  # seconds to wait, after the last request was due, for re
 LIMIT_MS: Final = 500.0  # of the 99th percentile, for a rate to count as sustained
 CONCURRENCY: Final = 8  # requests in flight when the throughput is measured that bounds the rates
 LOWEST: Final = 0.25  # of that throughput: the first rate offered
-HIGHEST: Final = 1.15
+RISE: Final = 0.45  # of that throughput: from one rate to the next, until one is not sustained
+USUAL: Final = 0.7  # of the goodput with one worker: the load at which latencies are compared
 TOGETHER: Final = 16  # requests sent at once, to be batched
 TOLERANCE: Final = 1e-4
 GOALS: Final = {
     "trimodal_goodput_vs_naive": 4.0,
-    "trimodal_goodput_vs_litserve": 1.3,
+    "trimodal_goodput_vs_litserve": 3.0,
     "trimodal_goodput_vs_in_process": 0.85,
-    "text_goodput_vs_naive": 3.0,
+    "text_goodput_vs_naive": 8.0,
+    "text_goodput_vs_litserve": 1.3,
+    "text_goodput_vs_in_process": 0.8,
+    "text_usual_p99_vs_one_worker": 1.0,
+    "text_decisions_of_two_workers_vs_one": 1.85,
 }
+WORKERS: Final = 2  # compared with one
+MEMORY_GOAL_MIB: Final = 80.0  # of each worker beyond the first
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A service to measure: its command, the path that is 200 once it is ready, and the subsets to measure."""
+    """A service to measure: its command, the path that is 200 once it is ready, the subsets to measure, variables."""
 
     command: tuple[str, ...]
     ready: str
     subsets: tuple[ModalitySet, ...] = COMPARED
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 PEERS: Final = {
     "ours": Peer(OURS, "/health/ready", tuple(sorted(SUBSETS, key=lambda s: s not in COMPARED))),
+    "one_worker": Peer(OURS, "/health/ready", environment={"EMMR_COMPUTE_WORKERS": "1"}),
     "naive": Peer(("-m", "benchmarks.naive_service"), "/health"),
     "litserve": Peer(("-m", "benchmarks.litserve_service"), "/health"),
 }
@@ -65,6 +79,7 @@ class Trial:
         answered: 200s a second.
         p50, p95, p99: milliseconds from when a request was due to its last byte; infinite for one without a 200.
         failed: requests without a 200.
+        cpu_ms: processor time of the service for each request, in milliseconds.
     """
 
     rate: float
@@ -73,6 +88,7 @@ class Trial:
     p95: float
     p99: float
     failed: int
+    cpu_ms: float | None = None
 
     @property
     def sustained(self) -> bool:
@@ -89,49 +105,93 @@ class Measured:
         most: responses a second of each subset in a closed loop.
         answers: to the same requests, for comparison.
         apart: the largest difference between batched and unbatched answers.
+        usual: at the same rate as the other services; empty unless it was offered.
+        memory_mib: at the end.
     """
 
     trials: dict[ModalitySet, list[Trial]] = field(default_factory=dict)
     most: dict[ModalitySet, float] = field(default_factory=dict)
     answers: list[dict[str, float]] = field(default_factory=list)
     apart: float = 0.0
+    usual: dict[ModalitySet, Trial] = field(default_factory=dict)
+    memory_mib: float = 0.0
 
     def goodput(self, subset: ModalitySet) -> float:
         """Return the highest sustained rate; 0 where none was."""
         return max((t.rate for t in self.trials[subset] if t.sustained), default=0.0)
 
 
-async def measure(port: int, subsets: Sequence[ModalitySet], seconds: float, steps: int) -> Measured:
-    """Measure one service."""
-    client, bodies, measured = Client(port), Bodies(), Measured()
+async def measure(
+    services: Mapping[str, Service], subsets: Mapping[str, Sequence[ModalitySet]], seconds: float, steps: int
+) -> dict[str, Measured]:
+    """Measure services side by side.
+
+    Args:
+        services: the running services by name.
+        subsets: of the requests to each of them.
+        seconds: of one trial.
+        steps: trials of each of `COMPARED`; other subsets have two.
+    """
+    clients = {name: Client(running.port) for name, running in services.items()}
+    measured = {name: Measured() for name in services}
     try:
-        measured.answers, measured.apart = await _compare(client)
-        for subset in subsets:
-            thorough = subset in COMPARED
+        for name, client in clients.items():
+            measured[name].answers, measured[name].apart = await _compare(client)
+        bodies = Bodies()
+        for subset in dict.fromkeys(subset for name in services for subset in subsets[name]):
+            names = [name for name in services if subset in subsets[name]]
             requests = bodies.requests(subset)
-            most = await capacity(client, requests, seconds / 2, warm_up=seconds / 4, workers=CONCURRENCY)
-            measured.most[subset] = most
-            trials = measured.trials[subset] = []
-            low, high, at = 0.0, HIGHEST, LOWEST if thorough else 0.5
-            for _ in range(steps if thorough else 2):
-                trial = await offer(client, requests, at * most, seconds)
-                trials.append(trial)
-                low, high = (at, high) if trial.sustained else (low, at)
-                at = (low + high) / 2
-            trials.sort(key=lambda trial: trial.rate)
+            for name in names:
+                measured[name].trials[subset] = []
+                measured[name].most[subset] = await capacity(
+                    clients[name], requests, seconds / 2, warm_up=seconds / 4, workers=CONCURRENCY
+                )
+            for _ in range(steps if subset in COMPARED else 2):
+                for name in names:
+                    trials, most = measured[name].trials[subset], measured[name].most[subset]
+                    rate = next_rate(trials, most, LOWEST if subset in COMPARED else 0.5)
+                    trials.append(await offer(clients[name], requests, rate, seconds, services[name]))
+            for name in names:
+                measured[name].trials[subset].sort(key=lambda trial: trial.rate)
+            if subset in COMPARED and "one_worker" in names:
+                rate = USUAL * (measured["one_worker"].goodput(subset) or measured["one_worker"].most[subset])
+                for name in ("one_worker", "ours"):
+                    measured[name].usual[subset] = await offer(clients[name], requests, rate, 2 * seconds)
     finally:
-        client.close()
+        for client in clients.values():
+            client.close()
+    for name, running in services.items():
+        measured[name].memory_mib = running.memory_mib()
     return measured
 
 
-async def offer(client: Client, requests: Iterator[Request], rate: float, seconds: float) -> Trial:
-    """Send requests at a constant rate."""
+def next_rate(trials: Sequence[Trial], most: float, lowest: float) -> float:
+    """Return the rate to offer next: rising until one is not sustained, then halfway between both kinds.
+
+    Args:
+        trials: so far.
+        most: responses a second of the closed loop.
+        lowest: of that, the first rate.
+    """
+    if not trials:
+        return lowest * most
+    low = max((trial.rate for trial in trials if trial.sustained), default=0.0)
+    high = min((trial.rate for trial in trials if not trial.sustained), default=math.inf)
+    return (low + high) / 2 if high < math.inf else low + RISE * most
+
+
+async def offer(
+    client: Client, requests: Iterator[Request], rate: float, seconds: float, running: Service | None = None
+) -> Trial:
+    """Send requests at a constant rate; the processor time is that of `running`."""
+    before = running.cpu_seconds() if running else 0.0
     found = await open_loop(client, requests, constant(rate, seconds), patience=PATIENCE)
     latencies = [one.latency if one.correct else math.inf for one in found]
     good = sum(map(math.isfinite, latencies))
     duration = max(seconds, *(one.at + one.response.seconds for one in found))
     p50, p95, p99 = (1e3 * percentile(latencies, share) for share in (0.5, 0.95, 0.99))
-    return Trial(rate, good / duration, p50, p95, p99, len(found) - good)
+    cpu_ms = 1e3 * (running.cpu_seconds() - before) / good if running and good else None
+    return Trial(rate, good / duration, p50, p95, p99, len(found) - good, cpu_ms)
 
 
 async def _compare(client: Client) -> tuple[list[dict[str, float]], float]:
@@ -149,9 +209,11 @@ def difference(one: Mapping[str, float], other: Mapping[str, float]) -> float:
     return max(abs(one[name] - other[name]) for name in one)
 
 
-def in_process(subsets: Sequence[ModalitySet], seconds: float) -> dict[str, float]:
-    """Return subset → decisions a second of our predictor without a service."""
+def in_process(subsets: Sequence[ModalitySet], seconds: float, workers: int = 0) -> dict[str, float]:
+    """Return the decisions a second of our predictor without a service, as `benchmarks.in_process` prints them."""
     command = [sys.executable, "-m", "benchmarks.in_process", "--seconds", str(seconds), *(s.name for s in subsets)]
+    if workers:
+        command += ["--workers", str(workers)]
     completed = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
     found: dict[str, float] = json.loads(completed.stdout)
     return found
@@ -159,10 +221,17 @@ def in_process(subsets: Sequence[ModalitySet], seconds: float) -> dict[str, floa
 
 def run(seconds: float, steps: int, peers: Mapping[str, Peer]) -> tuple[Report, dict[str, Any]]:
     """Measure every peer; returns the report, and the curves of latency against rate."""
-    report, measured = Report("service", machine_line()), dict[str, Measured]()
+    report = Report("service", machine_line())
+    before = in_process(COMPARED, seconds)
+    with ExitStack() as stack:
+        services = {
+            name: stack.enter_context(service(peer.command, peer.ready, peer.environment))
+            for name, peer in peers.items()
+        }
+        subsets = {name: peer.subsets for name, peer in peers.items()}
+        measured = uvloop.run(measure(services, subsets, seconds, steps))
+    after = in_process(COMPARED, seconds)
     for name, peer in peers.items():
-        with service(peer.command, peer.ready) as running:
-            measured[name] = uvloop.run(measure(running.port, peer.subsets, seconds, steps))
         for subset in peer.subsets:
             report.medians[f"{name}_{subset.name}_goodput_per_s"] = measured[name].goodput(subset)
             report.medians[f"{name}_{subset.name}_throughput_per_s"] = measured[name].most[subset]
@@ -170,9 +239,11 @@ def run(seconds: float, steps: int, peers: Mapping[str, Peer]) -> tuple[Report, 
             for trial in best:
                 report.medians.update(
                     {f"{name}_{subset.name}_{p}_ms": getattr(trial, p) for p in ("p50", "p95", "p99")}
+                    | ({f"{name}_{subset.name}_cpu_ms": trial.cpu_ms} if trial.cpu_ms is not None else {})
                 )
+        report.medians[f"{name}_memory_mib"] = measured[name].memory_mib
         report.facts[f"{name}_batched_differs_by"] = measured[name].apart
-    alone = in_process(COMPARED, seconds)
+    alone = {subset.name: (before[subset.name] + after[subset.name]) / 2 for subset in COMPARED}
     report.medians.update({f"in_process_{subset}_per_s": rate for subset, rate in alone.items()})
     ours = measured["ours"]
     for subset, label in ((COMPLETE, "trimodal"), (TEXT, "text")):
@@ -184,6 +255,7 @@ def run(seconds: float, steps: int, peers: Mapping[str, Peer]) -> tuple[Report, 
             else:
                 report.facts[f"{label}_{name}"] = f"sustains no rate within {LIMIT_MS:g} ms"
         report.ratios[f"{label}_goodput_vs_in_process"] = ours.goodput(subset) / alone[subset.name]
+    report.ratios.update(workers(report, measured, seconds))
     for name in set(peers) - {"ours"}:
         apart = max(map(difference, ours.answers, measured[name].answers))
         report.facts[f"answers_differ_from_{name}_by"] = apart
@@ -198,6 +270,26 @@ def run(seconds: float, steps: int, peers: Mapping[str, Peer]) -> tuple[Report, 
     return report, curves
 
 
+def workers(report: Report, measured: Mapping[str, Measured], seconds: float) -> dict[str, float]:
+    """Report what workers beyond the first gain and take; returns the ratios."""
+    rates = in_process([TEXT], seconds, WORKERS)
+    report.medians.update({f"decisions_of_{number}_workers_per_s": rate for number, rate in rates.items()})
+    ratios = {"text_decisions_of_two_workers_vs_one": rates[str(WORKERS)] / rates["1"]}
+    if one := measured.get("one_worker"):
+        ours = measured["ours"]
+        for subset, label in ((COMPLETE, "trimodal"), (TEXT, "text")):
+            for name, trial in (("ours", ours.usual[subset]), ("one_worker", one.usual[subset])):
+                report.medians[f"{name}_{subset.name}_usual_p99_ms"] = trial.p99
+            if math.isfinite(ours.usual[subset].p99):
+                ratios[f"{label}_usual_p99_vs_one_worker"] = one.usual[subset].p99 / ours.usual[subset].p99
+        more = Settings().compute_workers - 1
+        if more:
+            memory = (ours.memory_mib - one.memory_mib) / more
+            report.medians["memory_of_a_worker_mib"] = memory
+            report.facts[f"memory_of_a_worker_goal_{MEMORY_GOAL_MIB:g}_met"] = memory <= MEMORY_GOAL_MIB
+    return ratios
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = arguments(__doc__)
@@ -209,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = "litserve" in peers and find_spec("litserve") is None
     if missing:
         del peers["litserve"]
-    report, curves = run(*((2.0, 3) if options.quick else (6.0, 5)), peers)
+    report, curves = run(*((2.0, 3) if options.quick else (6.0, 6)), peers)
     if missing:
         report.facts["litserve"] = "not installed"
     finish(report, options.json)

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from benchmarks.__main__ import BENCHES, table
-from benchmarks.service import PEERS, Measured, Trial, difference, offer
+from benchmarks.service import LOWEST, PEERS, RISE, Measured, Trial, difference, next_rate, offer
 from model.modality import COMPLETE, SUBSETS
 from tests.support.virtual_time import run
 from tools.load.client import Client, Request, Response
@@ -36,6 +36,18 @@ def test_rates_are_sustained_up_to_the_latency_limit_without_failures() -> None:
     assert Trial(10, 10, 5, 9, 500, 0).sustained
     assert not Trial(10, 10, 5, 9, 501, 0).sustained
     assert not Trial(10, 10, 5, 9, 400, 1).sustained
+
+
+def trial(rate: float, *, sustained: bool) -> Trial:
+    return Trial(rate, rate, 10, 20, 30 if sustained else 900, 0)
+
+
+def test_rates_rise_until_one_is_not_sustained_and_are_then_halved() -> None:
+    assert next_rate([], 100, LOWEST) == 25
+    assert next_rate([trial(25, sustained=True)], 100, LOWEST) == 25 + 100 * RISE
+    both = [trial(25, sustained=True), trial(70, sustained=True), trial(115, sustained=False)]
+    assert next_rate(both, 100, LOWEST) == 92.5
+    assert next_rate([trial(25, sustained=False)], 100, LOWEST) == 12.5
 
 
 class Fast(Client):
