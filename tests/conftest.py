@@ -1,6 +1,6 @@
 """Fixtures of all tests: a tiny weights folder with a random network, and an application that serves it.
 
-Imports are inside the fixtures, so that tests without them start without PyTorch.
+Imports are inside the fixtures, so that tests without them start without PyTorch; those of peft are inside tests too.
 """
 
 from __future__ import annotations

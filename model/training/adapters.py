@@ -6,12 +6,11 @@ peft trains them; `model.features.text.encoder` merges them into the encoder wit
 
 import warnings
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -20,6 +19,9 @@ from model.modality import Modality
 from model.network.losses import IGNORED
 from model.training.datasets.base import Example, TextSource
 from model.training.settings import AdapterSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 TARGETS: Final = ["query", "key", "value", "dense"]  # every linear layer of a BERT layer
 BUCKET: Final = 50  # batches that are sorted by length together: little padding, and still a random order
@@ -52,6 +54,8 @@ def train_adapters(
     rank = encoder.config.adapter_rank
     if not (rank and settings.epochs and texts):
         return {}
+    from peft import LoraConfig, get_peft_model  # takes seconds, which a training without adapters need not wait
+
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     lora = LoraConfig(
@@ -120,8 +124,10 @@ def _batches(data: Sequence[tuple[str, int, int]], size: int, rng: np.random.Gen
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def export(adapted: PeftModel) -> dict[str, Tensor]:
+def export(adapted: "PeftModel") -> dict[str, Tensor]:
     """The matrices of a peft model by the name of the adapted module, with `.A` and `.B`."""
+    from peft import get_peft_model_state_dict
+
     return {
         name.removeprefix("base_model.model.").replace(".lora_", ".").removesuffix(".weight"): value.cpu().clone()
         for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from model.config import TextConfig
@@ -106,6 +105,8 @@ def test_without_rank_epochs_or_text_there_are_no_adapters(rank: int, epochs: in
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_exported_adapters_merge_to_the_outputs_of_peft() -> None:
+    from peft import LoraConfig, get_peft_model
+
     adapted, merged = (TextEncoder(TextConfig(adapter_rank=4), CPU) for _ in range(2))
     lora = LoraConfig(r=4, lora_alpha=int(4 * ADAPTER_SCALE), target_modules=TARGETS)
     model = get_peft_model(adapted.model, lora).eval()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from model.features.text.bert import MIN_ROWS, PackedBert, padded_rows
 
@@ -14,6 +13,8 @@ SENTENCES = [[101, 7, 8, 9, 102], [101, 102], [101, *range(200, 260), 102], [101
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import BertConfig, BertModel
+
     path = tmp_path_factory.mktemp("bert")
     config = BertConfig(
         vocab_size=300, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40
@@ -33,8 +34,15 @@ def read(folder: Path) -> PackedBert:
     return encoder
 
 
+def of_transformers(folder: Path) -> torch.nn.Module:
+    from transformers import BertModel
+
+    model: torch.nn.Module = BertModel.from_pretrained(folder)
+    return model
+
+
 def test_batch_of_sentences_equals_transformers(folder: Path) -> None:
-    reference: torch.nn.Module = BertModel.from_pretrained(folder)
+    reference = of_transformers(folder)
     with torch.inference_mode():
         expected = [reference(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in SENTENCES]
     for ours, theirs in zip(read(folder)(SENTENCES), expected, strict=True):
@@ -45,7 +53,7 @@ def test_batch_of_sentences_equals_transformers(folder: Path) -> None:
 def test_weight_changed_in_place_is_used_by_the_next_call(folder: Path, module: str) -> None:
     name = f"encoder.layer.1.attention.self.{module}"
     changed = read(folder)
-    reference: torch.nn.Module = BertModel.from_pretrained(folder)
+    reference = of_transformers(folder)
     before = changed(SENTENCES)[0]
     with torch.no_grad():
         delta = torch.randn(24, 24)
@@ -58,6 +66,8 @@ def test_weight_changed_in_place_is_used_by_the_next_call(folder: Path, module: 
 
 
 def test_other_models_are_not_read(folder: Path, tmp_path: Path) -> None:
+    from transformers import DistilBertConfig, DistilBertModel
+
     DistilBertModel(DistilBertConfig(vocab_size=30, dim=12, n_layers=1, n_heads=2, hidden_dim=8)).save_pretrained(
         tmp_path / "distil"
     )

@@ -4,8 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import BertConfig, BertModel
 
 from model.config import TextConfig
 from model.errors import CheckpointError, ConfigError
@@ -25,6 +23,8 @@ def encoder() -> TextEncoder:
 @pytest.fixture(scope="module")
 def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved BERT of another size with random weights."""
+    from transformers import BertConfig, BertModel
+
     folder = tmp_path_factory.mktemp("bert")
     config = BertConfig(
         vocab_size=30_522, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40
@@ -154,6 +154,8 @@ def test_pickled_weights_are_not_loaded(small_bert: Path, tmp_path: Path) -> Non
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # raised by peft
 def test_merged_adapters_equal_peft(small_bert: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
     config = small(small_bert, adapter_rank=4)
     adapted = TextEncoder(config, CPU)
     peft_model = get_peft_model(
