@@ -71,13 +71,18 @@ image-test:  ## Build and run the image TARGET=cpu (or cuda) with podman, as doc
 
 .PHONY: test
 test: $(DEV_STAMP)  ## Check style, types, import directions and container files, and run the tests with coverage
-	@$(MAKE) --no-print-directory checks
-	@$(MAKE) --no-print-directory pytest
+	@$(MAKE) --no-print-directory style
+	@$(MAKE) --no-print-directory --jobs=2 types pytest
 
-.PHONY: checks pytest
-checks: $(DEV_STAMP)
+# Types are checked beside the tests, many of which wait for a service to start.
+.PHONY: checks style types pytest
+checks: style types
+
+style: $(DEV_STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: $(DEV_STAMP)
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory docker-lint
