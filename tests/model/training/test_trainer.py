@@ -40,6 +40,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EMMR, FitR
     return folder, *fit(folder)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EMMR, FitReport]:
+    """As `finished`, of four epochs."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder, *fit(folder, epochs=4)
+
+
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder / "seed-0" / "tensorboard"))
     events.Reload()
@@ -55,7 +62,7 @@ def assert_same(one: EMMR, other: EMMR) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_a_separable_corpus_is_learned_from_every_subset(tmp_path: Path, device: str) -> None:
-    network, report = fit(tmp_path, epochs=12, learning_rate=3e-3, device=device)
+    network, report = fit(tmp_path, epochs=6, learning_rate=1e-2, device=device)
     assert report.by_pattern.keys() == {s.name for s in SUBSETS}
     assert min(report.by_pattern.values()) > 0.9
     assert not network.training
@@ -104,8 +111,10 @@ def test_weights_depend_on_the_seed_only(finished: tuple[Path, EMMR, FitReport],
 
 
 @pytest.mark.parametrize("stopped_after", [1, 3])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, stopped_after: int) -> None:
-    whole, report = fit(tmp_path / "whole", epochs=4)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    uninterrupted: tuple[Path, EMMR, FitReport], tmp_path: Path, stopped_after: int
+) -> None:
+    folder, whole, report = uninterrupted
     with pytest.raises(KeyboardInterrupt):  # one draw is the guidance network's epoch
         fit(tmp_path / "torn", Toy(CORPUS.parts, fail_at=1 + stopped_after), epochs=4)
     state = load_state(tmp_path / "torn" / "seed-0")
@@ -116,7 +125,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, s
     assert rest.redraws == 4 - stopped_after
     assert_same(whole, resumed)
     assert report == same
-    assert scalars(tmp_path / "torn") == scalars(tmp_path / "whole")
+    assert scalars(tmp_path / "torn") == scalars(folder)
 
 
 def test_a_run_interrupted_in_its_first_epoch_starts_anew(
@@ -204,7 +213,7 @@ def test_without_redrawing_the_fixed_pairs_are_used(tmp_path: Path) -> None:
 
 def test_a_corpus_whose_examples_lack_modalities_trains(tmp_path: Path) -> None:
     corpus, features = toy(train=49, val=21, mixed=True)
-    _, report = make_trainer(tmp_path, corpus, features, epochs=10, learning_rate=5e-3).fit()
+    _, report = make_trainer(tmp_path, corpus, features, epochs=5, learning_rate=1e-2).fit()
     assert report.by_pattern.keys() == {s.name for s in SUBSETS}
     assert report.best_macro_f1 > 0.7
 
@@ -245,5 +254,5 @@ def test_soft_targets_replace_wrong_labels(tmp_path: Path) -> None:
     assert teacher is not None
     wrong = {"negative": "positive", "neutral": "negative", "positive": "neutral"}
     mislabelled = Toy({"train": [replace(e, label=wrong[e.label]) for e in known], "val": CORPUS.examples("val")})
-    _, report = trainer(tmp_path, mislabelled, teacher=teacher, epochs=12, learning_rate=3e-3).fit()
+    _, report = trainer(tmp_path, mislabelled, teacher=teacher, epochs=6, learning_rate=1e-2).fit()
     assert min(report.by_pattern.values()) > 0.8
