@@ -1,7 +1,6 @@
 """Applications in the test process, and waiting for their readiness."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,13 +24,14 @@ def make_app(weights: Path, **settings: Any) -> FastAPI:
     return create_app(Settings(**{"weights": weights, "device": "cpu", "decode_workers": 1, **settings}))
 
 
-def ready(client: TestClient, seconds: float = 120.0) -> None:
+def ready(client: TestClient) -> None:
     """Wait until the service is ready."""
-    end = time.monotonic() + seconds
-    while (answer := client.get("/health/ready")).status_code != 200:
-        assert time.monotonic() < end, answer.text
-        assert answer.json()["state"] in {"starting", "warming"}, answer.text
-        time.sleep(0.05)
+    application, portal = client.app, client.portal
+    assert isinstance(application, FastAPI)
+    assert portal is not None, "the application is not running"
+    portal.call(application.state.engine.started)
+    answer = client.get("/health/ready")
+    assert answer.status_code == 200, answer.text
 
 
 async def reach(engine: Engine, phase: Phase) -> None:
