@@ -1,31 +1,85 @@
-"""`emmr train` on small sets of one modality beside references without a network, each as a manifest of a user.
+"""`emmr train` on small sets, each a manifest as a user writes it: from random weights, and from the shipped ones.
 
-Needs the corpora: voices of nEMO by speaker, faces of photographs, sentences of CMU-MOSI by video.
+Needs the corpora. Figures of earlier runs in the `--json` file are kept, so that sections and seeds can be added.
 """
 
+import argparse
 import csv
 import json
+import shutil
 import tempfile
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
+from rich.console import Console
 
-from benchmarks.harness import Report, arguments, finish, machine_line
+from app.settings import DEFAULT_WEIGHTS
+from benchmarks.harness import machine_line
+from model.baselines.systems import TITLES
+from model.checkpoint import Checkpoint, load_checkpoint
 from model.features.visual.table import ACTION_UNIT_COLUMNS
-from model.modality import Modality
-from model.training.commands import COMPARISON, DEFAULT_CACHE, train
-from model.training.datasets.base import ActionUnitMeansSource, Example, FixedCorpus, SoundSource, Split, TextSource
+from model.modality import COMPLETE, Modality, ModalitySet
+from model.training.commands import COMPARISON, DEFAULT_CACHE, read_recipe, suited_settings, train
+from model.training.comparison import REFERENCES, fit_references, predict
+from model.training.datasets.base import (
+    CLASSES,
+    ActionUnitMeansSource,
+    Example,
+    FixedCorpus,
+    OpenFaceSource,
+    SoundSource,
+    Source,
+    Split,
+    TextSource,
+)
+from model.training.datasets.composite import Composite2Corpus
+from model.training.datasets.manifest import ManifestCorpus
 from model.training.datasets.mosi import MosiCorpus
-from model.training.datasets.recordings import STILLS, FacesCorpus, VoicesCorpus
+from model.training.datasets.recordings import STILLS, FacesCorpus, Recording, VoicesCorpus, read_voices
+from model.training.decision_table import Item, items_of
+from model.training.experiment import prepare
+from model.training.initial import SHARES, average, fine_tuned_config
+from model.training.metrics import Interval, macro_f1, paired_bootstrap
+from model.training.prepare import prepare_split
+from model.training.settings import Recipe
+from model.training.trainer import RunPaths, Trainer
+from model.training.training_state import load_state, with_prefix
+from model.types import FloatArray, IntArray
 
-CASES: Final = {"voice": Modality.AUDIO, "face": Modality.VISUAL, "words": Modality.TEXT}
+Figures = dict[str, Any]
+
+DOCUMENT: Final = Path("docs/training.md")
+CASES: Final = {
+    "voice": ModalitySet.of(Modality.AUDIO),
+    "face": ModalitySet.of(Modality.VISUAL),
+    "words": ModalitySet.of(Modality.TEXT),
+    "composite2": COMPLETE,
+}
+NAMES: Final = {
+    "voice": "voices of nEMO, by speaker",
+    "face": "faces of photographs",
+    "words": "sentences of CMU-MOSI, by video",
+    "composite2": "sentences, voices and faces of composite2",
+}
 SIZES: Final = (50, 200, 0)
 """Training and validation utterances together; 0 for all."""
 VALIDATION_SHARE: Final = 0.2
+TEST_ROWS: Final = 400
+"""Of the test part at most, drawn once."""
 COLUMNS: Final = ("id", "split", "text", "audio", "openface", "label")
+CLIPS: Final = 50
+"""Of a person who fine-tunes the shipped weights."""
+OWN: Final = "urdu"
+"""The corpus of voices of the section `own`, which the shipped weights do not have."""
+CHOICE: Final = ("emovo", "turev")
+"""Corpora of voices by which the share of the trained parameters is chosen; the shipped weights do not have them."""
+CPU: Final = torch.device("cpu")
 
 
 def open_case(case: str, data: Path) -> FixedCorpus:
@@ -34,26 +88,29 @@ def open_case(case: str, data: Path) -> FixedCorpus:
     Raises:
         CorpusError: its data is missing or has an error.
     """
-    if case == "voice":
-        return VoicesCorpus(data)
-    return FacesCorpus(data) if case == "face" else MosiCorpus(data)
+    kinds: Mapping[str, Callable[[Path], FixedCorpus]] = {
+        "voice": VoicesCorpus, "face": FacesCorpus, "words": MosiCorpus, "composite2": Composite2Corpus,
+    }  # fmt: skip
+    return kinds[case](data)
 
 
 def examples_of(case: str, corpus: FixedCorpus, size: int, seed: int) -> Mapping[Split, Sequence[Example]]:
-    """The examples of each part: `size` drawn from training and validation, the test part whole."""
-    modality, origin = CASES[case], {"voice": "nemo", "face": STILLS}.get(case)
+    """The examples of each part: `size` drawn from training and validation, at most `TEST_ROWS` of the test part."""
+    origin = {"voice": "nemo", "face": STILLS}.get(case)
     parts: dict[Split, Sequence[Example]] = {}
     shares: dict[Split, float] = {"train": 1 - VALIDATION_SHARE, "val": VALIDATION_SHARE, "test": 0}
     for part, share in shares.items():
-        own = [e for e in corpus.examples(part) if modality in e.sources and e.origins.get(modality) == origin]
-        count = round(size * share) or len(own)
-        order = np.random.default_rng(seed).permutation(len(own))[:count]
+        own = [e for e in corpus.examples(part) if CASES[case].present <= e.sources.keys()]
+        if origin is not None:
+            own = [e for e in own if origin in e.origins.values()]
+        count = TEST_ROWS if part == "test" else round(size * share) or len(own)
+        order = np.random.default_rng(0 if part == "test" else seed).permutation(len(own))[:count]
         parts[part] = [own[i] for i in sorted(order)]
     return parts
 
 
 def write_manifest(folder: Path, parts: Mapping[Split, Sequence[Example]]) -> Path:
-    """Write the list of examples of one modality, and OpenFace files of photographs."""
+    """Write the list of examples, and OpenFace files of those whose action units are known."""
     rows: list[dict[str, Any]] = []
     for part, examples in parts.items():
         for number, example in enumerate(examples):
@@ -64,6 +121,8 @@ def write_manifest(folder: Path, parts: Mapping[Split, Sequence[Example]]) -> Pa
                         row["text"] = text
                     case SoundSource(path):
                         row["audio"] = str(path.resolve())
+                    case OpenFaceSource(path):
+                        row["openface"] = str(path.resolve())
                     case ActionUnitMeansSource(_, values):
                         row["openface"] = f"faces/{part}-{number}.csv"
                         _write_face(folder / row["openface"], values)
@@ -79,19 +138,18 @@ def _write_face(path: Path, values: Sequence[float]) -> None:
     _write_csv(path, tuple(row), [row])
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]], delimiter: str = ",") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", delimiter=delimiter)
         writer.writeheader()
         writer.writerows(rows)
 
 
 def measure(
     case: str, size: int, seed: int, data: Path, cache: Path, config: Path | None = None, init: Path | None = None
-) -> dict[str, Any]:
-    """Train on one set and return its comparison with the references, and the seconds it took."""
-    started = time.monotonic()
+) -> Figures:
+    """Train on one set and return its comparison with the references."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = write_manifest(folder, examples_of(case, open_case(case, data), size, seed))
@@ -99,32 +157,287 @@ def measure(
             corpus="manifest", data=manifest, out=folder / "weights", config=config, seed=seed, epochs=None,
             resume=False, device="cpu", cache=cache, workers=1, init=init,
         )  # fmt: skip
-        found: dict[str, Any] = json.loads((folder / "weights" / COMPARISON).read_text(encoding="utf-8"))
-    return {**found, "seconds": round(time.monotonic() - started)}
+        found: Figures = json.loads((folder / "weights" / COMPARISON).read_text(encoding="utf-8"))
+        found["training"] = len(ManifestCorpus(manifest).examples("train"))
+    return found
+
+
+def sentences(data: Path, part: Split) -> dict[str, list[str]]:
+    """Polarity → distinct sentences of MELD in a part of composite2."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for example in Composite2Corpus(data).examples(part):
+        source = example.sources[Modality.TEXT]
+        if isinstance(source, TextSource) and example.origins[Modality.TEXT] == "meld":
+            found[example.modality_labels[Modality.TEXT]][source.text] = None
+    return {polarity: list(texts) for polarity, texts in sorted(found.items())}
+
+
+def spoken(
+    recordings: Iterable[Recording], texts: Mapping[str, Sequence[str]], rng: np.random.Generator
+) -> list[tuple[str, Example]]:
+    """Each voice that has a polarity, with a sentence of the same polarity, in a random order; the speaker first."""
+    shuffled = {polarity: [own[i] for i in rng.permutation(len(own))] for polarity, own in texts.items()}
+    used: Counter[str] = Counter()
+    clips = [recording for recording in recordings if recording.signal.polarity is not None]
+    pairs = []
+    for index in rng.permutation(len(clips)):
+        signal = clips[index].signal
+        assert signal.polarity is not None
+        own = shuffled[signal.polarity]
+        text = own[used[signal.polarity] % len(own)]
+        used[signal.polarity] += 1
+        sources: dict[Modality, Source] = {Modality.TEXT: TextSource(text), Modality.AUDIO: signal.source}
+        pairs.append((clips[index].speaker or clips[index].id, Example(clips[index].id, signal.polarity, sources)))
+    return pairs
+
+
+def recordings_of(data: Path, corpus: str) -> list[Recording]:
+    """The voices of a corpus that have a polarity and a speaker."""
+    recordings = read_voices(data / "voices").values()
+    return [r for r in recordings if r.signal.origin == corpus and r.signal.polarity and r.speaker]
+
+
+def few_speakers(recordings: Sequence[Recording], seed: int) -> set[str]:
+    """Speakers, drawn until they have `CLIPS` clips with every polarity."""
+    names, chosen = sorted({str(r.speaker) for r in recordings}), set[str]()
+    for index in np.random.default_rng(seed).permutation(len(names)):
+        clips = [r for r in recordings if r.speaker in chosen]
+        if len(clips) >= CLIPS and len({r.signal.polarity for r in clips}) == len(CLASSES):
+            break
+        chosen.add(names[index])
+    return chosen
+
+
+def all_but_one(recordings: Sequence[Recording], seed: int) -> set[str]:
+    """All speakers without one of those who have clips of every polarity: that of the number `seed`."""
+    polarities: dict[str, set[str | None]] = defaultdict(set)
+    for recording in recordings:
+        polarities[str(recording.speaker)].add(recording.signal.polarity)
+    complete = sorted(name for name, found in polarities.items() if len(found) == len(CLASSES))
+    return set(polarities) - {complete[seed % len(complete)]}
+
+
+def draw_clips(
+    data: Path, recordings: Sequence[Recording], speakers: set[str], seed: int
+) -> tuple[list[tuple[str, Example]], list[Example]]:
+    """`CLIPS` clips of some speakers, and all clips of the others.
+
+    Returns:
+        Speaker and example of each clip, with sentences of MELD from the validation part of composite2; the other
+        examples, with sentences from its test part.
+    """
+    rng = np.random.default_rng(seed)
+    own = spoken((r for r in recordings if r.speaker in speakers), sentences(data, "val"), rng)[:CLIPS]
+    others = spoken((r for r in recordings if r.speaker not in speakers), sentences(data, "test"), rng)
+    return own, [example for _, example in others]
+
+
+def write_clips(folder: Path, clips: Sequence[tuple[str, Example]]) -> Path:
+    """Write clips and their list as a spreadsheet program exports it: semicolons, backslashes, names of its own."""
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    names = {"negative": "Negative", "neutral": "neutral ", "positive": "pos"}
+    rows = []
+    for number, (speaker, example) in enumerate(clips, start=1):
+        text, sound = example.sources[Modality.TEXT], example.sources[Modality.AUDIO]
+        assert isinstance(text, TextSource)
+        assert isinstance(sound, SoundSource)
+        file = f"{number:04d}{sound.path.suffix}"
+        shutil.copyfile(sound.path, folder / "clips" / file)
+        rows.append({"Audio": f"clips\\{file}", "Text": text.text, "Group": speaker, "Label": names[example.label]})
+    path = folder / "my.csv"
+    _write_csv(path, ("Audio", "Text", "Group", "Label"), rows, ";")
+    return path
+
+
+def features_of(examples: Sequence[Example], checkpoint: Checkpoint, cache: Path) -> tuple[list[Item], IntArray]:
+    """The examples as inputs of the network of a checkpoint, and their class indices."""
+    corpus, encoder_id = FixedCorpus({"test": examples}), f"checkpoint {checkpoint.version}"
+    config, preprocessing, encoder = checkpoint.config, checkpoint.preprocessing, checkpoint.text_encoder
+    features: Mapping[Source, FloatArray] = prepare_split(
+        corpus, "test", config, preprocessing, encoder, encoder_id, cache, 1
+    )
+    items = items_of(examples, features, config.classes)
+    return items, np.array([item.label for item in items], dtype=np.int64)
+
+
+def fine_tune(data: Path, seed: int, cache: Path, config: Path | None = None) -> Figures:
+    """Fine-tune the shipped weights on 50 clips, and compare them with those and the references on other speakers.
+
+    The best reference is that of the highest macro-F1 on the validation clips.
+    """
+    recordings = recordings_of(data, OWN)
+    clips, others = draw_clips(data, recordings, few_speakers(recordings, seed), seed)
+    shipped = load_checkpoint(DEFAULT_WEIGHTS, CPU)
+    with tempfile.TemporaryDirectory() as name:
+        path, out = write_clips(Path(name), clips), Path(name) / "weights" / "mine"
+        train(
+            corpus="manifest", data=path, out=out, config=config, seed=seed, epochs=None,
+            resume=False, device="cpu", cache=cache, workers=1, init=DEFAULT_WEIGHTS,
+        )  # fmt: skip
+        tuned, own = load_checkpoint(out, CPU), ManifestCorpus(path)
+        (training, _), (validation, labels) = (features_of(own.examples(p), shipped, cache) for p in ("train", "val"))
+        (items, truth) = features_of(others, shipped, cache)
+    references = fit_references(shipped.config, training, validation, seed)
+    best = max(REFERENCES, key=lambda system: macro_f1(labels, predict(references[system], CPU, validation)))
+    networks = {"fine-tuned": tuned.network, "shipped": shipped.network, "reference": references[best]}
+    predicted = {name: predict(network, CPU, items).tolist() for name, network in networks.items()}
+    counts = {"train": len(training), "val": len(validation)}
+    return {"labels": truth.tolist(), "predicted": predicted, "best": best, "counts": counts}
+
+
+def choose_share(data: Path, corpus: str, seed: int, cache: Path, config: Path | None = None) -> Figures:
+    """Macro-F1 on another speaker with each share of the trained parameters, after training on 50 clips of a corpus."""
+    recordings = recordings_of(data, corpus)
+    clips, others = draw_clips(data, recordings, all_but_one(recordings, seed), seed)
+    shipped = load_checkpoint(DEFAULT_WEIGHTS, CPU)
+    with tempfile.TemporaryDirectory() as name:
+        own, recipe = ManifestCorpus(write_clips(Path(name), clips)), read_recipe(config)
+        settings = suited_settings(recipe.training, own, tuned=True) if config is None else recipe.training
+        recipe = Recipe(model=fine_tuned_config(shipped, own.classes, "mine"), training=settings)
+        paths = RunPaths(Path(name) / "run", cache, 1, CPU)
+        prepared = prepare(own, recipe, paths, shipped)
+        trainer = Trainer(own, prepared, recipe, seed, paths, Console(quiet=True), shipped)
+        network, _ = trainer.fit()
+        state = load_state(trainer.folder)
+    assert state is not None
+    trained, found = with_prefix(state[0], "best."), {}
+    items, truth = features_of(others, shipped, cache)
+    for share in SHARES:
+        average(network, trained, shipped, share)
+        found[str(share)] = macro_f1(truth, predict(network, CPU, items))
+    return {"n": len(items), "macro_f1": found}
+
+
+def lists_table(found: Mapping[str, Mapping[str, Figures]]) -> list[str]:
+    """A row for each list, with means over seeds."""
+    systems = [TITLES["emmr"], *(TITLES[system] for system in REFERENCES)]
+    lines = [
+        "| List | Training, validation, test | Seeds | EMMR | `late-fusion` | `classical` | EMMR minus the better |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for key, runs in found.items():
+        first = next(iter(runs.values()))
+        truth = np.array(first["labels"]["test"])
+        predicted = {s: np.array([run["predicted"][s]["test"] for run in runs.values()]) for s in systems}  # (S, N)
+        means = {s: float(np.mean([macro_f1(truth, row) for row in rows])) for s, rows in predicted.items()}
+        better = max(systems[1:], key=means.__getitem__)
+        interval = paired_bootstrap(truth, predicted[systems[0]], predicted[better])
+        cells = [
+            NAMES[key.partition(",")[0]],
+            f"{first['training']}, {len(first['labels']['val'])}, {len(truth)}",
+            str(len(runs)),
+            *(f"{means[s]:.3f}" for s in systems),
+            _written(interval),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def own_table(found: Mapping[str, Figures]) -> list[str]:
+    """A row for each draw of speakers."""
+    lines = [
+        "| Draw | Training, validation, others | Shipped | Fine-tuned | Reference | Minus shipped | Minus reference |",
+        "| ---: | --- | ---: | ---: | --- | ---: | ---: |",
+    ]
+    for seed, run in found.items():
+        truth = np.array(run["labels"])
+        tuned, shipped, other = (np.array(run["predicted"][n]) for n in ("fine-tuned", "shipped", "reference"))
+        cells = [
+            seed,
+            f"{run['counts']['train']}, {run['counts']['val']}, {len(truth)}",
+            f"{macro_f1(truth, shipped):.3f}",
+            f"{macro_f1(truth, tuned):.3f}",
+            f"`{run['best']}` {macro_f1(truth, other):.3f}",
+            _written(paired_bootstrap(truth, tuned, shipped)),
+            _written(paired_bootstrap(truth, tuned, other)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def shares_table(found: Mapping[str, Mapping[str, Figures]]) -> list[str]:
+    """A row for each share, with means over speakers."""
+    lines = [
+        f"| Share of the trained parameters | {' | '.join(found)} | mean |",
+        f"| ---: {'| ---: ' * len(found)}| ---: |",
+    ]
+    for share in SHARES:
+        means = [np.mean([run["macro_f1"][str(share)] for run in runs.values()]) for runs in found.values()]
+        cells = [f"{share:g}", *(f"{mean:.3f}" for mean in (*means, np.mean(means)))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+TABLES: Final[Mapping[str, Callable[[Any], list[str]]]] = {
+    "lists": lists_table,
+    "own": own_table,
+    "shares": shares_table,
+}
+
+
+def record(found: Mapping[str, Any], page: str) -> str:
+    """The page with the table of each section between its markers, `<!-- small-sets: lists -->` and so on."""
+    for section, table in TABLES.items():
+        if section in found:
+            before, begin, rest = page.partition(f"<!-- small-sets: {section} -->\n")
+            _, end, after = rest.partition("<!-- /small-sets -->")
+            page = "".join([before, begin, *(line + "\n" for line in table(found[section])), end, after])
+    return page
+
+
+def _written(interval: Interval) -> str:
+    return f"{interval.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def jobs(chosen: argparse.Namespace) -> dict[tuple[str, ...], Callable[[], Figures]]:
+    """What is measured, by its keys in the figures."""
+    found: dict[tuple[str, ...], Callable[[], Figures]] = {}
+    paths = (chosen.cache, chosen.config)
+    for case, size, seed in product(chosen.cases, chosen.sizes, chosen.seeds):
+        key = ("lists", f"{case}, {size or 'all'}", str(seed))
+        found[key] = partial(measure, case, size, seed, chosen.data, *paths)
+    for seed in chosen.seeds:
+        found["own", str(seed)] = partial(fine_tune, chosen.data, seed, *paths)
+    for corpus, seed in product(CHOICE, chosen.seeds):
+        found["shares", corpus, str(seed)] = partial(choose_share, chosen.data, corpus, seed, *paths)
+    return {key: job for key, job in found.items() if key[0] in chosen.sections}
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Measure every case and size, and print the figures."""
-    parser = arguments(__doc__)
+    """Measure every section, and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the corpora")
-    parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=list(CASES))
-    parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), help="utterances; 0 for all")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sections", nargs="*", choices=tuple(TABLES), default=list(TABLES))
+    parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=list(CASES), help="of `lists`")
+    parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), help="of `lists`: utterances; 0 for all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--config", type=Path, default=None, help="a recipe instead of the default one")
-    parser.add_argument("--init", type=Path, default=None, help="weights to start from")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="figures of earlier runs are kept")
+    parser.add_argument("--record", action="store_true", help=f"write the tables to {DOCUMENT}")
+    parser.add_argument("--folder", type=Path, default=None, help="only write the 50 clips of `own` there, as my.csv")
     chosen = parser.parse_args(given)
-    report = Report("small sets", machine_line(), facts={"seed": chosen.seed, "init": str(chosen.init)})
-    for case in chosen.cases:
-        for size in chosen.sizes:
-            found = measure(case, size, chosen.seed, chosen.data, chosen.cache, chosen.config, chosen.init)
-            name = f"{case}, {size or 'all'}"
-            for system, parts in found["scores"].items():
-                for part, score in parts.items():
-                    report.medians[f"{name}: {system}, {part} macro-F1"] = score["macro_f1"]
-            report.facts[f"{name}: not below the best reference on validation"] = not found["below"]
-            report.facts[f"{name}: seconds"] = found["seconds"]
-    finish(report, chosen.json)
+    if chosen.folder is not None:
+        recordings = recordings_of(chosen.data, OWN)
+        clips, _ = draw_clips(chosen.data, recordings, few_speakers(recordings, chosen.seeds[0]), chosen.seeds[0])
+        print(write_clips(chosen.folder, clips))
+        return
+    found: Figures = {}
+    if chosen.json is not None and chosen.json.exists():
+        found = json.loads(chosen.json.read_text(encoding="utf-8"))
+    found["machine"] = machine_line()
+    for (*keys, last), job in jobs(chosen).items():
+        place = found
+        for key in keys:
+            place = place.setdefault(key, {})
+        place[last] = job()
+        if chosen.json is not None:
+            chosen.json.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    for section, table in TABLES.items():
+        if section in found:
+            print("\n".join([f"\n{section}\n", *table(found[section])]))
+    if chosen.record:
+        DOCUMENT.write_text(record(found, DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from model.training.datasets.registry import open_corpus
 from model.training.evaluate_split import evaluate_split
 from model.training.plots import check_packages, write_report
 from model.training.prepare import PreparedCorpus, prepare_split
+from model.training.pretraining import MODALITIES_PRETRAINED
 from model.training.report import tables, write_json, write_whole
 from model.training.settings import Recipe, TrainingSettings
 
@@ -40,7 +41,11 @@ WIDTH = 140  # characters of a line of the tables if the output is a file or a p
 
 SMALL_SET_STEPS: Final = 60
 """Optimiser steps that the default recipe takes at least on a manifest; its epochs may have one step."""
-SMALL_SET_PATIENCE: Final = 1 / 3  # of the epochs, where that is more than the recipe's
+SMALL_SET_PRETRAINING_STEPS: Final = 1000
+"""Optimiser steps of the pretraining of encoders on soft targets, at least, on a manifest."""
+SMALL_SET_EXPERT_STEPS: Final = 500
+"""Optimiser steps of an expert, at most, where a manifest takes more epochs than the recipe's; on 50 clips 500 are not
+better than 200 (held-out speakers)."""
 
 
 def train(
@@ -101,7 +106,7 @@ def train(
         network_config = fine_tuned_config(initial, source.classes, out.name)
     settings = recipe.training
     if config is None:
-        settings = _suited(settings, source, tuned=init is not None)
+        settings = suited_settings(settings, source, tuned=init is not None)
     if epochs is not None:
         settings = settings.model_copy(update={"epochs": epochs, "baseline_epochs": epochs})
     recipe = Recipe(model=adapted_config(network_config, source, out.name), training=settings)
@@ -134,7 +139,7 @@ def _finish(
     from model.training.comparison import REFERENCES, compare_with_references
     from model.training.crossfit import CrossFitPart
     from model.training.model_card import OwnData, model_card
-    from model.training.reliability import fit_reliability
+    from model.training.reliability import fit_available_temperatures, fit_reliability
 
     features, device = prepared.features, paths.device
     training, validation = ([*corpus.examples(split), *corpus.unimodal(split)] for split in ("train", "val"))
@@ -143,6 +148,9 @@ def _finish(
     if initial is not None:  # the check for speech depends on features alone, and a manifest has no other sounds
         reliability.speech.load_state_dict(initial.reliability.speech.state_dict())
         reliability.speech_fitted.copy_(initial.reliability.speech_fitted)
+    calibrated = {}
+    if isinstance(corpus, ManifestCorpus):
+        calibrated = fit_available_temperatures(reliability, network, corpus.examples("val"), features, device)
     part: Split = "test" if corpus.examples("test") else "val"
     evaluation = evaluate_split(network, reliability, corpus, part, features, device)
     figures = {"test": evaluation} if part == "test" else {}
@@ -152,7 +160,7 @@ def _finish(
     own = None
     if isinstance(corpus, ManifestCorpus):
         origin = None if initial is None else f"the weights {initial.config.name}, version {initial.version}"
-        own = OwnData(corpus, comparison, origin)
+        own = OwnData(corpus, comparison, calibrated, origin, course.trained_share)
     card = model_card(recipe, corpus, {seed: course}, {seed: figures}, seed, own)
     version = save_checkpoint(out, network, prepared.preprocessing, prepared.adapters, card, reliability)
     if initial is not None and (initial.folder / LICENSE).is_file() and initial.folder.resolve() != out.resolve():
@@ -186,7 +194,7 @@ def _check_folder(out: Path, *, allowed: bool) -> None:
         raise ConfigError(f"{out} holds weights: --overwrite replaces them, and another --out keeps them")
 
 
-def _suited(settings: TrainingSettings, corpus: Corpus, *, tuned: bool) -> TrainingSettings:
+def suited_settings(settings: TrainingSettings, corpus: Corpus, *, tuned: bool) -> TrainingSettings:
     """The default settings, with more epochs for a manifest of few utterances.
 
     Fine-tuning takes the labels: the classifiers of a teacher, fitted to few utterances, are worse than given weights.
@@ -195,10 +203,21 @@ def _suited(settings: TrainingSettings, corpus: Corpus, *, tuned: bool) -> Train
         settings = settings.model_copy(update={"teacher": False})
     if not isinstance(corpus, ManifestCorpus):
         return settings
-    steps = math.ceil(len(corpus.examples("train")) / settings.batch_size)
+    training = corpus.examples("train")
+    steps = math.ceil(len(training) / settings.batch_size)
     epochs = max(settings.epochs, math.ceil(SMALL_SET_STEPS / steps))
-    patience = max(settings.patience, math.ceil(SMALL_SET_PATIENCE * epochs))
-    return settings.model_copy(update={"epochs": epochs, "patience": patience})
+    clips = [min(sum(m in e.sources for e in training), settings.pretraining_clips) for m in MODALITIES_PRETRAINED]
+    pretraining_steps = max(1, math.ceil(sum(clips) / settings.batch_size))
+    changes = {
+        "epochs": epochs,
+        "select_epoch": False,
+        "taught_pretraining_epochs": max(
+            settings.taught_pretraining_epochs, math.ceil(SMALL_SET_PRETRAINING_STEPS / pretraining_steps)
+        ),
+    }
+    if epochs > settings.epochs:
+        changes["expert_steps"] = min(settings.expert_steps, SMALL_SET_EXPERT_STEPS)
+    return settings.model_copy(update=changes)
 
 
 def evaluate(

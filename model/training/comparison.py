@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 import numpy as np
@@ -53,6 +53,8 @@ class Comparison:
         best: the reference with the highest validation macro-F1.
         difference: validation macro-F1 of the trained system minus that of `best`, with its paired bootstrap interval.
         test: the same on the test part; None without one.
+        labels: part → class index of each utterance.
+        predicted: title of a system → part → predicted class index of each utterance.
     """
 
     system: str
@@ -60,6 +62,8 @@ class Comparison:
     best: System
     difference: Interval
     test: Interval | None = None
+    labels: Mapping[Split, Sequence[int]] = field(default_factory=dict)
+    predicted: Mapping[str, Mapping[Split, Sequence[int]]] = field(default_factory=dict)
 
     @property
     def below(self) -> bool:
@@ -119,20 +123,13 @@ def compare_with_references(
         device: of the network.
     """
     parts = {part: items_of(corpus.examples(part), features, config.classes) for part in ("train", *PARTS)}
-    fitted: dict[System, Network] = {}
-    for system in REFERENCES:
-        reference = build_network(config.model_copy(update={"system": system}))
-        assert isinstance(reference, Reference)
-        training, validation = ([(item.utterance, item.label) for item in parts[part]] for part in ("train", "val"))
-        reference.fit(training, validation, seed)
-        fitted[system] = reference.eval()
+    fitted = fit_references(config, parts["train"], parts["val"], seed)
     title = TITLES[config.system]
     systems: dict[str, tuple[Network, torch.device]] = {title: (network, device)}
     systems |= {TITLES[system]: (reference, torch.device("cpu")) for system, reference in fitted.items()}
     truth = {part: np.array([item.label for item in parts[part]], dtype=np.int64) for part in PARTS if parts[part]}
     predicted = {
-        name: {part: _predictions(system, where, parts[part]) for part in truth}
-        for name, (system, where) in systems.items()
+        name: {part: predict(system, where, parts[part]) for part in truth} for name, (system, where) in systems.items()
     }
     scores = {
         name: {part: _score(truth[part], found, len(config.classes)) for part, found in by_part.items()}
@@ -142,10 +139,33 @@ def compare_with_references(
     differences = {
         part: paired_bootstrap(truth[part], predicted[title][part], predicted[TITLES[best]][part]) for part in truth
     }
-    return Comparison(title, scores, best, differences["val"], differences.get("test"))
+    return Comparison(
+        title,
+        scores,
+        best,
+        differences["val"],
+        differences.get("test"),
+        labels={part: labels.tolist() for part, labels in truth.items()},
+        predicted={name: {part: x.tolist() for part, x in by_part.items()} for name, by_part in predicted.items()},
+    )
 
 
-def _predictions(network: Network, device: torch.device, items: Sequence[Item]) -> IntArray:
+def fit_references(
+    config: ModelConfig, training: Sequence[Item], validation: Sequence[Item], seed: int
+) -> dict[System, Reference]:
+    """Fit each of `REFERENCES`, in eval mode; arguments as of `compare_with_references` and `Reference.fit`."""
+    fitted: dict[System, Reference] = {}
+    for system in REFERENCES:
+        reference = build_network(config.model_copy(update={"system": system}))
+        assert isinstance(reference, Reference)
+        seen, unseen = ([(item.utterance, item.label) for item in part] for part in (training, validation))
+        reference.fit(seen, unseen, seed)
+        fitted[system] = reference.eval()
+    return fitted
+
+
+def predict(network: Network, device: torch.device, items: Sequence[Item]) -> IntArray:
+    """Class index `(N,)` of each of N items by a network in eval mode on `device`, before calibration."""
     found: list[int] = []
     for start in range(0, len(items), BATCH):
         batch = collate([item.utterance for item in items[start : start + BATCH]], network.config).to(device)

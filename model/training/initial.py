@@ -1,8 +1,11 @@
 """Start of a training from the weights of another: which of its tensors the new network takes over."""
 
+import math
+from collections.abc import Mapping
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from model.baselines.systems import Network
 from model.checkpoint import Checkpoint
@@ -11,6 +14,11 @@ from model.errors import ConfigError
 
 CLASS_LAYERS: Final = ("classifier.", "modality_heads.", "subsets.heads.")
 """Prefixes of the tensors of EMMR that have a row for each class."""
+SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Candidates for the share of the trained parameters in the average with the initial ones."""
+DEFAULT_SHARE: Final = 0.5
+"""With fewer than `MIN_SELECTED` validation utterances. Chosen on EMOVO (docs/training.md)."""
+MIN_SELECTED: Final = 30
 
 
 def fine_tuned_config(checkpoint: Checkpoint, classes: tuple[str, ...], name: str) -> ModelConfig:
@@ -50,3 +58,36 @@ def take_over(network: Network, checkpoint: Checkpoint) -> None:
                 state[name][own] = value[theirs]
         else:
             state[name].copy_(value)
+
+
+@torch.no_grad()
+def average(network: Network, trained: Mapping[str, Tensor], checkpoint: Checkpoint, share: float) -> None:
+    """Give a network the average of trained parameters and those of the checkpoint that training started from.
+
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022.
+
+    Args:
+        network: with the classes of the checkpoint.
+        trained: its state after training.
+        checkpoint: see above.
+        share: of the trained parameters, in [0, 1].
+    """
+    initial = checkpoint.network.state_dict()
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.lerp(initial[name].to(value.device), trained[name], share))
+
+
+def select_share(scores: Mapping[float, float], utterances: int) -> float:
+    """The smallest share of the trained parameters within the standard error of the best.
+
+    Validation data cannot resolve smaller differences, and the initial weights had more data.
+
+    Args:
+        scores: share → macro-F1 on so many validation `utterances`.
+        utterances: with fewer than `MIN_SELECTED`, `DEFAULT_SHARE` is returned.
+    """
+    if utterances < MIN_SELECTED:
+        return DEFAULT_SHARE
+    error = 0.5 / math.sqrt(utterances)
+    return min(share for share, score in scores.items() if score >= max(scores.values()) - error)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from model.baselines.systems import TITLES
 from model.config import ModelConfig
-from model.modality import Modality
+from model.modality import Modality, ModalitySet
 from model.training.comparison import Comparison
 from model.training.datasets.base import Corpus
 from model.training.datasets.manifest import FEW, ManifestCorpus
 from model.training.evaluation import Evaluation
 from model.training.progress import FitReport
+from model.training.reliability import MIN_CALIBRATED
 from model.training.report import markdown, tables
 from model.training.settings import Recipe
 
@@ -96,12 +97,16 @@ class OwnData:
     Args:
         corpus: the manifest.
         comparison: with the references; None where a reference was trained.
+        calibrated: subset of modalities → validation utterances that have them, by which it was calibrated.
         origin: name and version of the weights that training started from; None if from none.
+        trained_share: of the trained parameters in the average with these weights; None where they are not averaged.
     """
 
     corpus: ManifestCorpus
     comparison: Comparison | None
+    calibrated: Mapping[ModalitySet, int]
     origin: str | None = None
+    trained_share: float | None = None
 
 
 def _own_data(own: OwnData) -> list[str]:
@@ -117,9 +122,16 @@ def _own_data(own: OwnData) -> list[str]:
     held = {m: sum(m in e.sources for e in corpus.examples("train")) for m in Modality}
     lines += ["", f"Training utterances with {', '.join(f'{modality}: {n}' for modality, n in held.items())}.\n"]
     if own.origin is not None:
-        lines += [f"Fine-tuned from {own.origin}. Their data and terms, stated in their card, hold for these too.\n"]
+        averaged = (
+            f" The parameters are averaged with theirs; the trained ones have the share {own.trained_share:g}."
+            if own.trained_share is not None
+            else ""
+        )
+        terms = " Their data and terms, stated in their card, hold for these too."
+        lines += [f"Fine-tuned from {own.origin}.{averaged}{terms}\n"]
     if corpus.notices:
         lines += ["Warnings of the list:\n", *(f"- {notice}" for notice in corpus.notices), ""]
+    lines += ["## Calibration\n", *_calibration(own.calibrated), ""]
     if comparison is None:
         return lines
     lines += [f"## Compared with references\n\n{comparison.verdict()}\n"]
@@ -134,6 +146,14 @@ def _own_data(own: OwnData) -> list[str]:
             lines.append(
                 f"**The {part} part is too small to tell how accurate the weights are**: {'; '.join(reasons)}.\n"
             )
+    return lines
+
+
+def _calibration(calibrated: Mapping[ModalitySet, int]) -> list[str]:
+    lines = ["| Given | Validation utterances | |", "| --- | ---: | --- |"]
+    for subset, count in calibrated.items():
+        found = "one temperature" if count >= MIN_CALIBRATED else f"uncalibrated: fewer than {MIN_CALIBRATED}"
+        lines.append(f"| {subset.name} | {count} | {found} |")
     return lines
 
 

@@ -16,11 +16,13 @@ class FitReport:
     """The validation scores of a run.
 
     Args:
-        best_epoch: counted from 1.
+        best_epoch: the one that is kept, counted from 1.
         best_macro_f1: validation macro-F1 of that epoch, the mean over the missing patterns.
         by_pattern: the same by pattern.
         history: mean validation macro-F1 of every epoch.
         losses: mean of each part of the training loss, of every epoch.
+        trained_share: of the trained parameters in the average with the initial ones, whose scores then are the best
+            ones; None where they are not averaged.
     """
 
     best_epoch: int = 0
@@ -28,15 +30,19 @@ class FitReport:
     by_pattern: dict[str, float] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
     losses: list[dict[str, float]] = field(default_factory=list)
+    trained_share: float | None = None
 
-    def record(self, by_pattern: dict[str, float]) -> bool:
-        """Add an epoch's validation macro-F1 by pattern; return whether its mean is the best so far."""
+    def record(self, by_pattern: dict[str, float], *, select: bool = True) -> bool:
+        """Add an epoch's validation macro-F1 by pattern; return whether it is kept.
+
+        It is if its mean is the best so far, or without `select`.
+        """
         mean = float(np.mean(list(by_pattern.values())))
         self.history.append(mean)
-        best = mean > self.best_macro_f1
-        if best:
+        kept = mean > self.best_macro_f1 or not select
+        if kept:
             self.best_epoch, self.best_macro_f1, self.by_pattern = len(self.history), mean, by_pattern
-        return best
+        return kept
 
     def stale(self, patience: int) -> bool:
         """Whether none of the last `patience` epochs was the best."""

@@ -13,13 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.baselines.systems import Network
 from model.config import EMMR, ModelConfig
 from model.modality import MODALITIES, SUBSETS, Modality, ModalitySet
 from model.network.decision import argmax
 from model.network.familiarity import FAMILIAR, Familiarity
-from model.network.reliability import Reliability
-from model.training.crossfit import CrossFitPart, SubsetDecisions, decide_subsets
+from model.network.reliability import Reliability, calibrate_decision, run_network
+from model.training.crossfit import BATCH, CrossFitPart, SubsetDecisions, decide_subsets
 from model.training.datasets.base import Example, Source
+from model.training.decision_table import items_of
+from model.training.evaluate_split import NetworkPredictor
 from model.training.metrics import paired_bootstrap
 from model.training.unimodal_experts import corpus_weights
 from model.training.verdict import STEPS, choose_threshold, fit_verdict, minimise, verdict_dataset, weighted_quantile
@@ -33,6 +36,8 @@ FLOORS: Final = tuple(k / 10 for k in range(11))
 DEFAULT_FLOOR: Final = 0.5
 MIN_UNFAMILIAR: Final = 100  # cases that a part needs to be used for a floor
 MIN_CASES: Final = 200  # incomplete cases to fit the verdict
+MIN_CALIBRATED: Final = 30
+"""Validation utterances of a subset from which its temperature is fitted where some lack modalities."""
 SPEECH_PENALTY: Final = 1e-3
 SPEECH_STEPS: Final = 400
 SPEECH_FALSE_ALARMS: Final = 0.005  # share of clips of unseen speakers with a probability below 0.5
@@ -77,6 +82,49 @@ def fit_reliability(
     if speech is not None:
         _fit_speech(reliability, *speech)
     return reliability.requires_grad_(requires_grad=False)
+
+
+def fit_available_temperatures(
+    reliability: Reliability,
+    network: Network,
+    examples: Sequence[Example],
+    features: Mapping[Source, FloatArray],
+    device: torch.device,
+) -> dict[ModalitySet, int]:
+    """Fit the temperature of each subset to all examples that have its modalities, not only to complete ones.
+
+    A subset with fewer than `MIN_CALIBRATED` of them gets the temperature 1: it is not calibrated.
+
+    Args:
+        reliability: of the network; its temperatures are replaced.
+        network: in eval mode and on `device`.
+        examples: of the validation part.
+        features: normalised slots of the examples.
+        device: of the network.
+
+    Returns:
+        The number of examples of each subset that has some.
+    """
+    items, counts = items_of(examples, features, network.config.classes), {}
+    decide = NetworkPredictor(network, device, reliability).network_decide
+    for subset in SUBSETS:
+        held = [item for item in items if subset.present <= item.utterance.presence.present]
+        reliability.temperatures[subset.number] = 1.0
+        if held:
+            counts[subset] = len(held)
+        if len(held) < MIN_CALIBRATED:
+            continue
+        raw = [
+            decision
+            for start in range(0, len(held), BATCH)
+            for decision in run_network(
+                decide, reliability, [item.utterance.keep(subset) for item in held[start : start + BATCH]]
+            )
+        ]
+        answers = torch.tensor([calibrate_decision(reliability, each).available for each in raw])
+        labels, weights = torch.tensor([item.label for item in held]), torch.full((len(held),), 1 / len(held))
+        reliability.temperatures[subset.number] = _best_temperature(answers.clamp(min=1e-9).log(), labels, weights)
+    return counts
 
 
 def fit_familiarity(reliability: Reliability, modality: Modality, part: CrossFitPart) -> None:

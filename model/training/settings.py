@@ -54,6 +54,8 @@ class TrainingSettings(BaseModel):
     clip_norm: float = Field(default=1.0, gt=0)
     patience: int = Field(default=8, gt=0)
     """Epochs without an improvement of the validation macro-F1 before training stops."""
+    select_epoch: bool = Field(default=True, exclude_if=bool)
+    """Whether EMMR's epoch with the best validation macro-F1 is kept; the last one if not, and none is left out."""
     average_decay: float = Field(default=0.995, ge=0, lt=1)
     """Decay of the moving average of the parameters, which is validated and returned."""
     complete_share: float = Field(default=0.3, ge=0, le=1)

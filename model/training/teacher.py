@@ -4,7 +4,7 @@ Sources: Hinton et al. 2015 (distillation); Beyer et al., CVPR 2022 (a teacher o
 """
 # Shapes: B batch, C classes.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Self
 
@@ -108,7 +108,8 @@ def fit_teacher(
 
     With `shared_labels` the label of an example is also that of each of its modalities, and examples may lack some:
     given the label the modalities are then independent (naive Bayes). A modality without examples of several classes
-    has no influence.
+    has no influence. Their validation part may be of a few utterances, which cannot show that a rare class is missed:
+    γ then is the largest within the standard error of the best, instead of the smallest.
     """
     training, validation = corpus.examples("train"), corpus.examples("val")
     if shared_labels:
@@ -137,7 +138,8 @@ def fit_teacher(
         counts[(*cell, config.classes.index(example.label))] += 1
     joint = (1 - SMOOTHING) * counts / counts.sum() + SMOOTHING / counts.size
     teacher = Teacher(experts, torch.from_numpy(joint.astype(np.float32))).eval()
-    _select_balance(teacher, validation, corpus.unimodal("val"), features, config)
+    prefer = max if shared_labels else min
+    _select_balance(teacher, validation, corpus.unimodal("val"), features, config, prefer)
     return teacher
 
 
@@ -151,14 +153,17 @@ def _select_balance(
     alone: Sequence[Example],
     features: Mapping[Source, FloatArray],
     config: ModelConfig,
+    prefer: Callable[[Iterable[float]], float],
 ) -> None:
     """Select γ of each subset by the macro-F1 of the validation examples.
 
-    For a single modality, half of the criterion is the mean macro-F1 of its corpora of unimodal examples.
+    For a single modality, half of the criterion is the mean macro-F1 of its corpora of unimodal examples. `prefer`
+    chooses among values within the standard error of the best: validation data cannot resolve smaller differences.
     """
     for subset in SUBSETS:
         groups = [[e for e in validation if all(m in e.sources and e.sources[m] in features for m in subset)]]
         if not groups[0]:
+            teacher.balance[subset.number] = prefer(BALANCES)
             continue
         if len(subset) == 1:
             (modality,) = subset
@@ -172,9 +177,8 @@ def _select_balance(
             teacher.balance[subset.number] = balance
             f1s = [macro_f1(y, teacher(b).answer.argmax(dim=1).numpy()) for b, y in zip(batches, labels, strict=True)]
             scores[balance] = f1s[0] + float(np.mean(f1s[1:])) if len(f1s) > 1 else f1s[0]
-        # The smallest γ within the standard error of the best: validation data cannot resolve smaller differences.
         error = sum(0.5 / np.sqrt(sum(map(len, part))) for part in (labels[:1], labels[1:]) if part)
-        teacher.balance[subset.number] = min(b for b, score in scores.items() if score >= max(scores.values()) - error)
+        teacher.balance[subset.number] = prefer([b for b, s in scores.items() if s >= max(scores.values()) - error])
 
 
 def has_modality_labels(examples: Sequence[Example], features: Mapping[Source, FloatArray]) -> bool:

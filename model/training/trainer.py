@@ -32,7 +32,7 @@ from model.training.batches import BatchSource, TrainingBatch
 from model.training.datasets.base import Corpus, Example
 from model.training.decision_table import items_of
 from model.training.distributed import SINGLE_PROCESS, DistributedContext
-from model.training.initial import take_over
+from model.training.initial import SHARES, average, select_share, take_over
 from model.training.metrics import macro_f1
 from model.training.prepare import PreparedCorpus
 from model.training.pretraining import PRETRAINED, PretrainingTask, draw_clips, single_modality_examples
@@ -92,7 +92,7 @@ def stage_settings(system: System, settings: TrainingSettings) -> list[TrainingS
         for name in ("learning_rate", "weight_decay", "clip_norm", "batch_size", "patience"):
             if (value := getattr(stage, name)) is not None:
                 own[name] = value
-        own["epochs"] = settings.baseline_epochs or stage.epochs
+        own["epochs"], own["select_epoch"] = settings.baseline_epochs or stage.epochs, True
         found.append(settings.model_copy(update=own))
     return found
 
@@ -127,7 +127,8 @@ class Trainer:
         seed: of every random draw.
         paths: of the run. CUDA trains in mixed precision (bfloat16), the CPU in float32.
         console: for progress; other processes than the main one print nothing.
-        initial: weights to start EMMR from instead of random ones; the encoders are then not pretrained.
+        initial: weights to start EMMR from instead of random ones; the encoders are then not pretrained, and the
+            result is averaged with these weights where the classes are the same.
 
     Raises:
         ConfigError: the corpus has no validation examples, or no training example with features.
@@ -201,7 +202,21 @@ class Trainer:
                 report = self._fit_stage(network, number, first, state if epoch > first else None, monitor)
             first += settings.epochs
         monitor.close()
+        if self.initial is not None and self.initial.config.classes == self.config.classes:
+            self._average(network, self.initial, report)
         return network.eval(), report
+
+    def _average(self, network: EMMR | NeuralBaseline, initial: Checkpoint, report: FitReport) -> None:
+        """Average a trained network with the weights that it started from, and report the average's scores."""
+        trained = {name: value.clone() for name, value in network.state_dict().items()}
+        by_share = {}
+        for share in SHARES:
+            average(network, trained, initial, share)
+            by_share[share] = self.validate(network)
+        means = {share: float(np.mean(list(scores.values()))) for share, scores in by_share.items()}
+        share = self.distributed.broadcast(select_share(means, len(self.validation)))
+        average(network, trained, initial, share)
+        report.trained_share, report.best_macro_f1, report.by_pattern = share, means[share], by_share[share]
 
     def _fit_stage(
         self,
@@ -247,7 +262,7 @@ class Trainer:
             report.losses.append(losses)
             # All processes use the scores of the main one: rounding differences must not separate them.
             by_pattern = self.distributed.broadcast(self.validate(average.module) if self.distributed.is_main else {})
-            improved = report.record(by_pattern)
+            improved = report.record(by_pattern, select=settings.select_epoch)
             monitor.validated(epoch, by_pattern, best=improved)
             if improved:
                 best = {name: value.clone() for name, value in average.module.state_dict().items()}

@@ -1,11 +1,25 @@
 """The benchmark of small sets, on generated corpora at tiny sizes."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from benchmarks.small_sets import CASES, examples_of, main, open_case, write_manifest
+from benchmarks.small_sets import (
+    CASES,
+    TABLES,
+    all_but_one,
+    draw_clips,
+    examples_of,
+    few_speakers,
+    main,
+    open_case,
+    recordings_of,
+    write_clips,
+    write_manifest,
+)
+from model.training.datasets.base import CLASSES, SPLITS
 from model.training.datasets.manifest import ManifestCorpus
 from tests.support.corpus import write_composite2
 from tests.support.training import tiny_recipe
@@ -16,8 +30,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_composite2(tmp_path_factory.mktemp("data"), rounds=1)
 
 
-@pytest.mark.parametrize(("case", "size", "train"), [("voice", 0, 20), ("voice", 10, 8), ("face", 20, 16)])
-def test_a_case_becomes_a_manifest_of_one_modality(
+@pytest.mark.parametrize(
+    ("case", "size", "train"), [("voice", 0, 20), ("voice", 10, 8), ("face", 20, 16), ("composite2", 10, 8)]
+)
+def test_a_case_becomes_a_manifest_of_its_modalities(
     data: Path, tmp_path: Path, case: str, size: int, train: int
 ) -> None:
     parts = examples_of(case, open_case(case, data), size, seed=0)
@@ -25,16 +41,58 @@ def test_a_case_becomes_a_manifest_of_one_modality(
     assert len(corpus.examples("train")) == train
     for part in parts:
         assert [e.label for e in corpus.examples(part)] == [e.label for e in parts[part]]
-        assert all(e.sources.keys() == {CASES[case]} for e in corpus.examples(part))
+        assert all(e.sources.keys() == CASES[case].present for e in corpus.examples(part))
 
 
-def test_the_figures_of_all_systems_are_reported(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.baselines.references.TREES", 5)
-    recipe, out = tmp_path / "recipe.json", tmp_path / "out.json"
+def test_clips_of_few_speakers_are_written_as_an_export(data: Path, tmp_path: Path) -> None:
+    recordings = recordings_of(data, "nemo")
+    speakers = all_but_one(recordings, 0)
+    clips, others = draw_clips(data, recordings, speakers, seed=0)
+    assert {speaker for speaker, _ in clips} <= speakers
+    held_out = {r.speaker for r in recordings} - speakers
+    assert len(held_out) == 1
+    assert {e.id for e in others} == {r.id for r in recordings if r.speaker in held_out}
+    path = write_clips(tmp_path, clips)
+    assert path.read_text(encoding="utf-8-sig").splitlines()[0] == "Audio;Text;Group;Label"
+    corpus = ManifestCorpus(path)
+    assert corpus.classes == CLASSES
+    listed = [e for part in SPLITS for e in corpus.examples(part)]
+    assert Counter(e.label for e in listed) == Counter(e.label for _, e in clips)
+
+
+def test_speakers_are_drawn_until_there_are_enough_clips(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.small_sets.CLIPS", 5)
+    recordings = recordings_of(data, "nemo")
+    speakers = few_speakers(recordings, 0)
+    assert 0 < len(speakers) < len({r.speaker for r in recordings})
+    assert sum(r.speaker in speakers for r in recordings) >= 5
+
+
+def test_every_section_writes_its_table(
+    data: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "".join(f"<!-- small-sets: {name} -->\nold\n<!-- /small-sets -->\nkept\n" for name in TABLES)
+    document, out, recipe = tmp_path / "page.md", tmp_path / "out.json", tmp_path / "recipe.json"
+    document.write_text(page, encoding="utf-8")
     recipe.write_text(tiny_recipe(epochs=1).model_dump_json(), encoding="utf-8")
-    options = ["--data", str(data), "--cases", "face", "--sizes", "0", "--config", str(recipe)]
-    main([*options, "--cache", str(tmp_path / "cache"), "--json", str(out)])
-    report = json.loads(out.read_text(encoding="utf-8"))
-    assert len(report["medians"]) == 6
-    assert all(0 <= figure <= 1 for figure in report["medians"].values())
-    assert isinstance(report["facts"]["face, all: not below the best reference on validation"], bool)
+    for name, value in {
+        "OWN": "nemo",
+        "CHOICE": ("nemo",),
+        "CLIPS": 12,
+        "DEFAULT_WEIGHTS": tiny_weights,
+        "DOCUMENT": document,
+    }.items():
+        monkeypatch.setattr(f"benchmarks.small_sets.{name}", value)
+    monkeypatch.setattr("model.baselines.references.TREES", 5)
+    options = ["--data", str(data), "--cases", "face", "--sizes", "0", "--config", str(recipe), "--json", str(out)]
+    main([*options, "--cache", str(tmp_path / "cache"), "--seeds", "0", "--record"])
+    figures = json.loads(out.read_text(encoding="utf-8"))
+    assert figures["lists"].keys() == {"face, all"}
+    assert figures["shares"]["nemo"]["0"]["macro_f1"].keys() == {"0.0", "0.25", "0.5", "0.75", "1.0"}
+    assert len(figures["own"]["0"]["predicted"]["shipped"]) == len(figures["own"]["0"]["labels"]) > 0
+    written = document.read_text(encoding="utf-8")
+    assert "old" not in written
+    assert written.count("kept") == len(TABLES)
+    assert "| faces of photographs | " in written
+    main([*options, "--sections", "--record"])  # the figures of an earlier run
+    assert document.read_text(encoding="utf-8") == written

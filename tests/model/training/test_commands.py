@@ -17,6 +17,7 @@ from model.training import commands, plots
 from model.training.commands import RUNS, evaluate, read_recipe, train
 from model.training.datasets.manifest import ManifestCorpus
 from model.training.missing_patterns import RATES
+from model.training.pretraining import MODALITIES_PRETRAINED
 from model.training.settings import Recipe
 from tests.support.corpus import write_composite2, write_manifest, write_openface, write_tone
 from tests.support.native_corpora import write_mosi
@@ -273,15 +274,18 @@ def test_training_starts_from_weights_of_a_folder(tmp_path: Path, recipe: Path, 
     assert "--init starts a training of emmr, not of mmin" in str(caught.value)
 
 
-@pytest.mark.parametrize(("rows", "epochs", "patience"), [(50, 60, 20), (160, 20, 8), (742, 8, 8), (10_000, 8, 8)])
-def test_the_default_recipe_takes_enough_steps_on_small_sets(
-    tmp_path: Path, rows: int, epochs: int, patience: int
-) -> None:
+@pytest.mark.parametrize(("rows", "epochs"), [(50, 60), (160, 20), (742, 8), (10_000, 8)])
+def test_the_default_recipe_takes_enough_steps_on_small_sets(tmp_path: Path, rows: int, epochs: int) -> None:
     corpus = ManifestCorpus(manifest(tmp_path, {"train": 3, "val": 3}))
     corpus._splits["train"] = (corpus.examples("train")[0],) * rows
-    settings = commands._suited(Recipe.default().training, corpus, tuned=False)
-    assert (settings.epochs, settings.patience, settings.teacher) == (epochs, patience, True)
-    assert not commands._suited(Recipe.default().training, corpus, tuned=True).teacher
+    settings = commands.suited_settings(Recipe.default().training, corpus, tuned=False)
+    assert (settings.epochs, settings.select_epoch, settings.teacher) == (epochs, False, True)
+    assert settings.expert_steps == (500 if epochs > 8 else 2000)
+    clips = sum(
+        min(rows, settings.pretraining_clips) for m in MODALITIES_PRETRAINED if m in corpus.examples("train")[0].sources
+    )
+    assert settings.taught_pretraining_epochs * -(-clips // settings.batch_size) >= commands.SMALL_SET_PRETRAINING_STEPS
+    assert not commands.suited_settings(Recipe.default().training, corpus, tuned=True).teacher
 
 
 def test_a_corpus_without_a_test_part_is_not_evaluated(tmp_path: Path, tiny_weights: Path) -> None:

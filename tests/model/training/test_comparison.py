@@ -33,6 +33,8 @@ def test_the_test_part_is_compared_where_there_is_one() -> None:
     assert {part: score.n for part, score in found.scores[found.system].items()} == {"val": 12, "test": 5}
     assert found.test is not None
     assert found.test.difference < 0
+    assert list(found.labels["test"]) == [CONFIG.classes.index(e.label) for e in corpus.examples("test")]
+    assert {name: len(by_part["test"]) for name, by_part in found.predicted.items()} == dict.fromkeys(found.scores, 5)
     assert f"On the test part it is below that reference: {found.test.difference:+.3f}" in found.verdict()
 
 

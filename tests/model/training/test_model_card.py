@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from model.config import TextConfig
+from model.modality import Modality, ModalitySet
 from model.training.comparison import Comparison, Score
 from model.training.datasets.manifest import ManifestCorpus
 from model.training.datasets.mosi import MosiCorpus
@@ -13,6 +14,7 @@ from model.training.experiment import adapted_config
 from model.training.metrics import Interval
 from model.training.model_card import COMPOSITE_TERMS, OWN_USE, USE, OwnData, model_card
 from model.training.progress import FitReport
+from model.training.reliability import MIN_CALIBRATED
 from model.training.settings import Recipe
 from tests.support.corpus import write_manifest
 from tests.support.native_corpora import write_mosi
@@ -155,7 +157,8 @@ def own_data(tmp_path: Path, **parts: str) -> OwnData:
     corpus = ManifestCorpus(write_manifest(tmp_path, rows))
     score = Score(len(parts["val"]), 0.5, 0.3, 0.7)
     compared = Comparison("EMMR", {"EMMR": {"val": score}}, "classical", Interval(-0.1, -0.2, 0.1))
-    return OwnData(corpus, compared, "the weights default, version abc")
+    counts = {ModalitySet.of(Modality.TEXT): len(parts["val"]), ModalitySet.of(Modality.AUDIO): MIN_CALIBRATED}
+    return OwnData(corpus, compared, counts, "the weights default, version abc", 0.25)
 
 
 def test_the_card_of_own_weights_states_their_data_alone(tmp_path: Path) -> None:
@@ -167,6 +170,9 @@ def test_the_card_of_own_weights_states_their_data_alone(tmp_path: Path) -> None
     assert "| sad | 10 | 2 | 0 |" in card
     assert "Training utterances with text: 20, audio: 0, visual: 0." in card
     assert "Fine-tuned from the weights default, version abc." in card
+    assert "the trained ones have the share 0.25." in card
+    assert "| text | 5 | uncalibrated: fewer than 30 |" in card
+    assert "| audio | 30 | one temperature |" in card
     assert "EMMR is below the reference" in card
     assert "| EMMR | 0.500 [0.300, 0.700] |" in card
     assert "**The val part is too small to tell how accurate the weights are**: fewer than 10 utterances" in card

@@ -13,7 +13,7 @@ from model.baselines.systems import build_network
 from model.baselines.transm import TransM
 from model.checkpoint import save_checkpoint
 from model.features.normalization import Preprocessing, Statistics
-from model.modality import MODALITIES, SUBSETS, Modality, Utterance
+from model.modality import MODALITIES, SUBSETS, Modality, ModalitySet, Utterance
 from model.network.familiarity import FAMILIAR, Familiarity
 from model.network.reliability import Reliability
 from model.pipeline import Pipeline
@@ -21,7 +21,14 @@ from model.training.crossfit import CrossFitPart
 from model.training.datasets.base import CLASSES, Example, Source
 from model.training.evaluate_split import NetworkPredictor
 from model.training.metrics import auroc
-from model.training.reliability import MIN_CASES, SPEECH_FALSE_ALARMS, fit_familiarity, fit_reliability
+from model.training.reliability import (
+    MIN_CALIBRATED,
+    MIN_CASES,
+    SPEECH_FALSE_ALARMS,
+    fit_available_temperatures,
+    fit_familiarity,
+    fit_reliability,
+)
 from model.types import FloatArray
 from tests.support.network import random_network, random_utterances
 from tests.support.training import (
@@ -71,6 +78,32 @@ def test_temperatures_reduce_the_log_loss_of_an_overconfident_network(part: Cros
         assert raw > 1.5, subset.name  # wrong and sure of it
         assert calibrated < 0.8 * raw, subset.name
         assert float(fitted.temperatures[subset.number]) < 1, subset.name
+
+
+def test_utterances_of_one_modality_calibrate_its_subset_alone() -> None:
+    network = confident_network()
+    voices = [
+        Example(f"{e.id}-{copy}", e.label, {A: e.sources[A]}) for e in CORPUS.examples("val") for copy in range(2)
+    ]
+    reliability = Reliability(CONFIG).eval()
+    reliability.temperatures.fill_(0.5)
+    counts = fit_available_temperatures(reliability, network, voices, FEATURES, CPU)
+    assert counts == {ModalitySet.of(A): len(voices)}
+    number = ModalitySet.of(A).number
+    assert float(reliability.temperatures[number]) < 1
+    assert set(reliability.temperatures.tolist()[1:]) == {1.0, float(reliability.temperatures[number])}
+    part = part_of(network, CORPUS, FEATURES)
+    alone = SUBSETS.index(ModalitySet.of(A))
+    assert log_losses(part, reliability)[alone] < 0.8 * log_losses(part, Reliability(CONFIG))[alone]
+
+
+def test_few_utterances_do_not_calibrate() -> None:
+    few = CORPUS.examples("val")[: MIN_CALIBRATED - 10]
+    reliability = Reliability(CONFIG).eval()
+    reliability.temperatures.fill_(0.5)
+    counts = fit_available_temperatures(reliability, confident_network(), few, FEATURES, CPU)
+    assert counts == dict.fromkeys(SUBSETS, len(few))
+    assert reliability.temperatures.tolist()[1:] == [1.0] * 7
 
 
 def test_a_baseline_is_calibrated_without_a_verdict() -> None:

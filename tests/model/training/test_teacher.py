@@ -196,6 +196,16 @@ def test_the_prior_is_kept_if_all_balances_are_equally_good() -> None:
     assert teacher.balance.tolist() == [0.0] * 8
 
 
+def test_few_validation_utterances_of_own_data_flatten_the_prior() -> None:
+    corpus = Toy({"train": rare_neutral("train", 48), "val": rare_neutral("val", 21)[:6]})
+    own = fit_teacher(corpus, FEATURES, CONFIG, variants=0, steps=STEPS, shared_labels=True)
+    other = fit_teacher(corpus, FEATURES, CONFIG, variants=0, steps=STEPS)
+    assert own is not None
+    assert other is not None
+    assert own.balance[1:].tolist() == [1.0] * 7
+    assert float(other.balance.max()) < 1
+
+
 def test_a_teacher_is_restored_from_its_state(batch: Batch) -> None:
     teacher = fit(TRAINING, VALIDATION)
     assert teacher is not None

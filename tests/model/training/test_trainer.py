@@ -171,6 +171,12 @@ def test_training_stops_when_validation_does_not_improve(tmp_path: Path) -> None
     assert len(set(report.history)) == 1
 
 
+def test_without_selection_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    changes = {"patience": 1, "learning_rate": 1e-12, "guidance_epochs": 0, "select_epoch": False}
+    _, report = fit(tmp_path, epochs=3, **changes)
+    assert report.best_epoch == len(report.history) == 3
+
+
 def test_scalars_are_written_for_every_epoch(tmp_path: Path) -> None:
     _, report = fit(tmp_path, epochs=3)
     recorded = scalars(tmp_path)

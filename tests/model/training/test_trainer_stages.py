@@ -47,7 +47,7 @@ def test_emmr_has_one_stage_with_the_given_settings() -> None:
 
 @pytest.mark.parametrize("system", NEURAL)
 def test_a_stage_has_the_schedule_of_its_source(system: System) -> None:
-    settings = TrainingSettings(patience=3)
+    settings = TrainingSettings(patience=3, select_epoch=False)
     baseline = BASELINES[system]
     assert issubclass(baseline, NeuralBaseline)
     for stage, own in zip(baseline.stages, stage_settings(system, settings), strict=True):
@@ -55,6 +55,7 @@ def test_a_stage_has_the_schedule_of_its_source(system: System) -> None:
             stage.epochs, stage.learning_rate, stage.weight_decay,
         )  # fmt: skip
         assert own.patience == (stage.patience or 3)
+        assert own.select_epoch
         assert own.batch_size == (stage.batch_size or settings.batch_size)
         shares = (1.0, 0.0) if stage.complete else (settings.complete_share, settings.one_missing_share)
         assert (own.complete_share, own.one_missing_share) == shares
