@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,7 +23,7 @@ from rich.console import Console
 from app.settings import DEFAULT_WEIGHTS
 from benchmarks.harness import machine_line
 from model.baselines.systems import TITLES
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from model.features.visual.table import ACTION_UNIT_COLUMNS
 from model.modality import COMPLETE, Modality, ModalitySet
 from model.training.commands import COMPARISON, DEFAULT_CACHE, read_recipe, suited_settings, train
@@ -260,23 +261,37 @@ def features_of(examples: Sequence[Example], checkpoint: Checkpoint, cache: Path
     return items, np.array([item.label for item in items], dtype=np.int64)
 
 
-def fine_tune(data: Path, seed: int, cache: Path, config: Path | None = None) -> Figures:
-    """Fine-tune the shipped weights on 50 clips, and compare them with those and the references on other speakers.
-
-    The best reference is that of the highest macro-F1 on the validation clips.
-    """
+def write_own(data: Path, seed: int, folder: Path) -> tuple[Path, list[Example]]:
+    """Write the clips of a person of the section `own`; returns their list, and the clips of other speakers."""
     recordings = recordings_of(data, OWN)
     clips, others = draw_clips(data, recordings, few_speakers(recordings, seed), seed)
+    return write_clips(folder, clips), others
+
+
+def fine_tune(data: Path, seed: int, cache: Path, config: Path | None = None, folder: Path | None = None) -> Figures:
+    """Fine-tune the shipped weights on 50 clips, and compare them with those and the references on other speakers.
+
+    The reference is the one with the better macro-F1 on the validation clips.
+
+    Args:
+        data: of the corpora.
+        seed: of speakers, clips, sentences and the training.
+        cache: of features.
+        config: a recipe instead of the default one.
+        folder: for clips and weights, which are not trained again if they are there; a temporary one if None.
+    """
     shipped = load_checkpoint(DEFAULT_WEIGHTS, CPU)
-    with tempfile.TemporaryDirectory() as name:
-        path, out = write_clips(Path(name), clips), Path(name) / "weights" / "mine"
-        train(
-            corpus="manifest", data=path, out=out, config=config, seed=seed, epochs=None,
-            resume=False, device="cpu", cache=cache, workers=1, init=DEFAULT_WEIGHTS,
-        )  # fmt: skip
+    with nullcontext(folder) if folder is not None else tempfile.TemporaryDirectory() as name:
+        path, others = write_own(data, seed, Path(name))
+        out = Path(name) / "weights" / "mine"
+        if not (out / CONFIG).exists():
+            train(
+                corpus="manifest", data=path, out=out, config=config, seed=seed, epochs=None,
+                resume=False, device="cpu", cache=cache, workers=1, init=DEFAULT_WEIGHTS,
+            )  # fmt: skip
         tuned, own = load_checkpoint(out, CPU), ManifestCorpus(path)
         (training, _), (validation, labels) = (features_of(own.examples(p), shipped, cache) for p in ("train", "val"))
-        (items, truth) = features_of(others, shipped, cache)
+        items, truth = features_of(others, shipped, cache)
     references = fit_references(shipped.config, training, validation, seed)
     best = max(REFERENCES, key=lambda system: macro_f1(labels, predict(references[system], CPU, validation)))
     networks = {"fine-tuned": tuned.network, "shipped": shipped.network, "reference": references[best]}
@@ -397,7 +412,8 @@ def jobs(chosen: argparse.Namespace) -> dict[tuple[str, ...], Callable[[], Figur
         key = ("lists", f"{case}, {size or 'all'}", str(seed))
         found[key] = partial(measure, case, size, seed, chosen.data, *paths)
     for seed in chosen.seeds:
-        found["own", str(seed)] = partial(fine_tune, chosen.data, seed, *paths)
+        folder = None if chosen.folder is None else chosen.folder / str(seed)
+        found["own", str(seed)] = partial(fine_tune, chosen.data, seed, *paths, folder)
     for corpus, seed in product(CHOICE, chosen.seeds):
         found["shares", corpus, str(seed)] = partial(choose_share, chosen.data, corpus, seed, *paths)
     return {key: job for key, job in found.items() if key[0] in chosen.sections}
@@ -415,13 +431,12 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="figures of earlier runs are kept")
     parser.add_argument("--record", action="store_true", help=f"write the tables to {DOCUMENT}")
-    parser.add_argument("--folder", type=Path, default=None, help="only write the 50 clips of `own` there, as my.csv")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="of the clips of `own`, and of weights trained on them"
+    )
     chosen = parser.parse_args(given)
-    if chosen.folder is not None:
-        recordings = recordings_of(chosen.data, OWN)
-        clips, _ = draw_clips(chosen.data, recordings, few_speakers(recordings, chosen.seeds[0]), chosen.seeds[0])
-        print(write_clips(chosen.folder, clips))
-        return
+    for seed in chosen.seeds if chosen.folder is not None else ():
+        print(write_own(chosen.data, seed, chosen.folder / str(seed))[0])
     found: Figures = {}
     if chosen.json is not None and chosen.json.exists():
         found = json.loads(chosen.json.read_text(encoding="utf-8"))

@@ -78,7 +78,7 @@ def test_every_section_writes_its_table(
     for name, value in {
         "OWN": "nemo",
         "CHOICE": ("nemo",),
-        "CLIPS": 12,
+        "CLIPS": 20,
         "DEFAULT_WEIGHTS": tiny_weights,
         "DOCUMENT": document,
     }.items():
