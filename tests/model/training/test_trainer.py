@@ -172,8 +172,7 @@ def test_training_stops_when_validation_does_not_improve(tmp_path: Path) -> None
 
 
 def test_without_selection_the_last_epoch_is_kept(tmp_path: Path) -> None:
-    changes = {"patience": 1, "learning_rate": 1e-12, "guidance_epochs": 0, "select_epoch": False}
-    _, report = fit(tmp_path, epochs=3, **changes)
+    _, report = fit(tmp_path, epochs=3, patience=1, learning_rate=1e-12, guidance_epochs=0, select_epoch=False)
     assert report.best_epoch == len(report.history) == 3
 
 
