@@ -15,17 +15,22 @@ from app.settings import Settings
 from app.uploads.spool import Uploads
 
 
-def create_app(settings: Settings | None = None, on_failure: Callable[[], None] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    on_failure: Callable[[], None] | None = None,
+    engine_factory: Callable[..., Engine] = Engine,
+) -> FastAPI:
     """Build the application.
 
     Args:
         settings: read from the environment if None.
         on_failure: called once when the service has failed for good and the process should end.
+        engine_factory: takes the arguments of `Engine`.
     """
     settings = settings or Settings()
     configure_logging(settings.log_level, settings.log_format)
     measured = metrics.Metrics()
-    engine = Engine(settings, on_batch=measured.observe_batch, on_failure=on_failure)
+    engine = engine_factory(settings, on_batch=measured.observe_batch, on_failure=on_failure)
     uploads = Uploads(settings)
     measured.watch(engine, uploads)
 

@@ -23,7 +23,7 @@ from app.api.problems import VERSION_PREFIX, problem_response
 from app.logging import get_logger
 from app.settings import Settings
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _POLLED: Final = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})
 """Routes that monitoring requests all the time; logged at debug level."""
@@ -55,7 +55,7 @@ class RequestContextMiddleware:
             await self._app(scope, receive, send)
             return
         offered = Headers(scope=scope).get("x-request-id", "")
-        request_id = offered if _REQUEST_ID.fullmatch(offered) else uuid4().hex
+        request_id = offered if REQUEST_ID.fullmatch(offered) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         start = time.perf_counter()
         status = 0

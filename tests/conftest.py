@@ -11,6 +11,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
+    if item.get_closest_marker("ray") is not None and find_spec("ray") is None:
+        pytest.skip("the extra ray is not installed (make test-ray)")
 
 
 CARD = "# A tiny model\n\nRandom, for tests.\n"

@@ -15,7 +15,7 @@ from app.decoding.pool import DecodePool
 from app.engine.batcher import HEARTBEAT, Batcher
 from app.engine.lifecycle import Lifecycle, Phase
 from app.engine.predictor import Options, Predictor, PreparedRequest, Result, is_out_of_memory, load_languages
-from app.engine.preprocess import Preprocessor
+from app.engine.preprocess import Pool, Preprocessor
 from app.engine.warmup import warm_up
 from app.errors import DeadlinePassed, NotReady, QueueFull, ReloadRefused, ReloadUnderway, ServiceError, UploadError
 from app.linux import return_free_memory
@@ -81,6 +81,8 @@ class Engine:
         settings: limits and sizes.
         on_batch: called with every batch, on a worker's thread.
         on_failure: called once, on any thread, when the service has failed for good.
+        pool: decodes the files; processes of this machine if None.
+        load: weights folder, device and threads → predictor, as `Predictor.load`, which is used if None.
     """
 
     def __init__(
@@ -89,10 +91,13 @@ class Engine:
         *,
         on_batch: Callable[[Sequence[PreparedRequest]], None] = lambda _: None,
         on_failure: Callable[[], None] | None = None,
+        pool: Pool | None = None,
+        load: Callable[[Path, str, int | None], Predictor] | None = None,
     ) -> None:
         self.settings = settings
         self.lifecycle = Lifecycle(on_failure)
-        self.pool = DecodePool(
+        self._load_predictor = load or Predictor.load
+        self.pool: Pool = pool or DecodePool(
             workers=settings.decode_workers,
             timeout=settings.decode_timeout,
             memory_bytes=settings.decode_memory_bytes,
@@ -290,7 +295,7 @@ class Engine:
 
     async def _load(self, weights: Path) -> Predictor:
         settings = self.settings
-        predictor = await asyncio.to_thread(Predictor.load, weights, settings.device, settings.compute_threads)
+        predictor = await asyncio.to_thread(self._load_predictor, weights, settings.device, settings.compute_threads)
         self._networks.append(weakref.ref(predictor.pipeline.checkpoint.network))
         return predictor
 

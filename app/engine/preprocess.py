@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import IO, Literal, Protocol, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 from app.decoding.parts import audio_job, decode_text, openface_job
 from app.decoding.protocol import Json
@@ -20,6 +20,9 @@ from model.features.audio.raw_features import AudioFeatures
 from model.features.visual.openface import FaceTrack
 from model.modality import Modality
 
+if TYPE_CHECKING:
+    from app.decoding.pool import PoolState
+
 V = TypeVar("V")
 FilePart: TypeAlias = Literal["audio", "openface"]
 
@@ -29,6 +32,19 @@ class Decoder(Protocol):
 
     async def run(self, job: Json, file: IO[bytes], part: FilePart, result: type[V], /) -> V:
         """Decode a file as the job says; see `DecodePool.run`."""
+
+
+class Pool(Decoder, Protocol):
+    """Decoders that are started and stopped; the methods are those of `DecodePool`."""
+
+    def start(self) -> None:
+        """Wait until files can be decoded."""
+
+    def stop(self) -> None:
+        """Decode no more."""
+
+    def state(self) -> "PoolState":
+        """Return the current state."""
 
 
 class Preprocessor:

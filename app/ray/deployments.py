@@ -1,0 +1,260 @@
+"""The application of Ray Serve: HTTP service, decoders and device as deployments that scale on their own."""
+
+# A replica logs the message of an exception that leaves one of its methods, and such a message may quote content. The
+# methods of Features and Device therefore return the exceptions that are expected.
+
+import asyncio
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from app.decoding.pool import DecodePool, PoolState
+from app.decoding.protocol import Json
+from app.engine.engine import WEIGHTS_NAME, Engine, weights_folder
+from app.engine.predictor import Predictor, PreparedRequest, Result, is_out_of_memory
+from app.errors import UploadError
+from app.linux import erase_variables, forbid_dumps
+from app.logging import configure_logging, get_logger
+from app.main import create_app
+from app.ray.handles import RemotePool, RemotePredictor
+from app.settings import SECRET_VARIABLES, Settings
+from model.errors import CheckpointError, ConfigError, EmptyModality, EMMRError
+
+LOGGING: Final = {"enable_access_log": False}  # the service has a log of its own
+KEPT: Final = 2
+"""Weights that a device holds: during a change, requests prepared with those before still arrive."""
+
+
+@serve.deployment(
+    max_ongoing_requests=16,
+    autoscaling_config={"min_replicas": 1, "max_replicas": 16, "target_ongoing_requests": 4},
+    ray_actor_options={"num_cpus": 0.75},
+    health_check_period_s=5,
+    logging_config=LOGGING,
+)
+class Features:
+    """Confined processes that decode files and compute the features of a voice.
+
+    Args:
+        settings: the number of processes and their limits.
+    """
+
+    async def __init__(self, settings: Settings) -> None:
+        erase_variables(SECRET_VARIABLES)
+        configure_logging(settings.log_level, settings.log_format)
+        self._pool = DecodePool(
+            workers=settings.decode_workers,
+            timeout=settings.decode_timeout,
+            memory_bytes=settings.decode_memory_bytes,
+        )
+        await asyncio.to_thread(self._pool.start)
+
+    async def decode(
+        self, job: Json, content: bytes, part: Literal["audio", "openface"]
+    ) -> tuple[object, PoolState]:
+        """Decode a file; return the result or the error of `DecodePool.run`, and the state of the pool."""
+        outcome: object
+        try:
+            outcome = await self._pool.run(job, io.BytesIO(content), part, object)
+        except (UploadError, EmptyModality) as error:
+            outcome = error
+        return outcome, self._pool.state()
+
+    def state(self) -> PoolState:
+        """Return the state of the pool."""
+        return self._pool.state()
+
+    def check_health(self) -> None:
+        """Raise if no file can be decoded, so that the replica is replaced."""
+        if not self._pool.state().ok:
+            raise RuntimeError("no decoder process can be started")
+
+    def __del__(self) -> None:
+        """End the processes."""
+        self._pool.stop()
+
+
+@serve.deployment(
+    max_ongoing_requests=8,
+    autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
+    ray_actor_options={"num_cpus": 1},
+    health_check_period_s=5,
+    logging_config=LOGGING,
+)
+class Device:
+    """Weights on a device, and the one thread that uses it.
+
+    Args:
+        settings: the weights, the device and the number of threads of a computation.
+    """
+
+    async def __init__(self, settings: Settings) -> None:
+        erase_variables(SECRET_VARIABLES)
+        configure_logging(settings.log_level, settings.log_format)
+        # Arrays arrive in memory that Ray shares; they are read only.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        self._settings = settings
+        self._thread = ThreadPoolExecutor(1, "emmr-device")
+        self._loading = asyncio.Lock()
+        self._loaded: dict[str, Predictor] = {}
+        await self._predictor(settings.weights, None)
+
+    async def load(self, folder: Path, version: str) -> str | EMMRError:
+        """Load weights; return the name of the device, or the error."""
+        try:
+            return (await self._predictor(folder, version)).device
+        except EMMRError as error:
+            return error
+
+    async def decide(
+        self, folder: Path, version: str, batch: Sequence[PreparedRequest]
+    ) -> tuple[Sequence[Result] | Exception, int]:
+        """Decide on a batch.
+
+        Args:
+            folder, version: of the weights, which are loaded if they are not.
+            batch: requests without their predictor.
+
+        Returns:
+            The results without their requests, or the error; and the bytes allocated on the device.
+        """
+        try:
+            predictor = await self._predictor(folder, version)
+        except EMMRError as error:
+            return error, 0
+        for request in batch:
+            request.predictor = predictor
+        outcome = await asyncio.get_running_loop().run_in_executor(self._thread, _decide, predictor, batch)
+        return outcome, predictor.device_memory()
+
+    async def check_health(self) -> None:
+        """Raise if the device no longer computes, so that the replica is replaced."""
+        predictor = next(reversed(self._loaded.values()))
+        await asyncio.get_running_loop().run_in_executor(self._thread, predictor.check)
+
+    async def _predictor(self, folder: Path, version: str | None) -> Predictor:
+        """Return the predictor of these weights, which is loaded if it is not; any version if it is None."""
+        if version not in self._loaded:
+            async with self._loading:
+                if version not in self._loaded:
+                    settings = self._settings
+                    loaded = await asyncio.to_thread(Predictor.load, folder, settings.device, settings.compute_threads)
+                    found = loaded.pipeline.checkpoint.version
+                    if version not in {None, found}:
+                        raise CheckpointError(f"{folder} has other content on the machine of the device")
+                    request = PreparedRequest(loaded)
+                    request.add_text("This is only a test.")
+                    loaded.known_good = [request]
+                    await asyncio.get_running_loop().run_in_executor(self._thread, loaded.check)
+                    self._loaded[found] = loaded
+                    for unused in list(self._loaded)[:-KEPT]:
+                        del self._loaded[unused]
+                    return loaded
+        return self._loaded[version]
+
+
+def _decide(predictor: Predictor, batch: Sequence[PreparedRequest]) -> list[Result] | Exception:
+    try:
+        results = predictor.decide(batch)
+    except Exception as error:
+        log = get_logger()
+        log.warning("batch failed", exc_info=error)
+        # The type of an accelerator's exception may not exist where the batch comes from.
+        return MemoryError() if is_out_of_memory(error) else RuntimeError(f"{type(error).__name__} on the device")
+    return [Result(None, result.decision, result.text, result.timings) for result in results]
+
+
+class ServiceConfig(BaseModel, extra="forbid"):
+    """The `user_config` of the deployment `Service`, which takes effect without a restart.
+
+    Args:
+        weights: name of a folder beside the configured one to serve; that one if None. Matches `WEIGHTS_NAME`.
+    """
+
+    weights: str | None = None
+
+
+@serve.deployment(
+    max_ongoing_requests=512,
+    max_queued_requests=64,
+    backpressure_config={"status_code": 429, "retry_after_s": 1},
+    autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 16},
+    ray_actor_options={"num_cpus": 0.25},
+    user_config={"weights": None},
+    health_check_period_s=5,
+    logging_config=LOGGING,
+    graceful_shutdown_timeout_s=60,
+)
+@serve.ingress()
+class Service:
+    """The HTTP service, with the queue and the batches of its requests.
+
+    Args:
+        settings: all of the service.
+        features, device: the deployments.
+    """
+
+    async def __init__(self, settings: Settings, features: DeploymentHandle, device: DeploymentHandle) -> None:
+        erase_variables(SECRET_VARIABLES)
+        forbid_dumps()
+        # A route that replaces the weights of one replica alone would make answers depend on the replica.
+        settings = settings.model_copy(
+            update={"api_keys": (*settings.api_keys, *settings.admin_keys), "admin_keys": ()}
+        )
+        load = partial(RemotePredictor.load_with, device)
+        self._app = create_app(settings, engine_factory=partial(Engine, pool=RemotePool(features), load=load))
+        self._engine: Engine = self._app.state.engine
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the application that Ray Serve calls."""
+        return self._app
+
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Serve the weights of the config; those before are served until the others are warmed up.
+
+        Raises:
+            ValueError: the config is not a `ServiceConfig`.
+            CheckpointError, ReloadRefused: the weights cannot be served.
+        """
+        name = ServiceConfig.model_validate(config).weights
+        await self.check_health()
+        folder = weights_folder(self._engine.settings, name)
+        if folder.resolve() != self._engine.checkpoint.folder.resolve():
+            await self._engine.reload(name)
+
+    async def check_health(self) -> None:
+        """Wait for the start; raise if the service has failed, so that the replica is replaced."""
+        await self._engine.started()
+        if (reason := self._engine.lifecycle.reason) is not None:
+            raise RuntimeError(reason)
+
+
+def build(args: Mapping[str, Any] | None = None) -> Application:
+    """Build the application; the `import_path` of a Serve config file is `app.ray.deployments:build`.
+
+    Args:
+        args: settings by name, which take precedence over environment variables.
+
+    Raises:
+        ConfigError: a name is no setting.
+    """
+    if unknown := sorted(set(args or {}) - set(Settings.model_fields)):
+        raise ConfigError(f"no settings: {', '.join(unknown)}")
+    return application(Settings(**(args or {})))
+
+
+def application(settings: Settings) -> Application:
+    """Bind the deployments to each other; only the service gets the keys."""
+    without_keys = settings.model_copy(update={"api_keys": (), "admin_keys": ()})
+    application: Application = Service.bind(settings, Features.bind(without_keys), Device.bind(without_keys))
+    return application

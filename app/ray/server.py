@@ -1,0 +1,73 @@
+"""`emmr serve --engine ray`: the application on a Ray Serve of this machine."""
+
+import os
+import signal
+import threading
+from typing import Final
+
+import ray
+from ray import serve as ray_serve
+from ray.serve.schema import ApplicationStatus
+
+from app.linux import erase_variables
+from app.logging import configure_logging, get_logger
+from app.server import EXIT_FAILED, check_address
+from app.settings import SECRET_VARIABLES, Settings
+
+NAME: Final = "emmr"
+"""Of the application."""
+ENVIRONMENT: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "app.ray.proxy:middleware",
+    "FORWARDED_ALLOW_IPS": "",  # the application has its own `trusted_proxies`
+}
+"""Of every process of the cluster."""
+CHECK_SECONDS: Final = 5.0  # between looks at the state of the application
+
+
+def start_cluster(settings: Settings, processors: int | None = None, object_store_bytes: int | None = None) -> None:
+    """Start Ray on this machine and its HTTP proxy on the host and port of the settings.
+
+    Args:
+        settings: of the service.
+        processors: that deployments may take; those of the machine if None.
+        object_store_bytes: of shared memory; Ray's default if None.
+    """
+    os.environ.update(ENVIRONMENT)
+    os.environ["EMMR_HOST"] = settings.host  # the proxy checks Host headers
+    ray.init(
+        address="local", num_cpus=processors, object_store_memory=object_store_bytes, include_dashboard=False
+    )
+    ray_serve.start(http_options={"host": settings.host, "port": settings.port})
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal or a failure; return the exit status of the process.
+
+    Raises:
+        ConfigError: the service cannot listen on its address.
+    """
+    check_address(settings.host, settings.port)
+    configure_logging(settings.log_level, settings.log_format)
+    log = get_logger()
+    erase_variables(SECRET_VARIABLES)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    start_cluster(settings)
+    from app.ray.deployments import application
+
+    try:
+        ray_serve.run(application(settings), name=NAME, route_prefix="/", blocking=False)
+        log.info("ready", host=settings.host, port=settings.port)
+        while not stopped.wait(CHECK_SECONDS):
+            if ray_serve.status().applications[NAME].status is ApplicationStatus.DEPLOY_FAILED:
+                return EXIT_FAILED
+        log.info("leaving")
+        return 0
+    except RuntimeError as error:  # of `run`, where a deployment does not start
+        log.critical("cannot start", exc_info=error)
+        return EXIT_FAILED
+    finally:
+        ray_serve.shutdown()
+        ray.shutdown()

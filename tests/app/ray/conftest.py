@@ -1,0 +1,131 @@
+"""One Ray cluster for all tests of this folder, with the application of docker/ray/serve.yaml on tiny weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+import yaml
+
+from app.settings import Settings
+from tests.support.process import ROOT
+
+CONFIG = ROOT / "docker" / "ray" / "serve.yaml"
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "RAY_worker_niceness": "0",
+    # On a loaded machine a proxy takes longer to start than these allow by default.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+}
+START_SECONDS = 300
+Deploy = Callable[[str | None], None]
+
+
+def deploy_config(weights: Path, name: str | None) -> dict[str, Any]:
+    """The committed config with two replicas of service and device, and the weights of that name."""
+    config: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    (application,) = config["applications"]
+    application["args"] = {"weights": str(weights), "device": "cpu", "decode_workers": 1, "compute_threads": 1}
+    for deployment in application["deployments"]:
+        replicas = 1 if deployment["name"] == "Features" else 2
+        deployment["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}
+        deployment["ray_actor_options"] = {"num_cpus": 1}
+        if deployment["name"] == "Service":
+            deployment["user_config"] = {"weights": name}
+    return config
+
+
+def until(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """The address of a cluster's proxy."""
+    import ray
+    from ray import serve
+
+    from app.ray.server import start_cluster
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    before = dict(os.environ)
+    os.environ.update(ENVIRONMENT)
+    try:
+        start_cluster(Settings(port=port), processors=8, object_store_bytes=200 * 2**20)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def weights(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `one`, beside which is `two` of another version."""
+    import torch
+
+    from model.checkpoint import load_checkpoint, save_checkpoint
+
+    root = tmp_path_factory.mktemp("ray")
+    shutil.copytree(tiny_weights, root / "one")
+    loaded = load_checkpoint(tiny_weights, torch.device("cpu"))
+    with torch.no_grad():
+        next(loaded.network.parameters()).add_(1.0)
+    save_checkpoint(root / "two", loaded.network, loaded.preprocessing)
+    return root / "one"
+
+
+@pytest.fixture(scope="session")
+def deploy(address: str, weights: Path) -> Deploy:
+    """Deploy weights of a name as `serve deploy` does, and wait until they are served."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+
+    def act(name: str | None) -> None:
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(deploy_config(weights, name)))
+
+        def running() -> bool:
+            application = serve.status().applications["emmr"]
+            assert application.status is not ApplicationStatus.DEPLOY_FAILED, application.message
+            return application.status is ApplicationStatus.RUNNING
+
+        until(running)
+
+    return act
+
+
+@pytest.fixture(scope="session")
+def client(address: str, deploy: Deploy) -> Iterator[httpx2.Client]:
+    """A client of the application."""
+    deploy(None)
+    with httpx2.Client(base_url=address, timeout=60) as client:
+        until(lambda: client.get("/health/ready").status_code == 200)
+        yield client
+
+
+def replicas(deployment: str) -> list[psutil.Process]:
+    """The processes of a deployment's replicas."""
+    title = f"ray::ServeReplica:emmr:{deployment}"
+    return [process for process in psutil.process_iter() if process.name().startswith(title[:15]) and _is(process, title)]
+
+
+def _is(process: psutil.Process, title: str) -> bool:
+    try:
+        return process.cmdline()[0].startswith(title)
+    except (psutil.Error, IndexError):
+        return False
