@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import pytest
 
-from tests.app.api import test_batch, test_openapi, test_problems, test_recordings, test_response, test_routes
+from tests.app.api import test_batch, test_problems, test_recordings, test_response, test_routes
 from tests.contract import test_prediction
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default", "ignore::DeprecationWarning")]
 
-MODULES: Final = (test_prediction, test_problems, test_batch, test_recordings, test_response, test_routes, test_openapi)
+MODULES: Final = (test_prediction, test_problems, test_batch, test_recordings, test_response, test_routes)
 OTHER_FIXTURES: Final = frozenset({"application", "monkeypatch", "tiny_weights", "tmp_path"})
 """Fixtures of tests that change or inspect an application in their own process."""
 LEFT_OUT: Final = frozenset({"test_a_body_over_the_limit_is_too_large"})

@@ -13,7 +13,7 @@ import pytest
 from tests.app.ray.conftest import Deploy, deploy_config, replicas, until
 from tests.support.service import Part
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default", "ignore::DeprecationWarning")]
 
 CLIENTS = 4
 
