@@ -23,6 +23,7 @@ EXTRAS: Final = {
     "matplotlib": "train",
     "peft": "train",
     "pyarrow": "parquet",
+    "ray": "ray",
     "sklearn": "train",
     "tensorboard": "train",
     "threadpoolctl": "train",

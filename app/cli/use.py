@@ -22,6 +22,11 @@ Transcribe = Annotated[
     ),
 ]
 
+Engine = Annotated[
+    Literal["process", "ray"],
+    typer.Option(help="process: this one, and its decoders. ray: on Ray, with the extra ray."),
+]
+
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
@@ -33,6 +38,7 @@ def serve(
         Path | None,
         typer.Option(dir_okay=False, help="File to append a line of JSON to for each answer, without its content."),
     ] = None,
+    engine: Engine = "process",
 ) -> None:
     """Serve POST /predict, a page at /, /health, /metrics and /model.
 
@@ -49,9 +55,12 @@ def serve(
     erase_variables(SECRET_VARIABLES)
     forbid_dumps()
     from app.server import EXIT_FAILED
-    from app.server import serve as run
 
     with errors_as_messages():
+        if engine == "ray":
+            from app.ray.server import serve as run
+        else:
+            from app.server import serve as run
         status = run(settings)
     if status == EXIT_FAILED:
         # Without destructors: those of a lost CUDA context abort the process, which would then end by SIGABRT.
@@ -234,15 +243,17 @@ def timeline(
 
 def score(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            exists=True,
-            readable=True,
             help="A manifest, CSV or JSON lines with the columns text, audio, openface and id; or a folder of files.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option(dir_okay=False, help="File to write: .csv, .jsonl or .parquet.", show_default=False)
+        str,
+        typer.Option(
+            help="File to write: .csv, .jsonl or .parquet; with --engine ray a folder of Parquet files.",
+            show_default=False,
+        ),
     ],
     weights: Weights = None,
     device: Device = None,
@@ -259,11 +270,15 @@ def score(
         Literal["never", "auto", "always"] | None,
         typer.Option(help="As for predict.", show_default="EMMR_TRANSCRIBE, else never"),
     ] = None,
+    engine: Engine = "process",
 ) -> None:
     """Answer every row of a manifest or folder, on all processors.
 
     A row that cannot be answered becomes a row with an error. The same command goes on where an earlier one was
     interrupted: rows that are in the file already are left out.
+
+    With --engine ray a manifest and the results may be on object storage (s3://…), and the rows are answered on all
+    machines of the cluster of RAY_ADDRESS, or on this one.
     """
     settings = read_settings(
         weights=weights,
@@ -274,12 +289,20 @@ def score(
     )
     with errors_as_messages():
         from app.scoring.results import FORMATS
-        from app.scoring.run import score as run
 
-        if out.suffix not in FORMATS:
-            exit_bad_input(f"--out must end with one of {', '.join(FORMATS)}.")
         try:
-            run(settings, source, out)
+            if engine == "ray":
+                from app.ray.scoring import score as run_on_ray
+
+                run_on_ray(settings, source, out, workers)
+                return
+            from app.scoring.run import score as run
+
+            if not os.access(source, os.R_OK):
+                exit_bad_input(f"{source} does not exist, or cannot be read.")
+            if Path(out).suffix not in FORMATS:
+                exit_bad_input(f"--out must end with one of {', '.join(FORMATS)}.")
+            run(settings, Path(source), Path(out))
         except KeyboardInterrupt:
             typer.echo("Interrupted; the same command goes on from here.", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None

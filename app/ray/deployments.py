@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 
 from app.decoding.pool import DecodePool, PoolState
 from app.decoding.protocol import Json
-from app.engine.engine import WEIGHTS_NAME, Engine, weights_folder
+from app.engine.engine import Engine, weights_folder
 from app.engine.predictor import Predictor, PreparedRequest, Result, is_out_of_memory
 from app.errors import UploadError
 from app.linux import erase_variables, forbid_dumps
@@ -59,9 +59,7 @@ class Features:
         )
         await asyncio.to_thread(self._pool.start)
 
-    async def decode(
-        self, job: Json, content: bytes, part: Literal["audio", "openface"]
-    ) -> tuple[object, PoolState]:
+    async def decode(self, job: Json, content: bytes, part: Literal["audio", "openface"]) -> tuple[object, PoolState]:
         """Decode a file; return the result or the error of `DecodePool.run`, and the state of the pool."""
         outcome: object
         try:
@@ -122,7 +120,8 @@ class Device:
         """Decide on a batch.
 
         Args:
-            folder, version: of the weights, which are loaded if they are not.
+            folder: of the weights, which are loaded if they are not.
+            version: of the weights.
             batch: requests without their predictor.
 
         Returns:

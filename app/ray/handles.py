@@ -19,7 +19,7 @@ from model.pipeline import Pipeline
 V = TypeVar("V")
 
 ATTEMPTS: Final = 3
-"""Of a call whose replica ends before it answers. Decoding and deciding have no side effects, so both may be repeated."""
+"""Of a call whose replica ends before it answers: decoding and deciding have no side effects, and may be repeated."""
 
 
 class RemotePool:
@@ -35,7 +35,7 @@ class RemotePool:
 
     def start(self) -> None:
         """Wait for a replica."""
-        self._state = _result(lambda: self._features.state.remote())
+        self._state = _result(self._features.state.remote)
 
     def stop(self) -> None:
         """Do nothing: the deployment serves other replicas too."""
@@ -96,9 +96,7 @@ class RemotePredictor(Predictor):
         """
         checkpoint = self.pipeline.checkpoint
         sent = [replace(request, predictor=None) for request in batch]
-        outcome, self._memory = _result(
-            lambda: self._handle.decide.remote(checkpoint.folder, checkpoint.version, sent)
-        )
+        outcome, self._memory = _result(lambda: self._handle.decide.remote(checkpoint.folder, checkpoint.version, sent))
         return [replace(result, request=request) for result, request in zip(_unwrap(outcome), batch, strict=True)]
 
     @property

@@ -1,10 +1,9 @@
-"""Middleware of Ray Serve's HTTP proxies: the errors that they answer themselves become problems, as the service's are."""
+"""Middleware of Ray Serve's HTTP proxies, which makes problems of the errors that they answer themselves."""
 
 # Ray Serve calls `middleware` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH is `app.ray.proxy:middleware`.
 
 import asyncio
 import re
-from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -25,7 +24,9 @@ from app.settings import Settings
 
 OF_SERVICE: Final = "content-security-policy"
 """A header of every response of the service, and of none of the proxy's own."""
-_CONTROL: Final = re.compile(rb"serve[-_]multiplexed[-_]model[-_]id|x-session-id|x-request-(timeout-seconds|disconnect-disabled)")
+_CONTROL: Final = re.compile(
+    rb"serve[-_]multiplexed[-_]model[-_]id|x-session-id|x-request-(timeout-seconds|disconnect-disabled)"
+)
 """Request headers that change how the proxy treats a request."""
 
 
@@ -77,7 +78,8 @@ class ProxyMiddleware:
         try:
             await self._app(scope, self._bounded(scope, receive), send_unless_own)
         except Exception as error:
-            get_logger().error("proxy failed", exc_info=error)
+            log = get_logger()
+            log.error("proxy failed", exc_info=error)
         if not started:
             await _refuse(_meaning(own), scope, receive, send)
 

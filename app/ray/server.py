@@ -35,9 +35,7 @@ def start_cluster(settings: Settings, processors: int | None = None, object_stor
     """
     os.environ.update(ENVIRONMENT)
     os.environ["EMMR_HOST"] = settings.host  # the proxy checks Host headers
-    ray.init(
-        address="local", num_cpus=processors, object_store_memory=object_store_bytes, include_dashboard=False
-    )
+    ray.init(address="local", num_cpus=processors, object_store_memory=object_store_bytes, include_dashboard=False)
     ray_serve.start(http_options={"host": settings.host, "port": settings.port})
 
 
@@ -52,9 +50,9 @@ def serve(settings: Settings) -> int:
     log = get_logger()
     erase_variables(SECRET_VARIABLES)
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
     start_cluster(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray's own handlers, which end the process
+        signal.signal(number, lambda *_: stopped.set())
     from app.ray.deployments import application
 
     try:

@@ -63,7 +63,8 @@ def columns_of(classes: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _record(row: Row, outcome: Prediction | Failure) -> dict[str, Any]:
+def record_of(row: Row, outcome: Prediction | Failure) -> dict[str, Any]:
+    """Return the cells of a row by column; those that are not named are empty."""
     found: dict[str, Any] = {"id": row.id, "label": row.label or None}
     if isinstance(outcome, Failure):
         return found | {"error_title": outcome.title, "error_detail": " ".join(outcome.detail.splitlines())}
@@ -138,7 +139,7 @@ class Results:
         Raises:
             OSError: the disk is full.
         """
-        record = dict.fromkeys(self.columns) | _record(row, outcome) | {"model": self._model}
+        record = dict.fromkeys(self.columns) | record_of(row, outcome) | {"model": self._model}
         if self._csv:
             self._append(self._cells([_cell(record[column]) for column in self.columns]))
         else:
@@ -153,7 +154,7 @@ class Results:
         from pyarrow import parquet
 
         unfinished = self.path.with_name(f"{self.path.name}.partial")
-        schema = _schema(self.columns)
+        schema = schema_of(self.columns)
         with self._lines.open("rb") as lines, parquet.ParquetWriter(unfinished, schema) as writer:
             for records in _groups(lines):
                 writer.write_table(_table(records, schema))
@@ -239,7 +240,8 @@ def _require_pyarrow() -> None:
         raise ConfigError("a Parquet file needs the package pyarrow: pip install 'emmr[parquet]'")
 
 
-def _schema(columns: Sequence[str]) -> "pa.Schema":
+def schema_of(columns: Sequence[str]) -> "pa.Schema":
+    """Return the schema of a Parquet file with these columns."""
     import pyarrow as pa
 
     def kind(column: str) -> pa.DataType:

@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
@@ -55,18 +55,12 @@ def score(settings: Settings, source: Path, out: Path) -> None:
 
 
 async def _score(settings: Settings, source: Path, out: Path, total: int) -> None:
-    # Rows wait for each other and never are refused.
     window = WINDOW * settings.max_batch
-    settings = settings.model_copy(update={**WITHOUT_CLIENTS, "queue_size": window, "transcribe_queue": window})
-    engine = Engine(settings)
-    engine.start()
+    engine = await start_engine(settings)
     try:
-        await engine.started()
-        if not engine.lifecycle.ready:
-            raise CheckpointError(engine.lifecycle.reason or "the weights cannot be loaded")
         with open_results(out, model_name(engine.checkpoint)) as results:
             left = (row for row in read_rows(source, [out]) if row.id not in results.done)
-            with _reporting(total, len(results.done)) as report:
+            with reporting(total, len(results.done)) as report:
                 try:
                     await _answer_rows(engine, left, results, window, report)
                     results.finish()
@@ -76,7 +70,23 @@ async def _score(settings: Settings, source: Path, out: Path, total: int) -> Non
         await engine.stop()
 
 
-async def _answer_rows(engine: Engine, rows: Iterable[Row], results: Results, window: int, report: "_Report") -> None:
+async def start_engine(settings: Settings) -> Engine:
+    """Return an engine whose rows wait for each other and never are refused.
+
+    Raises:
+        CheckpointError: the weights cannot be loaded.
+    """
+    window = WINDOW * settings.max_batch
+    engine = Engine(settings.model_copy(update={**WITHOUT_CLIENTS, "queue_size": window, "transcribe_queue": window}))
+    engine.start()
+    await engine.started()
+    if not engine.lifecycle.ready:
+        await engine.stop()
+        raise CheckpointError(engine.lifecycle.reason or "the weights cannot be loaded")
+    return engine
+
+
+async def _answer_rows(engine: Engine, rows: Iterable[Row], results: Results, window: int, report: "Report") -> None:
     """Answer at most `window` rows at a time, and write them in their order."""
     waiting: deque[tuple[Row, asyncio.Task[Prediction | Failure]]] = deque()
 
@@ -101,20 +111,26 @@ async def _answer_rows(engine: Engine, rows: Iterable[Row], results: Results, wi
 
 
 async def _answer(engine: Engine, row: Row) -> Prediction | Failure:
-    """Answer one row.
+    """Answer one row of this machine's files; raises as `answer_form`."""
+    if row.fault is not None:
+        return Failure(UNREADABLE_ROW, row.fault)
+    form = RawForm()
+    try:
+        fill_form(row, form, engine.settings)
+    except OSError as error:
+        form.close()
+        return Failure(UNREADABLE_FILE, f"{error.filename}: {error.strerror}")
+    return await answer_form(engine, row, form)
+
+
+async def answer_form(engine: Engine, row: Row, form: RawForm) -> Prediction | Failure:
+    """Answer one row, and close its form.
 
     Raises:
         DeviceLost, NotReady: no row can be answered any more.
     """
-    if row.fault is not None:
-        return Failure(UNREADABLE_ROW, row.fault)
-    form, log = RawForm(), get_logger()
+    settings, log = engine.settings, get_logger()
     try:
-        try:
-            _open(row, form, engine.settings)
-        except OSError as error:
-            return Failure(UNREADABLE_FILE, f"{error.filename}: {error.strerror}")
-        settings = engine.settings
         options = Options(threshold=settings.key_threshold, face_id=row.face_id, transcribe=settings.transcribe)
         result = await engine.answer(form, options)
         return compose(row.id, result, parsed=0.0)
@@ -132,26 +148,27 @@ async def _answer(engine: Engine, row: Row) -> Prediction | Failure:
         form.close()
 
 
-def _open(row: Row, form: RawForm, settings: Settings) -> None:
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file of this machine."""
+    return path.open("rb")
+
+
+def fill_form(row: Row, form: RawForm, settings: Settings, opened: Callable[[Path], IO[bytes]] = open_file) -> None:
     """Open the files of a row, and read its text.
 
     Raises:
-        OSError: a file cannot be opened; it has the file name.
+        OSError: a file cannot be opened; that of `open_file` has the file name.
     """
-
-    def opened(path: Path | None) -> IO[bytes] | None:
-        return None if path is None else path.open("rb")
-
     if isinstance(row.text, Path):
-        with row.text.open("rb") as file:
+        with opened(row.text) as file:
             form.text = file.read(settings.max_text_bytes + 1)
     elif row.text is not None:
         form.text = row.text.encode()
-    form.audio = opened(row.audio)
-    form.openface = opened(row.openface)
+    form.audio = None if row.audio is None else opened(row.audio)
+    form.openface = None if row.openface is None else opened(row.openface)
 
 
-class _Report:
+class Report:
     """Counts rows as they are written, and reports to standard error."""
 
     def __init__(self, total: int, done: int, console: Console) -> None:
@@ -198,8 +215,9 @@ class _Report:
 
 
 @contextmanager
-def _reporting(total: int, done: int) -> Iterator[_Report]:
-    report = _Report(total, done, Console(file=sys.stderr))
+def reporting(total: int, done: int) -> Iterator[Report]:
+    """Report the rows that are added to standard error: a bar on a terminal, lines elsewhere."""
+    report = Report(total, done, Console(file=sys.stderr))
     try:
         with report.bar:
             yield report

@@ -121,7 +121,9 @@ def client(address: str, deploy: Deploy) -> Iterator[httpx2.Client]:
 def replicas(deployment: str) -> list[psutil.Process]:
     """The processes of a deployment's replicas."""
     title = f"ray::ServeReplica:emmr:{deployment}"
-    return [process for process in psutil.process_iter() if process.name().startswith(title[:15]) and _is(process, title)]
+    return [
+        process for process in psutil.process_iter() if process.name().startswith(title[:15]) and _is(process, title)
+    ]
 
 
 def _is(process: psutil.Process, title: str) -> bool:

@@ -1,0 +1,44 @@
+"""`emmr serve --engine ray`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.app.ray.conftest import ENVIRONMENT, until
+from tests.support.process import EMMR, ROOT
+
+pytestmark = pytest.mark.ray
+
+
+def is_ready(address: str) -> bool:
+    try:
+        return httpx2.get(f"{address}/health/ready", timeout=30).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def test_it_serves_until_sigterm_and_exits_0(weights: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    options = ["--engine", "ray", "--port", str(port), "--device", "cpu", "--weights", str(weights)]
+    environment = {**os.environ, **ENVIRONMENT, "EMMR_DECODE_WORKERS": "1", "EMMR_API_KEYS": '["open sesame"]'}
+    with subprocess.Popen([sys.executable, *EMMR, "serve", *options], cwd=ROOT, env=environment) as process:
+        try:
+            until(lambda: is_ready(address) or process.poll() is not None)
+            refused = httpx2.post(f"{address}/predict", data={"text": "Hello."}, timeout=60)
+            key = {"Authorization": "Bearer open sesame"}
+            answered = httpx2.post(f"{address}/predict", data={"text": "Hello."}, headers=key, timeout=60)
+            assert (refused.status_code, answered.status_code) == (401, 200)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(120) == 0
+        finally:
+            process.kill()
