@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn
 
 import typer
 import typer.core
@@ -34,6 +34,10 @@ EXTRAS: Final = {
 Weights = Annotated[
     Path | None,
     typer.Option(exists=True, file_okay=False, help="A weights folder.", show_default="the shipped weights"),
+]
+Engine = Annotated[
+    Literal["process", "ray"],
+    typer.Option(help="process: this machine alone. ray: a Ray cluster, with the extra ray."),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, …", show_default="auto")]
 

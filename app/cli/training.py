@@ -1,12 +1,13 @@
 """The commands that train weights and compare them; each imports what it needs when it runs."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.cli.common import Device, Weights, errors_as_messages, read_settings
+from app.cli.common import Device, Engine, Weights, errors_as_messages, read_settings
 
 
 def train(
@@ -55,10 +56,17 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes computing features.", show_default="one a processor")
     ] = None,
+    engine: Engine = "process",
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train together, with --engine ray.")] = 1,
 ) -> None:
     """Train weights on a corpus; the epoch that is best on its validation part is kept."""
     with errors_as_messages():
-        from model.training.commands import train as run
+        if engine == "ray":
+            from app.ray.training import train as train_on_ray
+
+            run = partial(train_on_ray, processes)
+        else:
+            from model.training.commands import train as run
 
         status = run(
             corpus=corpus,

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from app.cli.common import Device, Weights, errors_as_messages, exit_bad_input, read_settings, without_collections
+from app.cli.common import (
+    Device,
+    Engine,
+    Weights,
+    errors_as_messages,
+    exit_bad_input,
+    read_settings,
+    without_collections,
+)
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -20,11 +28,6 @@ Transcribe = Annotated[
         help="Whether to transcribe the voice: auto where no text is given and the extra asr is installed.",
         show_default="auto",
     ),
-]
-
-Engine = Annotated[
-    Literal["process", "ray"],
-    typer.Option(help="process: this one, and its decoders. ray: on Ray, with the extra ray."),
 ]
 
 

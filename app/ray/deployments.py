@@ -8,9 +8,10 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -22,26 +23,22 @@ from app.decoding.pool import DecodePool, PoolState
 from app.decoding.protocol import Json
 from app.engine.engine import Engine, weights_folder
 from app.engine.predictor import Predictor, PreparedRequest, Result, is_out_of_memory
+from app.engine.warmup import SENTENCE
 from app.errors import UploadError
 from app.linux import erase_variables, forbid_dumps
 from app.logging import configure_logging, get_logger
 from app.main import create_app
 from app.ray.handles import RemotePool, RemotePredictor
 from app.settings import SECRET_VARIABLES, Settings
-from model.errors import CheckpointError, ConfigError, EmptyModality, EMMRError
+from model.errors import CheckpointError, ConfigError, EMMRError, EmptyModality
 
 LOGGING: Final = {"enable_access_log": False}  # the service has a log of its own
+BACKPRESSURE: Final = {"status_code": 429, "retry_after_s": 1}
+"""Response to a request beyond `max_queued_requests`."""
 KEPT: Final = 2
 """Weights that a device holds: during a change, requests prepared with those before still arrive."""
 
 
-@serve.deployment(
-    max_ongoing_requests=16,
-    autoscaling_config={"min_replicas": 1, "max_replicas": 16, "target_ongoing_requests": 4},
-    ray_actor_options={"num_cpus": 0.75},
-    health_check_period_s=5,
-    logging_config=LOGGING,
-)
 class Features:
     """Confined processes that decode files and compute the features of a voice.
 
@@ -49,7 +46,7 @@ class Features:
         settings: the number of processes and their limits.
     """
 
-    async def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings) -> None:
         erase_variables(SECRET_VARIABLES)
         configure_logging(settings.log_level, settings.log_format)
         self._pool = DecodePool(
@@ -57,7 +54,7 @@ class Features:
             timeout=settings.decode_timeout,
             memory_bytes=settings.decode_memory_bytes,
         )
-        await asyncio.to_thread(self._pool.start)
+        self._pool.start()
 
     async def decode(self, job: Json, content: bytes, part: Literal["audio", "openface"]) -> tuple[object, PoolState]:
         """Decode a file; return the result or the error of `DecodePool.run`, and the state of the pool."""
@@ -82,13 +79,6 @@ class Features:
         self._pool.stop()
 
 
-@serve.deployment(
-    max_ongoing_requests=8,
-    autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
-    ray_actor_options={"num_cpus": 1},
-    health_check_period_s=5,
-    logging_config=LOGGING,
-)
 class Device:
     """Weights on a device, and the one thread that uses it.
 
@@ -96,7 +86,7 @@ class Device:
         settings: the weights, the device and the number of threads of a computation.
     """
 
-    async def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings) -> None:
         erase_variables(SECRET_VARIABLES)
         configure_logging(settings.log_level, settings.log_format)
         # Arrays arrive in memory that Ray shares; they are read only.
@@ -105,7 +95,7 @@ class Device:
         self._thread = ThreadPoolExecutor(1, "emmr-device")
         self._loading = asyncio.Lock()
         self._loaded: dict[str, Predictor] = {}
-        await self._predictor(settings.weights, None)
+        self._keep(self._load(settings.weights, None))
 
     async def load(self, folder: Path, version: str) -> str | EMMRError:
         """Load weights; return the name of the device, or the error."""
@@ -141,25 +131,29 @@ class Device:
         predictor = next(reversed(self._loaded.values()))
         await asyncio.get_running_loop().run_in_executor(self._thread, predictor.check)
 
-    async def _predictor(self, folder: Path, version: str | None) -> Predictor:
-        """Return the predictor of these weights, which is loaded if it is not; any version if it is None."""
+    async def _predictor(self, folder: Path, version: str) -> Predictor:
+        """Return the predictor of these weights, which is loaded if it is not."""
         if version not in self._loaded:
             async with self._loading:
                 if version not in self._loaded:
-                    settings = self._settings
-                    loaded = await asyncio.to_thread(Predictor.load, folder, settings.device, settings.compute_threads)
-                    found = loaded.pipeline.checkpoint.version
-                    if version not in {None, found}:
-                        raise CheckpointError(f"{folder} has other content on the machine of the device")
-                    request = PreparedRequest(loaded)
-                    request.add_text("This is only a test.")
-                    loaded.known_good = [request]
-                    await asyncio.get_running_loop().run_in_executor(self._thread, loaded.check)
-                    self._loaded[found] = loaded
-                    for unused in list(self._loaded)[:-KEPT]:
-                        del self._loaded[unused]
-                    return loaded
+                    self._keep(await asyncio.to_thread(self._load, folder, version))
         return self._loaded[version]
+
+    def _load(self, folder: Path, version: str | None) -> Predictor:
+        """Load weights of a version, or of any version if it is None, and answer a request with them."""
+        predictor = Predictor.load(folder, self._settings.device, self._settings.compute_threads)
+        if version not in {None, predictor.pipeline.checkpoint.version}:
+            raise CheckpointError(f"{folder} has other content on the machine of the device")
+        request = PreparedRequest(predictor)
+        request.add_text(SENTENCE)
+        predictor.known_good = [request]
+        self._thread.submit(predictor.check).result()
+        return predictor
+
+    def _keep(self, predictor: Predictor) -> None:
+        self._loaded[predictor.pipeline.checkpoint.version] = predictor
+        for unused in list(self._loaded)[:-KEPT]:
+            del self._loaded[unused]
 
 
 def _decide(predictor: Predictor, batch: Sequence[PreparedRequest]) -> list[Result] | Exception:
@@ -170,7 +164,7 @@ def _decide(predictor: Predictor, batch: Sequence[PreparedRequest]) -> list[Resu
         log.warning("batch failed", exc_info=error)
         # The type of an accelerator's exception may not exist where the batch comes from.
         return MemoryError() if is_out_of_memory(error) else RuntimeError(f"{type(error).__name__} on the device")
-    return [Result(None, result.decision, result.text, result.timings) for result in results]
+    return [replace(result, request=cast("PreparedRequest", None)) for result in results]
 
 
 class ServiceConfig(BaseModel, extra="forbid"):
@@ -183,18 +177,6 @@ class ServiceConfig(BaseModel, extra="forbid"):
     weights: str | None = None
 
 
-@serve.deployment(
-    max_ongoing_requests=512,
-    max_queued_requests=64,
-    backpressure_config={"status_code": 429, "retry_after_s": 1},
-    autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 16},
-    ray_actor_options={"num_cpus": 0.25},
-    user_config={"weights": None},
-    health_check_period_s=5,
-    logging_config=LOGGING,
-    graceful_shutdown_timeout_s=60,
-)
-@serve.ingress()
 class Service:
     """The HTTP service, with the queue and the batches of its requests.
 
@@ -203,7 +185,7 @@ class Service:
         features, device: the deployments.
     """
 
-    async def __init__(self, settings: Settings, features: DeploymentHandle, device: DeploymentHandle) -> None:
+    def __init__(self, settings: Settings, features: DeploymentHandle, device: DeploymentHandle) -> None:
         erase_variables(SECRET_VARIABLES)
         forbid_dumps()
         # A route that replaces the weights of one replica alone would make answers depend on the replica.
@@ -255,5 +237,25 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
 def application(settings: Settings) -> Application:
     """Bind the deployments to each other; only the service gets the keys."""
     without_keys = settings.model_copy(update={"api_keys": (), "admin_keys": ()})
-    application: Application = Service.bind(settings, Features.bind(without_keys), Device.bind(without_keys))
+    deployed = partial(serve.deployment, health_check_period_s=5, logging_config=LOGGING)
+    features = deployed(
+        max_ongoing_requests=16,
+        autoscaling_config={"min_replicas": 1, "max_replicas": 16, "target_ongoing_requests": 4},
+        ray_actor_options={"num_cpus": 0.75},
+    )(Features)
+    device = deployed(
+        max_ongoing_requests=8,
+        autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
+        ray_actor_options={"num_cpus": 1},
+    )(Device)
+    service = deployed(
+        max_ongoing_requests=512,
+        max_queued_requests=64,
+        backpressure_config=BACKPRESSURE,
+        autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 16},
+        ray_actor_options={"num_cpus": 0.25},
+        user_config=ServiceConfig().model_dump(),
+        graceful_shutdown_timeout_s=60,
+    )(serve.ingress()(Service))
+    application: Application = service.bind(settings, features.bind(without_keys), device.bind(without_keys))
     return application

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Final, Literal, Self, TypeVar
+from typing import IO, Any, Final, Literal, Self, TypeVar, cast
 
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -95,7 +95,7 @@ class RemotePredictor(Predictor):
             CheckpointError: the weights folder has other content there, or none.
         """
         checkpoint = self.pipeline.checkpoint
-        sent = [replace(request, predictor=None) for request in batch]
+        sent = [replace(request, predictor=cast("Predictor", None)) for request in batch]
         outcome, self._memory = _result(lambda: self._handle.decide.remote(checkpoint.folder, checkpoint.version, sent))
         return [replace(result, request=request) for result, request in zip(_unwrap(outcome), batch, strict=True)]
 

@@ -1,11 +1,10 @@
-"""`emmr score --engine ray`: the rows of a manifest on all machines of a Ray cluster, into a folder of Parquet files."""
+"""`emmr score --engine ray`: the rows of a manifest on all machines of a cluster, into a folder of Parquet files."""
 
 # A part is a number of rows, the unit of work and a file of the results. It is written by the process that answers it,
 # at once and under a name made of its ids, so that a part that is answered twice is in the results once.
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -25,7 +24,7 @@ from rich.text import Text
 from app.api.response import model_name
 from app.api.schemas import ModelName, Prediction
 from app.logging import configure_logging
-from app.ray.server import ENVIRONMENT
+from app.ray.server import cluster
 from app.scoring.results import Failure, columns_of, record_of, schema_of
 from app.scoring.rows import Row, read_rows
 from app.scoring.run import UNREADABLE_FILE, UNREADABLE_ROW, answer_form, fill_form, open_file, reporting, start_engine
@@ -80,7 +79,7 @@ def score(
             Console(stderr=True).print(Text(f"warning: {notice}", style="yellow"), soft_wrap=True)
         left = (row for row in rows if row.id not in done)
         parts = [{"rows": part} for part in iter(lambda: list(islice(left, part_rows)), [])]
-        with reporting(len(rows), len(rows) - sum(row.id not in done for row in rows)) as report, _cluster():
+        with reporting(len(rows), len(rows) - sum(row.id not in done for row in rows)) as report, cluster():
             if not parts:
                 return
             actors = actors or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -108,20 +107,6 @@ def local_manifest(source: str, storage: Mapping[str, Any]) -> Iterator[tuple[Pa
         with fsspec.open(source, "rb", **storage) as remote:
             manifest.write_bytes(remote.read())
         yield manifest, base
-
-
-@contextmanager
-def _cluster() -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS, or start one on this machine; no-op in a process that has joined one."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.update(ENVIRONMENT)
-    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _ids_of(out: str, model: ModelName, storage: Mapping[str, Any]) -> set[str]:

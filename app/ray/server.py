@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import ray
@@ -37,6 +39,20 @@ def start_cluster(settings: Settings, processors: int | None = None, object_stor
     os.environ["EMMR_HOST"] = settings.host  # the proxy checks Host headers
     ray.init(address="local", num_cpus=processors, object_store_memory=object_store_bytes, include_dashboard=False)
     ray_serve.start(http_options={"host": settings.host, "port": settings.port})
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start one on this machine; no-op in a process that has joined one."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.update(ENVIRONMENT)
+    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def serve(settings: Settings) -> int:

@@ -27,11 +27,17 @@ class DistributedContext:
     @classmethod
     @contextmanager
     def join(cls, device: torch.device) -> Iterator[Self]:
-        """Join the process group of `torchrun`, if it started this process: NCCL on CUDA, else Gloo."""
+        """Join the processes that train together; a block of one process where there are no others.
+
+        They are a process group that exists already, as Ray Train's, or those of `torchrun`, which become one.
+        """
+        if dist.is_available() and dist.is_initialized():
+            yield cls(dist.get_rank(), dist.get_world_size())
+            return
         if not dist.is_torchelastic_launched():
             yield cls()
             return
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group(backend_for(device))
         try:
             yield cls(dist.get_rank(), dist.get_world_size())
         finally:
@@ -98,6 +104,11 @@ class DistributedContext:
         finally:
             if self.is_main and self.size > 1:
                 dist.barrier()
+
+
+def backend_for(device: torch.device) -> str:
+    """Name of PyTorch's backend for processes with such a device."""
+    return "nccl" if device.type == "cuda" else "gloo"
 
 
 SINGLE_PROCESS = DistributedContext()

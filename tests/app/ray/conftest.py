@@ -128,6 +128,6 @@ def replicas(deployment: str) -> list[psutil.Process]:
 
 def _is(process: psutil.Process, title: str) -> bool:
     try:
-        return process.cmdline()[0].startswith(title)
+        return bool(process.cmdline()[0].startswith(title))
     except (psutil.Error, IndexError):
         return False

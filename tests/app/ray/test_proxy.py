@@ -21,9 +21,8 @@ def test_requests_beyond_the_queue_get_429(address: str, client: httpx2.Client) 
     import ray
     from ray import serve
 
-    from app.ray.deployments import Service
+    from app.ray.deployments import BACKPRESSURE
 
-    @ray.remote(num_cpus=0)
     class Gate:
         def __init__(self) -> None:
             self.opened = asyncio.Event()
@@ -34,16 +33,15 @@ def test_requests_beyond_the_queue_get_429(address: str, client: httpx2.Client) 
         async def open(self) -> None:
             self.opened.set()
 
-    gate = Gate.remote()
-    backpressure = Service._deployment_config.backpressure_config
+    gate = ray.remote(num_cpus=0)(Gate).remote()
 
-    @serve.deployment(max_ongoing_requests=1, max_queued_requests=1, backpressure_config=backpressure)
     class Held:
         async def __call__(self, _: object) -> str:
             await gate.wait.remote()
             return "done"
 
-    serve.run(Held.bind(), name="held", route_prefix="/held")
+    held = serve.deployment(max_ongoing_requests=1, max_queued_requests=1, backpressure_config=BACKPRESSURE)(Held)
+    serve.run(held.bind(), name="held", route_prefix="/held")
     responses: list[httpx2.Response] = []
     asking = [
         threading.Thread(target=lambda: responses.append(httpx2.get(f"{address}/held", timeout=120))) for _ in range(6)
@@ -69,7 +67,7 @@ def test_another_host_is_refused(client: httpx2.Client) -> None:
 
 @pytest.mark.parametrize("name", ["serve-multiplexed-model-id", "x-session-id", "x-request-timeout-seconds"])
 def test_headers_of_ray_are_ignored(client: httpx2.Client, name: str) -> None:
-    assert client.get("/health", headers={name: b"\xff"}).status_code == 200  # Ray decodes them as UTF-8
+    assert client.get("/health", headers={name.encode(): b"\xff"}).status_code == 200  # Ray decodes them as UTF-8
 
 
 def test_a_request_has_one_id_of_accepted_form(client: httpx2.Client) -> None:

@@ -17,7 +17,6 @@ from app.settings import Settings
 from model.errors import ConfigError
 from tests.app.ray.conftest import until
 from tests.app.scoring.test_run import manifest
-from tests.support.service import Part
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default", "ignore::DeprecationWarning")]
 __all__ = ["manifest"]

@@ -130,7 +130,7 @@ def test_progress_is_reported_in_lines_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "REPORT_SECONDS", 0.0)
-    with run._reporting(total=10, done=4) as report:
+    with run.reporting(total=10, done=4) as report:
         report.add(failed=False)
         report.add(failed=True)
     lines = capsys.readouterr().err.splitlines()
