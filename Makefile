@@ -46,6 +46,7 @@ export NO_GPU
 SERVE_STAMP := $(VENV)/.installed-serve
 DEV_STAMP := $(VENV)/.installed-dev
 FUZZ_STAMP := $(VENV)/.installed-fuzz
+RAY_STAMP := $(VENV)/.installed-ray
 AUDIT_STAMP := $(VENV)/.installed-audit
 RESULTS = $(if $(RECORD),--record) --json .cache/benches
 BENCH_STAMP := $(VENV)/.installed-bench
@@ -90,9 +91,13 @@ types: $(DEV_STAMP)
 pytest: $(DEV_STAMP)
 	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal --cov --cov-report=term
 
+.PHONY: test-ray
+test-ray: $(RAY_STAMP)  ## Test serving, scoring and training on a Ray cluster of this machine
+	$(BIN)/pytest tests/app/ray
+
 .PHONY: docker-lint
 docker-lint: $(DEV_STAMP)  ## Lint the Dockerfile and hold docker-compose.yml against the Compose Specification
-	$(BIN)/hadolint --config docker/hadolint.yaml docker/Dockerfile
+	$(BIN)/hadolint --config docker/hadolint.yaml docker/Dockerfile docker/ray/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 .PHONY: kubernetes-lint
@@ -180,7 +185,7 @@ overload: $(DEV_STAMP)  ## Load the service at four times its capacity for SECON
 constraints:  ## Write constraints.txt again, from the newest allowed versions
 	rm -rf .venv-constraints
 	'$(PYTHON)' -m venv .venv-constraints
-	.venv-constraints/bin/python -m pip install --editable '.[audit,bench,dev,fuzz]'
+	.venv-constraints/bin/python -m pip install --editable '.[audit,bench,dev,fuzz,ray-dev]'
 	{ grep '^#' constraints.txt; .venv-constraints/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 		| sed -E 's/\+[a-z0-9.]+$$//'; } > .venv-constraints/new
 	mv .venv-constraints/new constraints.txt
@@ -232,6 +237,10 @@ $(BENCH_STAMP): $(DEV_STAMP)
 
 $(AUDIT_STAMP): $(DEV_STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[audit,dev]'
+	@touch $@
+
+$(RAY_STAMP): $(DEV_STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray-dev]'
 	@touch $@
 
 $(FUZZ_STAMP): pyproject.toml constraints.txt | $(BIN)/python
