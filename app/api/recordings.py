@@ -47,7 +47,7 @@ _BODY: Final[dict[str, Any]] = {
                     "transcript": {
                         "type": "string",
                         "format": "binary",
-                        "description": "The transcript: SRT, WebVTT, Whisper's JSON, or CSV of start, end, text, speaker.",
+                        "description": "SRT, WebVTT, Whisper's JSON, or CSV of start, end, text, speaker.",
                     },
                     "openface": {
                         "type": "string",

@@ -187,7 +187,9 @@ def timeline(
     ] = None,
     transcript: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, readable=True, help="The transcript: SRT, WebVTT, Whisper JSON or CSV."),
+        typer.Option(
+            exists=True, dir_okay=False, readable=True, help="The transcript: SRT, WebVTT, Whisper JSON or CSV."
+        ),
     ] = None,
     openface: Annotated[
         Path | None,
