@@ -18,20 +18,19 @@ from app.uploads.spool import Uploads
 def create_app(
     settings: Settings | None = None,
     on_failure: Callable[[], None] | None = None,
-    engine_factory: Callable[..., Engine] = Engine,
+    build: Callable[..., Engine] = Engine,
 ) -> FastAPI:
     """Build the application.
 
     Args:
         settings: read from the environment if None.
         on_failure: called once when the service has failed for good and the process should end.
-        engine_factory: takes the arguments of `Engine`.
+        build: makes the engine, from the arguments of `Engine`.
     """
     settings = settings or Settings()
     configure_logging(settings.log_level, settings.log_format)
-    measured = metrics.Metrics()
-    engine = engine_factory(settings, on_batch=measured.observe_batch, on_failure=on_failure)
-    uploads = Uploads(settings)
+    measured, uploads = metrics.Metrics(), Uploads(settings)
+    engine = build(settings, on_batch=measured.observe_batch, on_failure=on_failure)
     measured.watch(engine, uploads)
 
     @asynccontextmanager
@@ -52,8 +51,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.settings, app.state.metrics, app.state.engine = settings, measured, engine
-    app.state.answers = None  # opened with the service
+    app.state.settings, app.state.metrics, app.state.engine, app.state.answers = settings, measured, engine, None
     app.state.uploads, app.state.recordings = uploads, recordings.Recordings(settings)
     measured.recordings.set_function(lambda: app.state.recordings.running)
     install_middleware(app, settings, measured)

@@ -60,6 +60,11 @@ class Service:
         """Return the sum of the resident sets of the process and its descendants."""
         return sum(float(process.memory_info().rss) for process in self._tree()) / 2**20
 
+    def processor_seconds(self) -> float:
+        """Return the processor time of the process and its descendants, ended ones only if they were waited for."""
+        times = [process.cpu_times() for process in self._tree()]
+        return sum(time.user + time.system + time.children_user + time.children_system for time in times)
+
     def _tree(self) -> list[psutil.Process]:
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]

@@ -1,6 +1,7 @@
 """The commands that train weights and compare them; each imports what it needs when it runs."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -64,10 +65,11 @@ def train(
         if engine == "ray":
             from app.ray.training import train as train_on_ray
 
-            run = partial(train_on_ray, processes)
+            run: Callable[..., int] = partial(train_on_ray, processes)
         else:
-            from model.training.commands import train as run
+            from model.training.commands import train as train_alone
 
+            run = train_alone
         status = run(
             corpus=corpus,
             data=data,

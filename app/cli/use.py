@@ -42,6 +42,10 @@ def serve(
         typer.Option(dir_okay=False, help="File to append a line of JSON to for each answer, without its content."),
     ] = None,
     engine: Engine = "process",
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --engine ray: of each deployment.", show_default="as many as the load needs"),
+    ] = None,
 ) -> None:
     """Serve POST /predict, a page at /, /health, /metrics and /model.
 
@@ -61,10 +65,13 @@ def serve(
 
     with errors_as_messages():
         if engine == "ray":
-            from app.ray.server import serve as run
+            from app.ray.server import serve as serve_on_ray
+
+            status = serve_on_ray(settings, replicas)
         else:
             from app.server import serve as run
-        status = run(settings)
+
+            status = run(settings)
     if status == EXIT_FAILED:
         # Without destructors: those of a lost CUDA context abort the process, which would then end by SIGABRT.
         sys.stderr.flush()

@@ -193,7 +193,7 @@ class Service:
             update={"api_keys": (*settings.api_keys, *settings.admin_keys), "admin_keys": ()}
         )
         load = partial(RemotePredictor.load_with, device)
-        self._app = create_app(settings, engine_factory=partial(Engine, pool=RemotePool(features), load=load))
+        self._app = create_app(settings, build=partial(Engine, pool=RemotePool(features), load=load))
         self._engine: Engine = self._app.state.engine
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -234,25 +234,35 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
     return application(Settings(**(args or {})))
 
 
-def application(settings: Settings) -> Application:
-    """Bind the deployments to each other; only the service gets the keys."""
+def application(settings: Settings, replicas: int | None = None) -> Application:
+    """Bind the deployments to each other; only the service gets the keys.
+
+    Args:
+        settings: of the service.
+        replicas: of each deployment; as many as the load needs if None.
+    """
+
+    def scaled(most: int, target: int) -> Mapping[str, int]:
+        limits = {"min_replicas": replicas or 1, "max_replicas": replicas or most}
+        return {**limits, "target_ongoing_requests": target}
+
     without_keys = settings.model_copy(update={"api_keys": (), "admin_keys": ()})
     deployed = partial(serve.deployment, health_check_period_s=5, logging_config=LOGGING)
     features = deployed(
         max_ongoing_requests=16,
-        autoscaling_config={"min_replicas": 1, "max_replicas": 16, "target_ongoing_requests": 4},
+        autoscaling_config=scaled(16, 4),
         ray_actor_options={"num_cpus": 0.75},
     )(Features)
     device = deployed(
         max_ongoing_requests=8,
-        autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
+        autoscaling_config=scaled(8, 2),
         ray_actor_options={"num_cpus": 1},
     )(Device)
     service = deployed(
         max_ongoing_requests=512,
         max_queued_requests=64,
         backpressure_config=BACKPRESSURE,
-        autoscaling_config={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 16},
+        autoscaling_config=scaled(8, 16),
         ray_actor_options={"num_cpus": 0.25},
         user_config=ServiceConfig().model_dump(),
         graceful_shutdown_timeout_s=60,

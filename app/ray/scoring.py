@@ -79,7 +79,7 @@ def score(
             Console(stderr=True).print(Text(f"warning: {notice}", style="yellow"), soft_wrap=True)
         left = (row for row in rows if row.id not in done)
         parts = [{"rows": part} for part in iter(lambda: list(islice(left, part_rows)), [])]
-        with reporting(len(rows), len(rows) - sum(row.id not in done for row in rows)) as report, cluster():
+        with cluster(), reporting(len(rows), sum(row.id in done for row in rows)) as report:
             if not parts:
                 return
             actors = actors or max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -24,6 +24,8 @@ ENVIRONMENT: Final = {
     "FORWARDED_ALLOW_IPS": "",  # the application has its own `trusted_proxies`
 }
 """Of every process of the cluster."""
+PROCESSORS: Final = 2
+"""Of one replica of each deployment."""
 CHECK_SECONDS: Final = 5.0  # between looks at the state of the application
 
 
@@ -48,15 +50,19 @@ def cluster() -> Iterator[None]:
         yield
         return
     os.environ.update(ENVIRONMENT)
-    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False)
+    ray.init(include_dashboard=False)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, replicas: int | None = None) -> int:
     """Serve until a signal or a failure; return the exit status of the process.
+
+    Args:
+        settings: of the service.
+        replicas: of each deployment, also where the processors are fewer; as many as the load needs if None.
 
     Raises:
         ConfigError: the service cannot listen on its address.
@@ -66,13 +72,13 @@ def serve(settings: Settings) -> int:
     log = get_logger()
     erase_variables(SECRET_VARIABLES)
     stopped = threading.Event()
-    start_cluster(settings)
+    start_cluster(settings, None if replicas is None else max(PROCESSORS * replicas, os.cpu_count() or 1))
     for number in (signal.SIGINT, signal.SIGTERM):  # after Ray's own handlers, which end the process
         signal.signal(number, lambda *_: stopped.set())
     from app.ray.deployments import application
 
     try:
-        ray_serve.run(application(settings), name=NAME, route_prefix="/", blocking=False)
+        ray_serve.run(application(settings, replicas), name=NAME, route_prefix="/", blocking=False)
         log.info("ready", host=settings.host, port=settings.port)
         while not stopped.wait(CHECK_SECONDS):
             if ray_serve.status().applications[NAME].status is ApplicationStatus.DEPLOY_FAILED:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 
-from tests.app.ray.conftest import Deploy, deploy_config, replicas, until
+from tests.app.ray.conftest import CONFIG, Deploy, deploy_config, replicas, until
+from tests.support.process import ROOT
 from tests.support.service import Part
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default", "ignore::DeprecationWarning")]
@@ -112,3 +114,15 @@ def test_the_committed_config_is_accepted_by_ray(weights: Path) -> None:
     config = ServeDeploySchema.model_validate(deploy_config(weights, None))
     (application,) = config.applications
     assert application.import_path == f"{build.__module__}:{build.__name__}"
+
+
+def test_the_rayservice_deploys_the_committed_config(weights: Path) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    manifest = yaml.safe_load((ROOT / "docker/kubernetes/ray/rayservice.yaml").read_text(encoding="utf-8"))
+    in_manifest = yaml.safe_load(manifest["spec"]["serveConfigV2"])
+    ServeDeploySchema.model_validate(in_manifest)
+    committed = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    for application in committed["applications"]:
+        del application["args"]  # settings.yaml
+    assert in_manifest == committed
