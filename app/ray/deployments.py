@@ -189,9 +189,10 @@ class Service:
         erase_variables(SECRET_VARIABLES)
         forbid_dumps()
         # A route that replaces the weights of one replica alone would make answers depend on the replica.
-        settings = settings.model_copy(
-            update={"api_keys": (*settings.api_keys, *settings.admin_keys), "admin_keys": ()}
-        )
+        changes: dict[str, object] = {"api_keys": (*settings.api_keys, *settings.admin_keys), "admin_keys": ()}
+        if (log := settings.log_answers) is not None:  # which one process alone may rename
+            changes["log_answers"] = log.with_stem(f"{log.stem}-{serve.get_replica_context().replica_id.unique_id}")
+        settings = settings.model_copy(update=changes)
         load = partial(RemotePredictor.load_with, device)
         self._app = create_app(settings, build=partial(Engine, pool=RemotePool(features), load=load))
         self._engine: Engine = self._app.state.engine

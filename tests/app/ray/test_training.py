@@ -21,7 +21,7 @@ def test_two_processes_have_the_metrics_of_one(address: str, tmp_path: Path) -> 
     from app.ray.training import train
 
     data = manifest(tmp_path, {"train": 46, "val": 21}, lacks=LACKING[:-1])
-    recipe = tiny_recipe(epochs=3, batch_size=15, learning_rate=2e-3, class_balance=0.0)
+    recipe = tiny_recipe(epochs=5, batch_size=15, learning_rate=2e-3, class_balance=0.0)
     network = recipe.model.network.model_copy(update={"dropout": 0.0})
     path = tmp_path / "recipe.json"
     path.write_text(
