@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, chosen in scored.items():
             with tempfile.TemporaryDirectory() as folder:
                 figures.setdefault(f"{name}_rows_per_s", []).append(score(Path(folder), ROWS // share, *chosen))
-    report.medians |= {name: statistics.median(values) for name, values in figures.items()}
+    report.medians.update({name: statistics.median(values) for name, values in figures.items()})
     report.facts["rounds"] = rounds
     finish(report, options.json)
 
