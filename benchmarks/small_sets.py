@@ -26,6 +26,7 @@ from model.baselines.systems import TITLES
 from model.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from model.features.visual.table import ACTION_UNIT_COLUMNS
 from model.modality import COMPLETE, Modality, ModalitySet
+from model.network.batch import collate
 from model.training.commands import COMPARISON, DEFAULT_CACHE, read_recipe, suited_settings, train
 from model.training.comparison import REFERENCES, fit_references, predict
 from model.training.datasets.base import (
@@ -38,13 +39,14 @@ from model.training.datasets.base import (
     Source,
     Split,
     TextSource,
+    example_of,
 )
 from model.training.datasets.composite import Composite2Corpus
 from model.training.datasets.manifest import ManifestCorpus
 from model.training.datasets.mosi import MosiCorpus
 from model.training.datasets.recordings import STILLS, FacesCorpus, Recording, VoicesCorpus, read_voices
 from model.training.decision_table import Item, items_of
-from model.training.experiment import prepare
+from model.training.experiment import adapted_config, prepare
 from model.training.initial import SHARES, average, fine_tuned_config
 from model.training.metrics import Interval, macro_f1, paired_bootstrap
 from model.training.prepare import prepare_split
@@ -80,6 +82,8 @@ OWN: Final = "urdu"
 """The corpus of voices of the section `own`, which the shipped weights do not have."""
 CHOICE: Final = ("emovo", "turev")
 """Corpora of voices by which the share of the trained parameters is chosen; the shipped weights do not have them."""
+EPOCHS: Final = ("training prior", "selected prior", "best epoch", "last epoch")
+"""What the section `epochs` compares."""
 CPU: Final = torch.device("cpu")
 
 
@@ -323,6 +327,52 @@ def choose_share(data: Path, corpus: str, seed: int, cache: Path, config: Path |
     return {"n": len(items), "macro_f1": found}
 
 
+def choose_epoch(data: Path, seed: int, cache: Path, config: Path | None = None) -> Figures:
+    """Macro-F1 on a speaker of nEMO outside its test part, after training on 50 clips of other such speakers.
+
+    Of the soft targets with the prior of the training part and with the selected one, and of the network of the best
+    validation epoch and of the last one.
+    """
+    recordings = [r for r in recordings_of(data, "nemo") if r.split != "test"]
+    names = sorted({str(r.speaker) for r in recordings})
+    test, validation = names[seed % len(names)], names[(seed + 1) % len(names)]
+    order = np.random.default_rng(seed).permutation(len(recordings)).tolist()
+
+    def drawn(keeps: Callable[[str], bool], count: int | None = None) -> list[Example]:
+        signals = [recordings[i].signal for i in order if keeps(str(recordings[i].speaker))][:count]
+        return [example_of(str(k), str(s.polarity), [s]) for k, s in enumerate(signals)]
+
+    parts: dict[Split, Sequence[Example]] = {
+        "train": drawn(lambda name: name not in (test, validation), round(CLIPS * (1 - VALIDATION_SHARE))),
+        "val": drawn(lambda name: name == validation, round(CLIPS * VALIDATION_SHARE)),
+        "test": drawn(lambda name: name == test),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        own, recipe = ManifestCorpus(write_manifest(Path(name), parts)), read_recipe(config)
+        settings = suited_settings(recipe.training, own, tuned=False) if config is None else recipe.training
+        settings = settings.model_copy(update={"select_epoch": True, "patience": settings.epochs})
+        recipe = Recipe(model=adapted_config(recipe.model, own, "mine"), training=settings)
+        paths = RunPaths(Path(name) / "run", cache, 1, CPU)
+        prepared = prepare(own, recipe, paths)
+        trainer = Trainer(own, prepared, recipe, seed, paths, Console(quiet=True))
+        network, _ = trainer.fit()
+        state = load_state(trainer.folder)
+    assert state is not None
+    assert prepared.teacher is not None
+    items = {part: items_of(own.examples(part), prepared.features, recipe.model.classes) for part in parts}
+    truth = np.array([item.label for item in items["test"]], dtype=np.int64)
+    batch = collate([item.utterance for item in items["test"]], recipe.model)
+    predicted = {"selected prior": prepared.teacher(batch).answer.argmax(dim=1).numpy()}
+    prepared.teacher.balance.zero_()
+    predicted["training prior"] = prepared.teacher(batch).answer.argmax(dim=1).numpy()
+    predicted["best epoch"] = predict(network, CPU, items["test"])
+    network.load_state_dict(with_prefix(state[0], "average."))
+    predicted["last epoch"] = predict(network, CPU, items["test"])
+    for system, reference in fit_references(recipe.model, items["train"], items["val"], seed).items():
+        predicted[system] = predict(reference, CPU, items["test"])
+    return {"n": len(truth), "macro_f1": {name: macro_f1(truth, found) for name, found in predicted.items()}}
+
+
 def lists_table(found: Mapping[str, Mapping[str, Figures]]) -> list[str]:
     """A row for each list, with means over seeds."""
     systems = [TITLES["emmr"], *(TITLES[system] for system in REFERENCES)]
@@ -383,10 +433,25 @@ def shares_table(found: Mapping[str, Mapping[str, Figures]]) -> list[str]:
     return lines
 
 
+def epochs_table(found: Mapping[str, Figures]) -> list[str]:
+    """A row for each speaker, and the means."""
+    columns = (*EPOCHS, *REFERENCES)
+    lines = [
+        "| Speaker | Targets, own prior | Selected prior | Best epoch | Last epoch | `late-fusion` | `classical` |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    rows = {str(number): run["macro_f1"] for number, run in enumerate(found.values(), start=1)}
+    rows["mean"] = {name: float(np.mean([row[name] for row in rows.values()])) for name in columns}
+    return lines + [
+        f"| {name} | {' | '.join(f'{row[column]:.3f}' for column in columns)} |" for name, row in rows.items()
+    ]
+
+
 TABLES: Final[Mapping[str, Callable[[Any], list[str]]]] = {
     "lists": lists_table,
     "own": own_table,
     "shares": shares_table,
+    "epochs": epochs_table,
 }
 
 
@@ -416,6 +481,8 @@ def jobs(chosen: argparse.Namespace) -> dict[tuple[str, ...], Callable[[], Figur
         found["own", str(seed)] = partial(fine_tune, chosen.data, seed, *paths, folder)
     for corpus, seed in product(CHOICE, chosen.seeds):
         found["shares", corpus, str(seed)] = partial(choose_share, chosen.data, corpus, seed, *paths)
+    for seed in chosen.seeds:
+        found["epochs", str(seed)] = partial(choose_epoch, chosen.data, seed, *paths)
     return {key: job for key, job in found.items() if key[0] in chosen.sections}
 
 

@@ -44,8 +44,7 @@ SMALL_SET_STEPS: Final = 60
 SMALL_SET_PRETRAINING_STEPS: Final = 1000
 """Optimiser steps of the pretraining of encoders on soft targets, at least, on a manifest."""
 SMALL_SET_EXPERT_STEPS: Final = 500
-"""Optimiser steps of an expert, at most, where a manifest takes more epochs than the recipe's; on 50 clips 500 are not
-better than 200 (held-out speakers)."""
+"""Optimiser steps of an expert, at most, where a manifest takes more epochs than the recipe's."""
 
 
 def train(

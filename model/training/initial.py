@@ -17,7 +17,7 @@ CLASS_LAYERS: Final = ("classifier.", "modality_heads.", "subsets.heads.")
 SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Candidates for the share of the trained parameters in the average with the initial ones."""
 DEFAULT_SHARE: Final = 0.5
-"""With fewer than `MIN_SELECTED` validation utterances. Chosen on EMOVO (docs/training.md)."""
+"""With fewer than `MIN_SELECTED` validation utterances. Chosen on EMOVO and TurEV (docs/training.md)."""
 MIN_SELECTED: Final = 30
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.small_sets import (
     CASES,
+    EPOCHS,
     TABLES,
     all_but_one,
     draw_clips,
@@ -74,7 +75,7 @@ def test_every_section_writes_its_table(
     page = "".join(f"<!-- small-sets: {name} -->\nold\n<!-- /small-sets -->\nkept\n" for name in TABLES)
     document, out, recipe = tmp_path / "page.md", tmp_path / "out.json", tmp_path / "recipe.json"
     document.write_text(page, encoding="utf-8")
-    recipe.write_text(tiny_recipe(epochs=1).model_dump_json(), encoding="utf-8")
+    recipe.write_text(tiny_recipe(epochs=1, teacher=True).model_dump_json(), encoding="utf-8")
     for name, value in {
         "OWN": "nemo",
         "CHOICE": ("nemo",),
@@ -88,6 +89,7 @@ def test_every_section_writes_its_table(
     main([*options, "--cache", str(tmp_path / "cache"), "--seeds", "0", "--record"])
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert figures["lists"].keys() == {"face, all"}
+    assert figures["epochs"]["0"]["macro_f1"].keys() == {*EPOCHS, "late-fusion", "classical"}
     assert figures["shares"]["nemo"]["0"]["macro_f1"].keys() == {"0.0", "0.25", "0.5", "0.75", "1.0"}
     assert len(figures["own"]["0"]["predicted"]["shipped"]) == len(figures["own"]["0"]["labels"]) > 0
     written = document.read_text(encoding="utf-8")
