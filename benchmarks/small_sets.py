@@ -4,12 +4,9 @@ Needs the corpora. Figures of earlier runs in the `--json` file are kept, so tha
 """
 
 import argparse
-import csv
 import json
-import shutil
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import product
@@ -22,6 +19,15 @@ from rich.console import Console
 
 from app.settings import DEFAULT_WEIGHTS
 from benchmarks.harness import machine_line
+from benchmarks.own_clips import (
+    CLIPS,
+    all_but_one,
+    draw_clips,
+    few_speakers,
+    recordings_of,
+    write_clips,
+    write_csv,
+)
 from model.baselines.systems import TITLES
 from model.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from model.features.visual.table import ACTION_UNIT_COLUMNS
@@ -30,7 +36,6 @@ from model.network.batch import collate
 from model.training.commands import COMPARISON, DEFAULT_CACHE, read_recipe, suited_settings, train
 from model.training.comparison import REFERENCES, fit_references, predict
 from model.training.datasets.base import (
-    CLASSES,
     ActionUnitMeansSource,
     Example,
     FixedCorpus,
@@ -44,7 +49,7 @@ from model.training.datasets.base import (
 from model.training.datasets.composite import Composite2Corpus
 from model.training.datasets.manifest import ManifestCorpus
 from model.training.datasets.mosi import MosiCorpus
-from model.training.datasets.recordings import STILLS, FacesCorpus, Recording, VoicesCorpus, read_voices
+from model.training.datasets.recordings import STILLS, FacesCorpus, VoicesCorpus
 from model.training.decision_table import Item, items_of
 from model.training.experiment import adapted_config, prepare
 from model.training.initial import SHARES, average, fine_tuned_config
@@ -76,8 +81,6 @@ VALIDATION_SHARE: Final = 0.2
 TEST_ROWS: Final = 400
 """Of the test part at most, drawn once."""
 COLUMNS: Final = ("id", "split", "text", "audio", "openface", "label")
-CLIPS: Final = 50
-"""Of a person who fine-tunes the shipped weights."""
 OWN: Final = "urdu"
 """The corpus of voices of the section `own`, which the shipped weights do not have."""
 CHOICE: Final = ("emovo", "turev")
@@ -133,22 +136,14 @@ def write_manifest(folder: Path, parts: Mapping[Split, Sequence[Example]]) -> Pa
                         _write_face(folder / row["openface"], values)
             rows.append(row)
     path = folder / "manifest.csv"
-    _write_csv(path, COLUMNS, rows)
+    write_csv(path, COLUMNS, rows)
     return path
 
 
 def _write_face(path: Path, values: Sequence[float]) -> None:
     frame = {"frame": 1, "face_id": 0, "timestamp": 0, "confidence": 1, "success": 1}
     row = frame | dict(zip(ACTION_UNIT_COLUMNS, values, strict=True))
-    _write_csv(path, tuple(row), [row])
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]], delimiter: str = ",") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", delimiter=delimiter)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, tuple(row), [row])
 
 
 def measure(
@@ -165,93 +160,6 @@ def measure(
         found: Figures = json.loads((folder / "weights" / COMPARISON).read_text(encoding="utf-8"))
         found["training"] = len(ManifestCorpus(manifest).examples("train"))
     return found
-
-
-def sentences(data: Path, part: Split) -> dict[str, list[str]]:
-    """Polarity → distinct sentences of MELD in a part of composite2."""
-    found: dict[str, dict[str, None]] = defaultdict(dict)
-    for example in Composite2Corpus(data).examples(part):
-        source = example.sources[Modality.TEXT]
-        if isinstance(source, TextSource) and example.origins[Modality.TEXT] == "meld":
-            found[example.modality_labels[Modality.TEXT]][source.text] = None
-    return {polarity: list(texts) for polarity, texts in sorted(found.items())}
-
-
-def spoken(
-    recordings: Iterable[Recording], texts: Mapping[str, Sequence[str]], rng: np.random.Generator
-) -> list[tuple[str, Example]]:
-    """Each voice that has a polarity, with a sentence of the same polarity, in a random order; the speaker first."""
-    shuffled = {polarity: [own[i] for i in rng.permutation(len(own))] for polarity, own in texts.items()}
-    used: Counter[str] = Counter()
-    clips = [recording for recording in recordings if recording.signal.polarity is not None]
-    pairs = []
-    for index in rng.permutation(len(clips)):
-        signal = clips[index].signal
-        assert signal.polarity is not None
-        own = shuffled[signal.polarity]
-        text = own[used[signal.polarity] % len(own)]
-        used[signal.polarity] += 1
-        sources: dict[Modality, Source] = {Modality.TEXT: TextSource(text), Modality.AUDIO: signal.source}
-        pairs.append((clips[index].speaker or clips[index].id, Example(clips[index].id, signal.polarity, sources)))
-    return pairs
-
-
-def recordings_of(data: Path, corpus: str) -> list[Recording]:
-    """The voices of a corpus that have a polarity and a speaker."""
-    recordings = read_voices(data / "voices").values()
-    return [r for r in recordings if r.signal.origin == corpus and r.signal.polarity and r.speaker]
-
-
-def few_speakers(recordings: Sequence[Recording], seed: int) -> set[str]:
-    """Speakers, drawn until they have `CLIPS` clips with every polarity."""
-    names, chosen = sorted({str(r.speaker) for r in recordings}), set[str]()
-    for index in np.random.default_rng(seed).permutation(len(names)):
-        clips = [r for r in recordings if r.speaker in chosen]
-        if len(clips) >= CLIPS and len({r.signal.polarity for r in clips}) == len(CLASSES):
-            break
-        chosen.add(names[index])
-    return chosen
-
-
-def all_but_one(recordings: Sequence[Recording], seed: int) -> set[str]:
-    """All speakers without one of those who have clips of every polarity: that of the number `seed`."""
-    polarities: dict[str, set[str | None]] = defaultdict(set)
-    for recording in recordings:
-        polarities[str(recording.speaker)].add(recording.signal.polarity)
-    complete = sorted(name for name, found in polarities.items() if len(found) == len(CLASSES))
-    return set(polarities) - {complete[seed % len(complete)]}
-
-
-def draw_clips(
-    data: Path, recordings: Sequence[Recording], speakers: set[str], seed: int
-) -> tuple[list[tuple[str, Example]], list[Example]]:
-    """`CLIPS` clips of some speakers, and all clips of the others.
-
-    Returns:
-        Speaker and example of each clip, with sentences of MELD from the validation part of composite2; the other
-        examples, with sentences from its test part.
-    """
-    rng = np.random.default_rng(seed)
-    own = spoken((r for r in recordings if r.speaker in speakers), sentences(data, "val"), rng)[:CLIPS]
-    others = spoken((r for r in recordings if r.speaker not in speakers), sentences(data, "test"), rng)
-    return own, [example for _, example in others]
-
-
-def write_clips(folder: Path, clips: Sequence[tuple[str, Example]]) -> Path:
-    """Write clips and their list as a spreadsheet program exports it: semicolons, backslashes, names of its own."""
-    (folder / "clips").mkdir(parents=True, exist_ok=True)
-    names = {"negative": "Negative", "neutral": "neutral ", "positive": "pos"}
-    rows = []
-    for number, (speaker, example) in enumerate(clips, start=1):
-        text, sound = example.sources[Modality.TEXT], example.sources[Modality.AUDIO]
-        assert isinstance(text, TextSource)
-        assert isinstance(sound, SoundSource)
-        file = f"{number:04d}{sound.path.suffix}"
-        shutil.copyfile(sound.path, folder / "clips" / file)
-        rows.append({"Audio": f"clips\\{file}", "Text": text.text, "Group": speaker, "Label": names[example.label]})
-    path = folder / "my.csv"
-    _write_csv(path, ("Audio", "Text", "Group", "Label"), rows, ";")
-    return path
 
 
 def features_of(examples: Sequence[Example], checkpoint: Checkpoint, cache: Path) -> tuple[list[Item], IntArray]:

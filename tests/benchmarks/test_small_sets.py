@@ -1,7 +1,6 @@
 """The benchmark of small sets, on generated corpora at tiny sizes."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,17 +9,11 @@ from benchmarks.small_sets import (
     CASES,
     EPOCHS,
     TABLES,
-    all_but_one,
-    draw_clips,
     examples_of,
-    few_speakers,
     main,
     open_case,
-    recordings_of,
-    write_clips,
     write_manifest,
 )
-from model.training.datasets.base import CLASSES, SPLITS
 from model.training.datasets.manifest import ManifestCorpus
 from tests.support.corpus import write_composite2
 from tests.support.training import tiny_recipe
@@ -45,30 +38,6 @@ def test_a_case_becomes_a_manifest_of_its_modalities(
         assert all(e.sources.keys() == CASES[case].present for e in corpus.examples(part))
 
 
-def test_clips_of_few_speakers_are_written_as_an_export(data: Path, tmp_path: Path) -> None:
-    recordings = recordings_of(data, "nemo")
-    speakers = all_but_one(recordings, 0)
-    clips, others = draw_clips(data, recordings, speakers, seed=0)
-    assert {speaker for speaker, _ in clips} <= speakers
-    held_out = {r.speaker for r in recordings} - speakers
-    assert len(held_out) == 1
-    assert {e.id for e in others} == {r.id for r in recordings if r.speaker in held_out}
-    path = write_clips(tmp_path, clips)
-    assert path.read_text(encoding="utf-8-sig").splitlines()[0] == "Audio;Text;Group;Label"
-    corpus = ManifestCorpus(path)
-    assert corpus.classes == CLASSES
-    listed = [e for part in SPLITS for e in corpus.examples(part)]
-    assert Counter(e.label for e in listed) == Counter(e.label for _, e in clips)
-
-
-def test_speakers_are_drawn_until_there_are_enough_clips(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.small_sets.CLIPS", 5)
-    recordings = recordings_of(data, "nemo")
-    speakers = few_speakers(recordings, 0)
-    assert 0 < len(speakers) < len({r.speaker for r in recordings})
-    assert sum(r.speaker in speakers for r in recordings) >= 5
-
-
 def test_every_section_writes_its_table(
     data: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +53,7 @@ def test_every_section_writes_its_table(
         "DOCUMENT": document,
     }.items():
         monkeypatch.setattr(f"benchmarks.small_sets.{name}", value)
+    monkeypatch.setattr("benchmarks.own_clips.CLIPS", 20)
     monkeypatch.setattr("model.baselines.references.TREES", 5)
     options = ["--data", str(data), "--cases", "face", "--sizes", "0", "--config", str(recipe), "--json", str(out)]
     main([*options, "--cache", str(tmp_path / "cache"), "--seeds", "0", "--record"])
