@@ -32,13 +32,13 @@ TOKENS_PER_SECOND: Final = 10
 MIN_TOKENS: Final = 16
 MAX_TOKENS: Final = 224  # of a window of 30 s, as in whisper/decoding.py
 PADDING: Final = SAMPLE_RATE // 2  # samples of silence before and after; words at the edges are recognised better
-# Short speech is not padded to 30 s, for which the model was trained: with 10 s as many words are right, and the
-# encoder takes a seventh of the time; with less, fewer words are right.
+# Short speech is not padded to 30 s, as the model was trained: with 10 s as many words are right, and the encoder takes a
+# seventh of the time; with less, fewer words are right.
 MIN_FRAMES: Final = 1000  # of 10 ms
 SILENT_FRAMES: Final = 100  # after longer speech
 PREPENDED: Final = "\"'“([{-"  # punctuation that belongs to the next word, or the one before (whisper/timing.py)
 APPENDED: Final = "\"'.,;:!?”)]}"
-FINAL: Final = ". "
+FINAL: Final = ". "  # what is left out at the end of a text
 Stretch: TypeAlias = dict[str, int]
 """`start` and `end` of speech, in samples."""
 
@@ -145,7 +145,7 @@ class Recogniser:
         multilingual = model.model.is_multilingual
         language = model.model.detect_language(encoded)[0][0][0].strip("<|>") if multilingual else ENGLISH
         tokenizer = Tokenizer(model.hf_tokenizer, multilingual, task="transcribe", language=language)
-        # Without timestamps, which would take tokens of the beams: fewer words are wrong.
+        # Without timestamp tokens fewer words are wrong.
         prompt = model.get_prompt(tokenizer, [], without_timestamps=True)
         (found,) = model.model.generate(
             encoded,
@@ -160,7 +160,7 @@ class Recogniser:
             text=tokenizer.decode(tokens).strip(),
             language=language,
             tokens=len(tokens) + 1,  # the one that ends the text
-            log_probability=found.scores[0] * len(found.sequences_ids[0]),  # of the mean
+            log_probability=found.scores[0] * len(found.sequences_ids[0]),  # a score is the mean of the tokens
             words=_words(alignment, stretches),
         )
 

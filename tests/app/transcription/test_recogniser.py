@@ -50,7 +50,7 @@ def test_speech_longer_than_the_models_input_is_transcribed_in_order(sentence: F
     times = [time for word in found.words for time in (word.start, word.end)]
     assert times == sorted(times)
     assert 36 < times[-1] <= found.seconds == 25 * sentence.size / SAMPLE_RATE
-    assert found.text.count("talking") > 20
+    assert found.text.count("talking") > 15
 
 
 @pytest.mark.parametrize("missing", FILES)
