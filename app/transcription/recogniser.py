@@ -32,8 +32,8 @@ TOKENS_PER_SECOND: Final = 10
 MIN_TOKENS: Final = 16
 MAX_TOKENS: Final = 224  # of a window of 30 s, as in whisper/decoding.py
 PADDING: Final = SAMPLE_RATE // 2  # samples of silence before and after; words at the edges are recognised better
-# Short speech is not padded to 30 s, as the model was trained: with 10 s as many words are right, and the encoder takes a
-# seventh of the time; with less, fewer words are right.
+# Short speech is not padded to 30 s, as in training: with 10 s as many words are right, and the encoder takes a seventh
+# of the time; with less, fewer words are right.
 MIN_FRAMES: Final = 1000  # of 10 ms
 SILENT_FRAMES: Final = 100  # after longer speech
 PREPENDED: Final = "\"'“([{-"  # punctuation that belongs to the next word, or the one before (whisper/timing.py)
