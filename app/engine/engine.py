@@ -96,7 +96,7 @@ class Engine:
     ) -> None:
         self.settings = settings
         self.lifecycle = Lifecycle(on_failure)
-        self._load_predictor = load or Predictor.load
+        self._load_predictor = load
         self.pool: Pool = pool or DecodePool(
             workers=settings.decode_workers,
             timeout=settings.decode_timeout,
@@ -295,7 +295,8 @@ class Engine:
 
     async def _load(self, weights: Path) -> Predictor:
         settings = self.settings
-        predictor = await asyncio.to_thread(self._load_predictor, weights, settings.device, settings.compute_threads)
+        load = self._load_predictor or Predictor.load
+        predictor = await asyncio.to_thread(load, weights, settings.device, settings.compute_threads)
         self._networks.append(weakref.ref(predictor.pipeline.checkpoint.network))
         return predictor
 
