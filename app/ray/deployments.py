@@ -11,17 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from app.decoding.pool import DecodePool, PoolState
 from app.decoding.protocol import Json
-from app.engine.engine import Engine, weights_folder
+from app.engine.engine import WEIGHTS_NAME, Engine, weights_folder
 from app.engine.predictor import Predictor, PreparedRequest, Result, is_out_of_memory
 from app.engine.warmup import SENTENCE
 from app.errors import UploadError
@@ -171,10 +171,10 @@ class ServiceConfig(BaseModel, extra="forbid"):
     """The `user_config` of the deployment `Service`, which takes effect without a restart.
 
     Args:
-        weights: name of a folder beside the configured one to serve; that one if None. Matches `WEIGHTS_NAME`.
+        weights: name of a folder beside the configured one to serve; that one if None.
     """
 
-    weights: str | None = None
+    weights: Annotated[str, Field(pattern=WEIGHTS_NAME)] | None = None
 
 
 class Service:
@@ -182,7 +182,8 @@ class Service:
 
     Args:
         settings: all of the service.
-        features, device: the deployments.
+        features: handle of the deployment.
+        device: handle of the deployment.
     """
 
     def __init__(self, settings: Settings, features: DeploymentHandle, device: DeploymentHandle) -> None:

@@ -1,4 +1,4 @@
-"""`emmr serve --engine ray`: the application on a Ray Serve of this machine."""
+"""Clusters, and `emmr serve --engine ray`: the application on a cluster of this machine."""
 
 import os
 import signal
@@ -45,7 +45,10 @@ def start_cluster(settings: Settings, processors: int | None = None, object_stor
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS, or start one on this machine; no-op in a process that has joined one."""
+    """Join the cluster of RAY_ADDRESS, or a running one of this machine, or start one; leave it at the end.
+
+    In a process that has joined a cluster it does nothing.
+    """
     if ray.is_initialized():
         yield
         return

@@ -120,6 +120,8 @@ def test_the_rayservice_deploys_the_committed_config(weights: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     manifest = yaml.safe_load((ROOT / "docker/kubernetes/ray/rayservice.yaml").read_text(encoding="utf-8"))
+    version = manifest["spec"]["rayClusterConfig"]["rayVersion"]
+    assert f"ray=={version}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     in_manifest = yaml.safe_load(manifest["spec"]["serveConfigV2"])
     ServeDeploySchema.model_validate(in_manifest)
     committed = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
