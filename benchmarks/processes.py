@@ -63,7 +63,7 @@ class Service:
     def processor_seconds(self) -> float:
         """Return the processor time of the process and its descendants, ended ones only if they were waited for."""
         times = [process.cpu_times() for process in self._tree()]
-        return sum(time.user + time.system + time.children_user + time.children_system for time in times)
+        return float(sum(time.user + time.system + time.children_user + time.children_system for time in times))
 
     def _tree(self) -> list[psutil.Process]:
         parent = psutil.Process(self.process.pid)
