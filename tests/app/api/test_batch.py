@@ -94,8 +94,12 @@ def test_a_bad_item_gets_a_problem_and_the_others_answers(client: TestClient, pa
     assert problems["no base64"]["instance"] == "/predict/batch#/items/5"
     assert problems["no base64"]["errors"][0]["place"] == "/items/5/audio, character 0"
     assert found["sound"]["answer"]["modalities"]["audio"]["status"] == "present"
-    metrics = client.get("/metrics").text
-    assert 'emmr_rejected_total{reason="empty-form"}' in metrics
+
+
+def test_a_refused_item_is_counted(client: TestClient) -> None:
+    response = client.post("/predict/batch", json={"items": [HELLO, {"id": "nothing"}]})
+    assert response.status_code == 200, response.text
+    assert 'emmr_rejected_total{reason="empty-form"}' in client.get("/metrics").text
 
 
 @pytest.mark.parametrize(
