@@ -231,7 +231,10 @@ def table(found: Mapping[str, Any]) -> str:
         return f"| {' | '.join(one if isinstance(one, str) else _shown(one, digits) for one in cells)} |"
 
     lines = [f"{found['machine']}:", ""]
-    lines += [row("Given", "HTTP, ms", "Decoding, ms", "A batch, ms", "Each request of it, ms"), _rule(1, 4)]
+    lines += [
+        row("Given", "HTTP and features, ms", "Decoding, ms", "A batch, ms", "Each request of it, ms"),
+        _rule(1, 4),
+    ]
     for name, one in found["costs"].items():
         stages = [one[f"{stage}_ms"] for stage in ("http", "features", "batch", "item")]
         lines.append(row(_given(name), *stages, digits=2))
@@ -240,6 +243,7 @@ def table(found: Mapping[str, Any]) -> str:
     for name, one in found["compared"].items():
         count, subset = name.split(maxsplit=1)
         lines.append(row(count, _given(subset), *one.values()))
+    lines += ["", _of_two(found["compared"])]
     cost = ("Goodput", "Without batches", "Mean batch", "Processor hours a million", "Body, kB")
     lines += ["", row("Given", *cost), _rule(1, 5)]
     for name, one in found["hours"].items():
@@ -252,6 +256,16 @@ def table(found: Mapping[str, Any]) -> str:
         cells = (_shown(one["goodput"]), _shown(one["efficiency"], 2), one["p50_ms"], one["p99_ms"], slow["p99_ms"])
         lines.append(row(f"{int(count):,}", routing.replace("_", " "), *cells, _shown(100 * slow["late"], 1)))
     return "\n".join(lines)
+
+
+def _of_two(compared: Mapping[str, Figures]) -> str:
+    """Return the goodput of two replicas predicted from the measured one of one and the simulated ratio."""
+    parts = []
+    for subset in COMPARED:
+        one, two = (compared[f"{count} {subset.name}"] for count in (1, 2))
+        predicted = one["goodput"] * two["goodput_simulated"] / one["goodput_simulated"]
+        parts.append(f"{_shown(predicted, 1)} for {_given(subset.name)} (measured {_shown(two['goodput'], 1)})")
+    return f"The measured goodput of one replica times the simulated ratio of two to one: {'; '.join(parts)}."
 
 
 def _shown(value: float, digits: int = 0) -> str:

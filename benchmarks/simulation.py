@@ -24,7 +24,7 @@ class Costs:
     """Processor seconds of a request of one subset of modalities.
 
     Args:
-        http: measured times of the event loop: parsing, collecting, writing the answer; one is drawn for a request.
+        http: measured times of parsing, features and writing the answer; one is drawn for a request.
         features: measured times of a decoder process; one is drawn, empty where nothing is decoded.
         batch: of the text encoder and the network for a batch, whatever its size.
         item: of the text encoder and the network for each request of a batch.
