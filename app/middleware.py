@@ -23,7 +23,7 @@ from app.api.problems import VERSION_PREFIX, problem_response
 from app.logging import get_logger
 from app.settings import Settings
 
-REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _POLLED: Final = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})
 """Routes that monitoring requests all the time; logged at debug level."""
@@ -43,6 +43,12 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
 }
 
 
+def request_id_of(scope: Scope) -> str:
+    """Return the id that a request has in its header X-Request-ID, or a new one where that is none."""
+    offered = Headers(scope=scope).get("x-request-id", "")
+    return offered if _REQUEST_ID.fullmatch(offered) else uuid4().hex
+
+
 class RequestContextMiddleware:
     """Gives each request an id, a log line and a measured duration, and each response the common headers."""
 
@@ -54,8 +60,7 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        offered = Headers(scope=scope).get("x-request-id", "")
-        request_id = offered if REQUEST_ID.fullmatch(offered) else uuid4().hex
+        request_id = request_id_of(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         start = time.perf_counter()
         status = 0

@@ -6,7 +6,6 @@ import asyncio
 import re
 from http import HTTPStatus
 from typing import Final
-from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
@@ -18,7 +17,7 @@ from app.api.problems import MEDIA_TYPE, VERSION_PREFIX, problem_body
 from app.errors import DeadlinePassed, NotReady, QueueFull, ServiceError, UnknownHost
 from app.http.protocol import WRONG_HOST, host_name
 from app.logging import get_logger
-from app.middleware import REQUEST_ID, SECURITY_HEADERS
+from app.middleware import SECURITY_HEADERS, request_id_of
 from app.server import allowed_hosts
 from app.settings import Settings
 
@@ -52,8 +51,7 @@ class ProxyMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        offered = Headers(scope=scope).get("x-request-id", "")
-        request_id = offered if REQUEST_ID.fullmatch(offered) else uuid4().hex
+        request_id = request_id_of(scope)
         kept = [(name, value) for name, value in scope["headers"] if not _CONTROL.fullmatch(name.lower())]
         scope = {**scope, "headers": kept, "state": {**scope.get("state", {}), "request_id": request_id}}
         MutableHeaders(raw=kept)["x-request-id"] = request_id

@@ -48,7 +48,7 @@ def until(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.1)
+        time.sleep(0.1)  # the cluster is other processes, and has no event to wait for
 
 
 @pytest.fixture(scope="session")
