@@ -416,13 +416,13 @@ def _flac_samples(data: Data, start: int) -> int:
 def _flac_frame(header: bytes) -> tuple[int, int] | None:
     """Coded number (of the frame, or of its first sample) and size of a frame in samples; None if this is no header."""
     ones = 8 - (header[4] ^ 0xFF).bit_length()  # the number is coded like a character of UTF-8
-    if ones in (1, 8):
+    code, rate = header[2] >> 4, header[2] & 0x0F
+    if ones in (1, 8) or code == 0:  # reserved
         return None
     end = 4 + max(ones, 1)
     number = header[4] & (0x7F >> ones)
     for byte in header[5:end]:
         number = number << 6 | byte & 0x3F
-    code, rate = header[2] >> 4, header[2] & 0x0F
     if code in (6, 7):
         size = int.from_bytes(header[end : end + code - 5], "big") + 1
         end += code - 5
@@ -434,7 +434,7 @@ def _flac_frame(header: bytes) -> tuple[int, int] | None:
         checksum ^= byte
         for _ in range(8):
             checksum = checksum << 1 ^ (0x107 if checksum & 0x80 else 0)
-    return (number, size) if code and end < len(header) and checksum == 0 else None
+    return (number, size) if end < len(header) and checksum == 0 else None
 
 
 _WALKERS: Final[Mapping[str, Callable[[Data, int], None]]] = {

@@ -145,10 +145,12 @@ def test_flac_that_counts_too_many_samples_is_an_error() -> None:
     assert "cannot be decoded to its end" in str(error.value)
 
 
-def test_bytes_that_only_resemble_a_last_frame_are_ignored() -> None:
+@pytest.mark.parametrize("size_mask", [0xFF, 0x0F], ids=["no valid checksum", "reserved block size"])
+def test_bytes_that_only_resemble_a_last_frame_are_ignored(size_mask: int) -> None:
     data = file_of("flac", 2.0)
     first = data.index(b"\xff\xf8")
-    resembling = data[first : first + 4] + b"\xf5\x80\x80\x80\x80\0"  # a later number and no valid checksum
+    size = data[first + 2] & size_mask
+    resembling = data[first : first + 2] + bytes([size, data[first + 3]]) + b"\xf5\x80\x80\x80\x80\0"  # a later number
     assert np.array_equal(read(data + resembling * 20), read(data))
 
 
