@@ -25,14 +25,15 @@ from model.training.missing_patterns import RATES
 from model.training.report import ReportTable
 
 MOSI: Final = "mosi"
+STATIC: Final = "mosi-static"
+CLASSES: Final = (2, 4, 7)
+"""Numbers of classes that the composite corpus is run with beside three."""
 CORPORA: Final[Mapping[str, str]] = {
     MOSI: "CMU-MOSI",
     "composite2": "Composite 2",
     "composite": "Composite",
-    "composite-2": "Composite, 2 classes",
-    "composite-4": "Composite, 4 classes",
-    "composite-7": "Composite, 7 classes",
-    "mosi-static": "CMU-MOSI, static word vectors",
+    **{f"composite-{n}": f"Composite, {n} classes" for n in CLASSES},
+    STATIC: "CMU-MOSI, static word vectors",
 }
 COMPARED: Final = (MOSI, "composite2", "composite")
 """The corpora that all systems are compared on."""
@@ -86,29 +87,37 @@ class Report:
         return {part: found for part, answers in self.answers.items() if (found := list(compare(answers)))}
 
     def sections(self) -> Iterator[Section]:
-        """All of them, in order."""
+        """Those of the corpora that were run, in order."""
         yield Section("What was run", [*self._runs()])
-        yield Section("Where EMMR is and is not the best", [*self._best()])
-        for corpus in self.compared:
+        if self.answers:
+            yield Section("Where EMMR is and is not the best", [*self._best()])
+        for corpus in filter(self._has, self.compared):
             yield Section(f"Table 1: {self.titles[corpus]}", [*self._systems(corpus)])
-        yield Section("Table 1: IEMOCAP, published only", [*self._iemocap()])
-        yield Section("Table 2: single and paired modalities, losses", [*self._modules()])
-        yield Section("Table 3: ensembles", [*self._ensembles()])
-        yield Section("Table 4: number of classes", [*self._classes()])
-        yield Section("Figure 4: word vectors", [*self._embeddings()])
-        yield Section("Figure 5: losses", [*self._losses()])
-        yield Section("Figure 6: cases", [*self._cases()])
-        yield Section("Figure 7: joint representations", [*self._representations()])
-        yield Section("Figure 9 and Table 8: parameters and time", [*self._time()])
+        if self._has(MOSI):
+            yield Section("Table 1: IEMOCAP, published only", [*self._iemocap()])
+            yield Section("Table 2: single and paired modalities, losses", [*self._modules()])
+            yield Section("Table 3: ensembles", [*self._ensembles()])
+        if any(self._has(f"composite-{n}") for n in CLASSES):
+            yield Section("Table 4: number of classes", [*self._classes()])
+        if self._has(STATIC):
+            yield Section("Figure 4: word vectors", [*self._embeddings()])
+        if self._has(MOSI):
+            yield Section("Figure 5: losses", [*self._losses()])
+            yield Section("Figure 6: cases", [*self._cases()])
+            yield Section("Figure 7: joint representations", [*self._representations()])
+            yield Section("Figure 9 and Table 8: parameters and time", [*self._time()])
         for part in self.answers:
             yield Section(f"Claims: {self._part(*part)}", [*self._claims(*part)])
-        yield Section("Gate", [*self._gate()])
-        yield Section("Later methods", [*self._later()])
-        yield Section("Key missing modality", [*self._key_missing()])
-        yield Section("Calibration", [*self._calibration()])
-        yield Section("Reconstruction", [*self._reconstruction()])
-        yield Section("Unseen voices", [*self._unseen()])
-        yield Section("Cost", [*self._cost()])
+        if self._has(MOSI):
+            yield Section("Later methods", [*self._later()])
+        if self.answers:
+            yield Section("Gate", [*self._gate()])
+            yield Section("Key missing modality", [*self._key_missing()])
+            yield Section("Calibration", [*self._calibration()])
+            yield Section("Reconstruction", [*self._reconstruction()])
+            yield Section("Cost", [*self._cost()])
+        if any(self._has(corpus, "ood") for corpus in self.compared):
+            yield Section("Unseen voices", [*self._unseen()])
 
     def _part(self, corpus: str, split: str) -> str:
         return f"{self.titles[corpus]}, {SPLITS[split]}"
@@ -143,15 +152,12 @@ class Report:
             f"{self._part(*part)}, {statements.ranking(self.measures, *part, metric)}"
             for part in parts
             for metric in statements.RANKED
-        ] or NOT_RUN
+        ]
         for corpus in self.compared:
             if (best := best_baseline(self.measures, corpus)) is not None:
                 yield f"{self.titles[corpus]}: the best other system on validation data is {NAMES[best]}."
 
     def _systems(self, corpus: str) -> Iterator[Block]:
-        if not self._has(corpus):
-            yield NOT_RUN
-            return
         published = self.published.paper["systems"] if corpus == MOSI else None
         if corpus == MOSI:
             yield (
@@ -221,7 +227,7 @@ class Report:
             "EMMR, test. Ours: emotions of MELD sentences paired with RAVDESS clips; published: IEMOCAP. The corpora, "
             "and for 7 classes the emotions, differ."
         )
-        rows: list[Row] = [(f"{n} classes", f"composite-{n}", EMMR) for n in (2, 4, 7)]
+        rows: list[Row] = [(f"{n} classes", f"composite-{n}", EMMR) for n in CLASSES]
         yield from tables.by_rate(self.measures, rows, published=self.published.paper["classes"])
 
     def _embeddings(self) -> Iterator[Block]:
@@ -229,7 +235,7 @@ class Report:
             "CMU-MOSI, test, EMMR. The paper's Fig. 4 shows BERT and ALBERT above GloVe and Word2vec; its figures are "
             "not printed."
         )
-        corpora = {MOSI: "MiniLM token vectors", "mosi-static": "static word vectors"}
+        corpora = {MOSI: "MiniLM token vectors", STATIC: "static word vectors"}
         yield from self._drawn(figures.embeddings(self.measures, corpora))
         yield from tables.by_rate(self.measures, [(name, corpus, EMMR) for corpus, name in corpora.items()])
 
@@ -310,8 +316,7 @@ class Report:
             "The answer's gate is chosen on validation data. Intervals stand with the claims."
         )
         for split, name in SPLITS.items():
-            rows = [(self._part(c, split), c, EMMR) for c in self.compared if split == "test" or self._has(c, split)]
-            if rows:
+            if rows := [(self._part(c, split), c, EMMR) for c in self.compared if self._has(c, split)]:
                 table = tables.gate(self.measures, rows, split)
                 yield ReportTable(name.capitalize(), table.headers, table.rows)
 
@@ -357,9 +362,9 @@ class Report:
             "the true sequence in the common space; beside it the training mean of the slot and the mean of the "
             "present modalities."
         )
-        variants = (EMMR, "tf", "tf+ae", "tf+mmin", "no-forward", "no-backward")
-        rows = [(f"{self.titles[MOSI]}: {NAMES[variant]}", MOSI, variant) for variant in variants]
-        rows += [(f"{self.titles[c]}: {NAMES[EMMR]}", c, EMMR) for c in self.compared if c != MOSI]
+        ablations = ("tf", "tf+ae", "tf+mmin", "no-forward", "no-backward")
+        cells = [(c, v) for c in filter(self._has, self.compared) for v in (EMMR, *(ablations if c == MOSI else ()))]
+        rows = [(f"{self.titles[corpus]}: {NAMES[variant]}", corpus, variant) for corpus, variant in cells]
         yield tables.reconstruction(self.measures, rows)
         yield [*statements.reconstruction(self.measures, rows)]
 
@@ -369,8 +374,6 @@ class Report:
             "Test sentences with voices of corpora in other languages that are in no training part (EMOVO, TurEV, "
             "URDU). Rates and subsets stand with Table 1, differences with the claims."
         )
-        if not corpora:
-            yield NOT_RUN
         for corpus in corpora:
             title = f"{self._part(corpus, 'ood')}, "
             yield tables.unseen(self.measures, corpus, title)

@@ -68,11 +68,21 @@ def test_the_markdown_has_the_same_tables_and_links_every_figure(out: Path) -> N
 
 def test_what_was_not_run_is_named(out: Path) -> None:
     markdown = (out / "report.md").read_text(encoding="utf-8")
-    for heading in ("Table 1: Composite 2", "Figure 7: joint representations"):
-        assert f"## {heading}\n" in markdown
-    assert re.search(r"## Table 1: Composite 2\n\nnot run\n", markdown)
+    assert "| Composite 2 | not run | – |" in markdown
     assert "| CRA | not run | – |" in markdown
     assert "| EMMR, published |  | 68.08 ± 0.78 |" in markdown
+
+
+def test_sections_are_those_of_the_corpora_that_were_run(out: Path, tmp_path: Path) -> None:
+    write_cell(tmp_path / "work", "composite-2", "emmr", items=12)
+    write_reproduction(load_results(tmp_path / "work"), tmp_path / "out")
+    found = {
+        folder: re.findall(r"^## (.*)", (folder / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
+        for folder in (out, tmp_path / "out")
+    }
+    assert "Table 1: CMU-MOSI" in found[out]
+    assert {"Table 1: Composite 2", "Table 4: number of classes"}.isdisjoint(found[out])
+    assert found[tmp_path / "out"] == ["What was run", "Table 4: number of classes"]
 
 
 def test_claims_are_sentences_of_the_numbers(out: Path) -> None:
