@@ -98,7 +98,7 @@ def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> tu
         UnsupportedFormat: a container or codec that is not accepted.
         CorruptModality: not readable to its end, rate or channels out of range, or a sample that is not finite.
         ModalityTooLarge: a limit is exceeded.
-        EmptyModality: `too_short`: a well-formed file without samples.
+        EmptyModality: `too_short`: a well-formed file without samples, or of less than one at `SAMPLE_RATE`.
         OSError: the path cannot be read.
     """
     limits = limits or SoundLimits()
@@ -118,6 +118,8 @@ def read_sound(source: Path | BinaryIO, limits: SoundLimits | None = None) -> tu
     mono, used = mix(samples)
     # soxr's HQ recipe is the default of `librosa.resample`.
     waveform = mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
+    if not len(waveform):
+        raise EmptyModality(Modality.AUDIO, "too_short", f"the file holds less than one sample at {SAMPLE_RATE} Hz")
     if len(used) == 1 < samples.shape[1]:
         used_alone = f"channel {used[0] + 1} alone was used"
         warnings["channel"] = f"The channels cancel each other or one is silent; {used_alone}."

@@ -309,9 +309,10 @@ def test_float_samples_may_exceed_full_scale() -> None:
     assert read(encode(waveform, "wav", subtype="FLOAT"))[7] == 1.5
 
 
-def test_well_formed_file_without_samples_is_empty() -> None:
+@pytest.mark.parametrize("samples", [0, 1], ids=["none", "less than one at the rate of the waveform"])
+def test_well_formed_file_without_samples_is_empty(samples: int) -> None:
     with pytest.raises(EmptyModality) as caught:
-        read(encode(np.zeros(0, dtype=np.float32), "wav"))
+        read(encode(np.zeros(samples, dtype=np.float32), "wav", 96_000))
     assert caught.value.reason == "too_short"
 
 
