@@ -10,14 +10,17 @@ Batches of 1 and 32; complete, one and two modalities missing; from feature arra
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, ratio_of, time_rounds
 from benchmarks.naive import NaiveAnswer, NaivePort, naive_port, pad
@@ -145,6 +148,33 @@ def measure(
     return medians, ratios, apart
 
 
+def operations(config: ModelConfig, share: float) -> dict[str, float]:
+    """Return counted operations of matrix products in units of 10⁹, two for each multiply-add, of one utterance.
+
+    `whole_graph_gflop`: everything computed, with all branches and all heads, and of each case the sparse path. Times
+    fall with operations only as long as these run at the same rate.
+    """
+    network = EMMR(config).eval()
+    agree, differ = (FusedNetwork(with_votes(network, agreeing=agrees)) for agrees in (True, False))
+    rng, found = np.random.default_rng(0), dict[str, float]()
+    for missing, case in CASES.items():
+        subsets = [s for s in SUBSETS if len(MODALITIES) - len(s) == missing]
+        batches = [collate([item], config, room_to_impute=True) for item in utterances(config, subsets, rng)]
+        counts = [np.mean([_counted(partial(decide, side, b)) for b in batches]) for side in (agree, differ)]
+        found[f"{case}_gflop"] = float(np.average(counts, weights=(1 - share, share)))
+        found["whole_graph_gflop"] = max(_counted(partial(network, b)) for b in batches)
+    for case in CASES.values():
+        found[f"{case}_fewer_operations"] = found["whole_graph_gflop"] / found[f"{case}_gflop"]
+    return found
+
+
+def _counted(call: Callable[[], object]) -> float:
+    # The counter does not count attention's kernel for CPUs, only the products that it is made of.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops()) / 1e9
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = arguments(__doc__)
@@ -160,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         report.ratios.update({prefix + name: value for name, value in ratios.items()})
         report.facts[f"{prefix}largest_difference"] = apart
         largest = max(largest, apart)
+    report.facts.update(operations(config, share))
     for case, goal in GOALS.items():
         for size in sizes:
             report.facts[f"{case}_{size}_goal_{goal:g}_met"] = report.ratios[f"{case}_{size}"] >= goal
