@@ -20,7 +20,7 @@ from app.engine.warmup import warm_up
 from app.errors import DeadlinePassed, NotReady, QueueFull, ReloadRefused, ReloadUnderway, ServiceError, UploadError
 from app.linux import return_free_memory
 from app.logging import get_logger
-from app.settings import Settings
+from app.settings import WITHOUT_CLIENTS, Settings
 from app.transcription.recogniser import installed
 from app.transcription.transcriber import TranscriptionPool
 from app.uploads.form import RawForm
@@ -385,3 +385,24 @@ class Engine:
         get_logger().critical("worker lost", reason=reason)
         self.lifecycle.fail(reason)
         self.batcher.abandon()
+
+
+async def ready_engine(settings: Settings) -> Engine:
+    """Return an engine that is ready, for a command that answers files: no client waits for it.
+
+    Args:
+        settings: those in `WITHOUT_CLIENTS` do not count.
+
+    Raises:
+        CheckpointError: the weights cannot be loaded.
+    """
+    engine = Engine(settings.model_copy(update=WITHOUT_CLIENTS))
+    engine.start()
+    try:
+        await engine.started()
+        if not engine.lifecycle.ready:
+            raise CheckpointError(engine.lifecycle.reason or "the weights cannot be loaded")
+    except BaseException:
+        await engine.stop()
+        raise
+    return engine

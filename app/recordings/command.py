@@ -1,15 +1,15 @@
-"""`emmr timeline`: the lines of a recording from files, with an engine in this process, and their tables."""
+"""`emmr timeline`: the lines of recordings from files, with an engine in this process, and their tables."""
 
 import asyncio
 import csv
 import io
 import json
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import typer
@@ -18,17 +18,20 @@ from rich.progress import Progress
 
 from app.api.response import compose, model_name
 from app.api.schemas import InputWarning, Prediction
-from app.engine.engine import Engine
+from app.engine.engine import Engine, ready_engine
 from app.engine.predictor import Options, PreparedRequest
 from app.logging import configure_logging
 from app.recordings.html import embedded_audio, render_timeline
 from app.recordings.schemas import GapLine, Line, RecordingLine, UtteranceLine
 from app.recordings.timeline import Channels, Files, encode, open_recording, timeline
-from app.settings import WITHOUT_CLIENTS, Settings
+from app.settings import Settings, Transcribe
 from app.uploads.form import RawForm
-from app.video import open_video
-from model.errors import CheckpointError, ConfigError
+from app.video import VideoParts, open_video
+from model.errors import ConfigError
 from model.modality import Modality
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NO_PYARROW: Final = "a Parquet file needs the package pyarrow: pip install 'emmr[parquet]'"
 FORMATS: Final = (".html", ".json", ".csv", ".parquet")
@@ -36,24 +39,58 @@ _USES: Final[Mapping[str, type]] = {"status": str, "reason": str, "coverage": fl
 VIDEO_SUFFIXES: Final = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 
 
+async def start_engine(settings: Settings) -> Engine:
+    """Return an engine that answers one recording after another.
+
+    Raises:
+        CheckpointError: the weights cannot be loaded.
+    """
+    voices = settings.recording_parallel  # that wait to be transcribed at most
+    return await ready_engine(settings.model_copy(update={"transcribe_queue": voices}))
+
+
+@contextmanager
+def open_files(
+    settings: Settings, audio: Path | None, transcript: Path | None, openface: Path | None
+) -> Iterator[tuple[VideoParts, Files]]:
+    """Open the files of a recording; provides their paths, and the files.
+
+    Args:
+        settings: of taking a video apart.
+        audio: the sound; or a video, whose subtitles and face serve where there is no `transcript` or `openface`.
+        transcript: the transcript.
+        openface: the OpenFace CSV.
+
+    Raises:
+        ServiceError: see `app.video.open_video`.
+        OSError: a file cannot be opened.
+    """
+    with ExitStack() as stack:
+        parts = VideoParts(audio, transcript, openface)
+        if audio is not None and audio.suffix.lower() in VIDEO_SUFFIXES:
+            parts = stack.enter_context(open_video(audio, settings, face=openface is None))
+            parts.transcript, parts.openface = transcript or parts.transcript, openface or parts.openface
+        sound, face = (
+            None if path is None else stack.enter_context(path.open("rb")) for path in (parts.audio, parts.openface)
+        )
+        words = None if parts.transcript is None else parts.transcript.read_bytes()
+        yield parts, Files(audio=sound, transcript=words, openface=face)
+
+
 async def answer_recording(
-    settings: Settings,
+    engine: Engine,
+    files: Files,
     *,
-    audio: Path | None = None,
-    transcript: Path | None = None,
-    openface: Path | None = None,
     channels: Channels = "mix",
     explain: bool = False,
-    transcribe: Literal["never", "auto", "always"] = "never",
+    transcribe: Transcribe = "never",
     speaker_normalization: bool = True,
 ) -> AsyncGenerator[Line]:
     """Yield the lines of a recording; see `app.recordings.timeline.timeline`.
 
     Args:
-        settings: the weights and the limits.
-        audio: the sound; at least one of the three files is given.
-        transcript: the transcript.
-        openface: the OpenFace CSV.
+        engine: of `start_engine`.
+        files: at least one.
         channels: `speakers` to take each channel of the sound as a speaker.
         explain: whether to return votes and reconstruction figures.
         transcribe: whether the words of a voice are transcribed; `auto` where the transcript has none.
@@ -61,38 +98,25 @@ async def answer_recording(
 
     Raises:
         ServiceError, ModalityError: a file is not accepted.
-        CheckpointError: the weights cannot be loaded.
     """
-    voices = settings.recording_parallel  # that wait to be transcribed at most
-    settings = settings.model_copy(update={**WITHOUT_CLIENTS, "transcribe_queue": voices})
-    engine = Engine(settings)
+    settings, predictor = engine.settings, engine.predictor
+    assert predictor is not None  # as the engine is ready
     options = Options(explain, settings.key_threshold, transcribe=transcribe)
-    with ExitStack() as stack:
-        paths = audio, openface, transcript
-        opened = [None if path is None else stack.enter_context(path.open("rb")) for path in paths]
-        words = None if opened[2] is None else opened[2].read()
-        engine.start()
-        try:
-            await engine.started()
-            if (predictor := engine.predictor) is None or not engine.lifecycle.ready:
-                raise CheckpointError(engine.lifecycle.reason or "the weights cannot be loaded")
 
-            async def prepare(form: RawForm) -> PreparedRequest:
-                return await engine.prepare_utterance(form, options, predictor)
+    async def prepare(form: RawForm) -> PreparedRequest:
+        return await engine.prepare_utterance(form, options, predictor)
 
-            async def answer(request: PreparedRequest) -> Prediction:
-                return compose(uuid4().hex, await engine.answer_utterance(request), parsed=0.0)
+    async def answer(request: PreparedRequest) -> Prediction:
+        return compose(uuid4().hex, await engine.answer_utterance(request), parsed=0.0)
 
-            checkpoint = predictor.pipeline.checkpoint
-            model = model_name(checkpoint)
-            files = Files(audio=opened[0], transcript=words, openface=opened[1])
-            async with open_recording(files, checkpoint.config, settings, channels) as recording:
-                lines = timeline(recording, model, prepare, answer, speaker_normalization=speaker_normalization)
-                async with aclosing(lines):
-                    async for line in lines:
-                        yield line
-        finally:
-            await engine.stop()
+    checkpoint = predictor.pipeline.checkpoint
+    async with open_recording(files, checkpoint.config, settings, channels) as recording:
+        lines = timeline(
+            recording, model_name(checkpoint), prepare, answer, speaker_normalization=speaker_normalization
+        )
+        async with aclosing(lines):
+            async for line in lines:
+                yield line
 
 
 def write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -122,9 +146,7 @@ def write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         from pyarrow import parquet
     except ImportError:
         raise ConfigError(NO_PYARROW) from None
-    types = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
-    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
-    parquet.write_table(pa.Table.from_pylist(table, schema=schema), path)
+    parquet.write_table(pa.Table.from_pylist(table, schema=schema_of(columns)), path)
 
 
 def columns_of(classes: Sequence[str]) -> dict[str, type]:
@@ -149,6 +171,14 @@ def columns_of(classes: Sequence[str]) -> dict[str, type]:
         "key_missing_modalities": str,
         "warnings": str,
     }
+
+
+def schema_of(columns: Mapping[str, type]) -> "pa.Schema":
+    """Return the schema of a Parquet file with these columns."""
+    import pyarrow as pa
+
+    types = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+    return pa.schema([(name, types[kind]) for name, kind in columns.items()])
 
 
 def rows(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -181,7 +211,7 @@ def run(
     openface: Path | None,
     channels: Channels,
     explain: bool,
-    transcribe: Literal["never", "auto", "always"],
+    transcribe: Transcribe,
     speaker_normalization: bool,
     embed_sound: bool,
 ) -> None:
@@ -190,9 +220,9 @@ def run(
     Args:
         settings: the weights and the limits.
         out: the file; None for standard output.
-        audio: the sound; or a video, whose subtitles and face serve where there is no `transcript` or `openface`.
-        transcript: see `answer_recording`.
-        openface: see `answer_recording`.
+        audio: see `open_files`.
+        transcript: see `open_files`.
+        openface: see `open_files`.
         channels: see `answer_recording`.
         explain: see `answer_recording`; an HTML file always has votes.
         transcribe: see `answer_recording`.
@@ -200,35 +230,38 @@ def run(
         embed_sound: whether an HTML file contains the sound.
 
     Raises:
-        ServiceError, ModalityError, CheckpointError: see `answer_recording` and `app.video.open_video`.
+        ServiceError, ModalityError: see `answer_recording` and `open_files`.
+        CheckpointError: the weights cannot be loaded.
         ConfigError: `out` cannot be written, or is Parquet without pyarrow.
     """
     configure_logging("warning")
     if out is not None:
         _check_writable(out)
     explain = explain or (out is not None and out.suffix == ".html")
-    warnings: dict[str, str] = {}
-    with ExitStack() as stack:
-        if audio is not None and audio.suffix.lower() in VIDEO_SUFFIXES:
-            video = stack.enter_context(open_video(audio, settings, face=openface is None))
-            audio, warnings = video.audio, video.warnings
-            transcript, openface = transcript or video.transcript, openface or video.openface
-        lines = answer_recording(
-            settings,
-            audio=audio,
-            transcript=transcript,
-            openface=openface,
-            channels=channels,
-            explain=explain,
-            transcribe=transcribe,
-            speaker_normalization=speaker_normalization,
-        )
-        collected = asyncio.run(_collect(lines, out is None, explain, warnings))
+    with open_files(settings, audio, transcript, openface) as (parts, files):
+
+        async def answer() -> list[dict[str, Any]]:
+            engine = await start_engine(settings)
+            try:
+                lines = answer_recording(
+                    engine,
+                    files,
+                    channels=channels,
+                    explain=explain,
+                    transcribe=transcribe,
+                    speaker_normalization=speaker_normalization,
+                )
+                return await _collect(lines, out is None, explain, parts.warnings)
+            finally:
+                await engine.stop()
+
+        collected = asyncio.run(answer())
         if out is None:
             return
         try:
             if out.suffix == ".html":
-                sound, media_type = embedded_audio(audio) if audio is not None and embed_sound else (None, "")
+                heard = parts.audio if embed_sound else None
+                sound, media_type = (None, "") if heard is None else embedded_audio(heard)
                 out.write_text(render_timeline(collected, sound, media_type), encoding="utf-8")
             else:
                 write(out, collected)

@@ -16,20 +16,21 @@ from rich.text import Text
 from app.api.problems import as_service_error
 from app.api.response import compose, model_name
 from app.api.schemas import Prediction
-from app.engine.engine import Engine
+from app.engine.engine import Engine, ready_engine
 from app.engine.predictor import Options
 from app.errors import DeviceLost, NotReady, ServiceError
 from app.logging import configure_logging, get_logger
 from app.scoring.results import Failure, Results, open_results
 from app.scoring.rows import Row, read_rows
-from app.settings import WITHOUT_CLIENTS, Settings
+from app.settings import Settings
 from app.uploads.form import RawForm
-from model.errors import CheckpointError, ConfigError, ModalityError
+from model.errors import ConfigError, ModalityError
 
 WINDOW: Final = 4  # batches of rows that are read ahead of the row that is written next
 REPORT_SECONDS: Final = 10.0  # between lines of progress, where standard error is not a terminal
 UNREADABLE_ROW: Final = "Unreadable row"
 UNREADABLE_FILE: Final = "Unreadable file"
+INTERNAL_ERROR: Final = "Internal error"
 
 
 def score(settings: Settings, source: Path, out: Path) -> None:
@@ -77,13 +78,7 @@ async def start_engine(settings: Settings) -> Engine:
         CheckpointError: the weights cannot be loaded.
     """
     window = WINDOW * settings.max_batch
-    engine = Engine(settings.model_copy(update={**WITHOUT_CLIENTS, "queue_size": window, "transcribe_queue": window}))
-    engine.start()
-    await engine.started()
-    if not engine.lifecycle.ready:
-        await engine.stop()
-        raise CheckpointError(engine.lifecycle.reason or "the weights cannot be loaded")
-    return engine
+    return await ready_engine(settings.model_copy(update={"queue_size": window, "transcribe_queue": window}))
 
 
 async def _answer_rows(engine: Engine, rows: Iterable[Row], results: Results, window: int, report: "Report") -> None:
@@ -137,15 +132,20 @@ async def answer_form(engine: Engine, row: Row, form: RawForm) -> Prediction | F
     except (DeviceLost, NotReady):
         raise
     except (ServiceError, ModalityError) as error:
-        problem = as_service_error(error)
-        places = ("; ".join(filter(None, (fault.part, fault.place))) for fault in problem.faults)
-        where = ", ".join(filter(None, places))
-        return Failure(problem.title, f"{problem.detail} ({where})" if where else problem.detail)
+        return failure_of(error)
     except Exception as error:
         log.error("unhandled exception", exc_info=error)
-        return Failure("Internal error", type(error).__name__)
+        return Failure(INTERNAL_ERROR, type(error).__name__)
     finally:
         form.close()
+
+
+def failure_of(error: ServiceError | ModalityError) -> Failure:
+    """Return why a row has no answer."""
+    problem = as_service_error(error)
+    places = ("; ".join(filter(None, (fault.part, fault.place))) for fault in problem.faults)
+    where = ", ".join(filter(None, places))
+    return Failure(problem.title, f"{problem.detail} ({where})" if where else problem.detail)
 
 
 def open_file(path: Path) -> IO[bytes]:
@@ -169,16 +169,16 @@ def fill_form(row: Row, form: RawForm, settings: Settings, opened: Callable[[Pat
 
 
 class Report:
-    """Counts rows as they are written, and reports to standard error."""
+    """Counts rows, or what a manifest has of another `unit`, as they are written, and reports to standard error."""
 
-    def __init__(self, total: int, done: int, console: Console) -> None:
-        self._total, self._before, self._console = total, done, console
+    def __init__(self, total: int, done: int, console: Console, unit: str) -> None:
+        self._total, self._before, self._console, self._unit = total, done, console, unit
         self._began = self._reported = time.monotonic()
         self.answered = self.failed = 0
         self.bar = Progress(
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.1f} rows/s, {task.fields[failed]} without an answer, left:"),
+            TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s, {{task.fields[failed]}} without an answer, left:"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -196,8 +196,8 @@ class Report:
             written = self._before + self.answered + self.failed
             seconds = (self._total - written) / self.rate
             self._console.print(
-                f"{written:,} of {self._total:,} rows, {self.rate:.1f} rows/s, {self.failed:,} without an answer, "
-                f"{seconds:.0f} s left",
+                f"{written:,} of {self._total:,} {self._unit}, {self.rate:.1f} {self._unit}/s, "
+                f"{self.failed:,} without an answer, {seconds:.0f} s left",
                 highlight=False,
             )
 
@@ -208,16 +208,15 @@ class Report:
 
     def close(self) -> None:
         """Report the sums."""
-        line = f"{self.answered:,} answers, {self.failed:,} errors, {self.rate:.1f} rows/s"
-        self._console.print(
-            f"{line}; {self._before:,} rows were there before" if self._before else line, highlight=False
-        )
+        line = f"{self.answered:,} answers, {self.failed:,} errors, {self.rate:.1f} {self._unit}/s"
+        before = f"; {self._before:,} {self._unit} were there before" if self._before else ""
+        self._console.print(line + before, highlight=False)
 
 
 @contextmanager
-def reporting(total: int, done: int) -> Iterator[Report]:
+def reporting(total: int, done: int, unit: str = "rows") -> Iterator[Report]:
     """Report the rows that are added to standard error: a bar on a terminal, lines elsewhere."""
-    report = Report(total, done, Console(file=sys.stderr))
+    report = Report(total, done, Console(file=sys.stderr), unit)
     try:
         with report.bar:
             yield report
