@@ -1,7 +1,7 @@
-"""The rows that `emmr score` answers: those of a manifest, or files of a folder grouped by their names."""
+"""The rows of a manifest or folder that `emmr score` answers, and the recordings of one for `emmr timeline`."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from model.training.datasets.manifest import COLUMNS, CONTENT, JSON_LINES_SUFFIX
 from model.training.datasets.tables import Row as Record
 
 FACE_ID: Final = "face_id"
+RECORDING_CONTENT: Final = ("audio", "transcript", "openface")
 AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".webm", ".m4a", ".mp4")
 SUFFIXES: Final[Mapping[str, str]] = {".txt": "text", ".csv": "openface", **dict.fromkeys(AUDIO_SUFFIXES, "audio")}
 """Suffix of a file in a folder → its part."""
@@ -22,12 +23,12 @@ _FACE_ID: Final = re.compile(r"(\d{1,9})(?:[.,]0{1,6})?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One utterance to score.
+    """One utterance to score, or one recording.
 
     Args:
         id: different for each row.
         label: of the manifest; empty without one.
-        text: the words, or the file that contains them.
+        text: the words, or the file that contains them; the transcript of a recording.
         audio: the sound file.
         openface: the OpenFace CSV.
         face_id: the face in it to follow; None for the most confident one.
@@ -65,10 +66,30 @@ def read_rows(
     """
     if source.is_dir():
         rows = _folder_rows(source, {path.absolute() for path in leave_out})
-    elif source.suffix.lower() in JSON_LINES_SUFFIXES:
-        rows = _json_rows(source)
     else:
-        rows = _table_rows(source, notify)
+        rows = _manifest_rows(source, (*COLUMNS, FACE_ID), CONTENT, _row, notify)
+    yield from _with_valid_ids(source, rows)
+
+
+def read_recordings(source: Path, notify: Callable[[str], object] = lambda _: None) -> Iterator[Row]:
+    """Yield the recordings of a manifest; one that cannot be read has a fault, and the others follow.
+
+    The manifest is a table or JSON lines as in `read_rows`, with the columns id, audio, transcript and openface, any of
+    which may be absent, but not all of the last three.
+
+    Args:
+        source: the file.
+        notify: called after the last row with each notice of how the table was read.
+
+    Raises:
+        CorpusError: as `read_rows`.
+    """
+    rows = _manifest_rows(source, ("id", *RECORDING_CONTENT), RECORDING_CONTENT, _recording, notify)
+    yield from _with_valid_ids(source, rows)
+
+
+def _with_valid_ids(source: Path, rows: Iterator[tuple[int, Row]]) -> Iterator[Row]:
+    """Yield the rows, each with its line and an id of its own; raises as `read_rows`."""
     ids = set[str]()
     try:
         for line, found in rows:
@@ -99,26 +120,36 @@ def _with_valid_id(row: Row, line: int, ids: Collection[str]) -> Row:
     return replace(row, id=unused) if fault is None else Row(unused, fault=row.fault or fault)
 
 
-def _table_rows(path: Path, notify: Callable[[str], object]) -> Iterator[tuple[int, Row]]:
-    with open_export(path, (*COLUMNS, FACE_ID)) as export:
-        if not set(export.columns) & set(CONTENT):
-            raise CorpusError(path, 1, f"has none of the columns {', '.join(CONTENT)}")
+def _manifest_rows(
+    path: Path,
+    columns: Sequence[str],
+    content: Sequence[str],
+    parse: Callable[[Record], Row],
+    notify: Callable[[str], object],
+) -> Iterator[tuple[int, Row]]:
+    """Yield each record of a table or of JSON lines as `parse` returns it, or with its fault, and its line."""
+    if path.suffix.lower() in JSON_LINES_SUFFIXES:
+        yield from _json_rows(path, columns, parse)
+        return
+    with open_export(path, columns) as export:
+        if not set(export.columns) & set(content):
+            raise CorpusError(path, 1, f"has none of the columns {', '.join(content)}")
         for record in export.records:
             if isinstance(record, CorpusError):
                 yield record.row or 0, _unreadable(record)
             else:
-                yield record.line, _row(record)
+                yield record.line, parse(record)
         for notice in export.notices:
             notify(notice)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _json_rows(path: Path, columns: Sequence[str], parse: Callable[[Record], Row]) -> Iterator[tuple[int, Row]]:
     with path.open("rb") as file:
         for line, raw in enumerate(file, start=1):
             if not raw.strip():
                 continue
             try:
-                yield line, _row(Record(path, line, read_json_cells(path, line, raw, (FACE_ID,))))
+                yield line, parse(Record(path, line, read_json_cells(path, line, raw, columns)))
             except CorpusError as error:
                 yield line, _unreadable(error)
 
@@ -137,6 +168,19 @@ def _row(record: Record) -> Row:
         return replace(_unreadable(error), id=found["id"], label=found["label"])
     text = record["text"] if found["text"] else None
     return Row(found["id"], found["label"], text, audio, openface, None if face is None else int(face[1]), fault)
+
+
+def _recording(record: Record) -> Row:
+    found = {column: record.cells.get(column, "").strip() for column in ("id", *RECORDING_CONTENT)}
+    try:
+        audio, transcript, openface = (
+            content_path(record, column) if found[column] else None for column in RECORDING_CONTENT
+        )
+    except CorpusError as error:
+        return replace(_unreadable(error), id=found["id"])
+    given = audio or transcript or openface
+    fault = None if given else "audio, transcript and openface are all empty"
+    return Row(found["id"], text=transcript, audio=audio, openface=openface, fault=fault)
 
 
 def _fault_of(parts: tuple[bool, bool, bool], face_id: str) -> str | None:

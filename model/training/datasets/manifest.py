@@ -140,14 +140,14 @@ def _json_rows(path: Path) -> Iterator[Row]:
             yield Row(path, line, read_json_cells(path, line, raw))
 
 
-def read_json_cells(path: Path, line: int, raw: bytes, further: Sequence[str] = ()) -> dict[str, str]:
-    """Return the cells of one line of JSON: every column of `COLUMNS`, an empty cell where the key is absent or null.
+def read_json_cells(path: Path, line: int, raw: bytes, columns: Sequence[str] = COLUMNS) -> dict[str, str]:
+    """Return the cells of one line of JSON: every column, an empty cell where the key is absent or null.
 
     Args:
         path: named in errors.
         line: of the file, from 1.
         raw: the line.
-        further: columns beside `COLUMNS`.
+        columns: the keys that it may have.
 
     Raises:
         CorpusError: not a JSON object with these keys, or a value that is neither a string nor a whole number; a label
@@ -161,7 +161,6 @@ def read_json_cells(path: Path, line: int, raw: bytes, further: Sequence[str] = 
         raise CorpusError(path, line, f"is not JSON: {error}") from error
     if not isinstance(record, dict):
         raise CorpusError(path, line, "is not a JSON object")
-    columns = (*COLUMNS, *further)
     unknown = sorted(set(record) - set(columns))
     if unknown:
         raise CorpusError(path, line, f"unknown key: {', '.join(unknown)}")

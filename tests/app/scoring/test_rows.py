@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.scoring.rows import Row, read_rows
+from app.scoring.rows import Row, read_recordings, read_rows
 from model.errors import CorpusError
 
 
@@ -109,6 +109,24 @@ def test_a_line_that_is_not_json_does_not_end_the_file(tmp_path: Path) -> None:
 def test_an_id_made_of_a_line_is_unused(tmp_path: Path) -> None:
     rows = read_rows(manifest(tmp_path, "id,text\nline-3,x\n,y\n"))
     assert [row.id for row in rows] == ["line-3", "line-3*"]
+
+
+def test_recordings_have_any_of_their_files(tmp_path: Path) -> None:
+    content = "id,transcript,audio,note\na,t.srt,a.wav,x\n,,b.wav,\nc,,,x\na,t.srt,,\n"
+    notices: list[str] = []
+    expected = [
+        Row("a", text=tmp_path / "t.srt", audio=tmp_path / "a.wav"),
+        Row("line-3", audio=tmp_path / "b.wav"),
+        Row("c", fault="audio, transcript and openface are all empty"),
+        Row("line-5", fault="the id is that of a row before"),
+    ]
+    assert list(read_recordings(manifest(tmp_path, content), notices.append)) == expected
+    assert notices == ["columns that are not used: note"]
+    lines = '{"id": 7, "openface": "f.csv"}\n{"id": "b", "text": "Hi."}\n'
+    seven, unknown = read_recordings(manifest(tmp_path, lines, "m.jsonl"))
+    assert (seven, unknown.fault) == (Row("7", openface=tmp_path / "f.csv"), "line 2: unknown key: text")
+    with pytest.raises(CorpusError, match="has none of the columns audio, transcript, openface"):
+        list(read_recordings(manifest(tmp_path, "id,text\na,Hi.\n")))
 
 
 def test_files_of_one_name_in_a_folder_are_one_row(tmp_path: Path) -> None:
