@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,60 @@ def client(address: str, deploy: Deploy) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=address, timeout=60) as client:
         until(lambda: client.get("/health/ready").status_code == 200)
         yield client
+
+
+@pytest.fixture
+def settings(weights: Path) -> Settings:
+    """The settings of `emmr score` and `emmr timeline`."""
+    return Settings(weights=weights, device="cpu", decode_workers=1)
+
+
+@pytest.fixture(scope="session")
+def storage() -> Iterator[str]:
+    """The address of an S3 server with the bucket `clips`, which the cluster's processes reach too."""
+    import fsspec
+
+    pytest.importorskip("moto", reason="moto is not installed (make test-ray)")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    with subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stderr=subprocess.DEVNULL) as server:
+        try:
+            until(lambda: _answers(endpoint) or server.poll() is not None, 60)
+            system = fsspec.filesystem("s3", key="key", secret="secret", endpoint_url=endpoint)
+            system.mkdir("clips")
+            yield endpoint
+        finally:
+            server.kill()
+
+
+def _answers(endpoint: str) -> bool:
+    try:
+        return httpx2.get(endpoint).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def read_parts(folder: str, **storage: str) -> list[dict[str, Any]]:
+    """The rows of all parts of a folder, or of its address."""
+    import fsspec
+    from pyarrow import parquet
+
+    system, path = fsspec.url_to_fs(folder, **storage)
+    found: list[dict[str, Any]] = []
+    for part in system.glob(f"{path}/part-*.parquet"):
+        with system.open(part, "rb") as file:
+            found += parquet.read_table(file).to_pylist()
+    return found
+
+
+def assert_equal_cells(row: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Numbers within 1e-5, everything else the same."""
+    numbers = {key: value for key, value in expected.items() if isinstance(value, float)}
+    assert {key: row[key] for key in numbers} == pytest.approx(numbers, abs=1e-5)
+    assert {key: value for key, value in row.items() if key not in numbers} == {
+        key: value for key, value in expected.items() if key not in numbers
+    }
 
 
 def replicas(deployment: str) -> list[psutil.Process]:

@@ -2,68 +2,25 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from app.scoring.run import score
 from app.settings import Settings
 from model.errors import ConfigError
-from tests.app.ray.conftest import until
+from tests.app.ray.conftest import assert_equal_cells, read_parts
 from tests.app.scoring.test_run import manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default", "ignore::DeprecationWarning")]
 __all__ = ["manifest"]
 
 
-@pytest.fixture
-def settings(weights: Path) -> Settings:
-    return Settings(weights=weights, device="cpu", decode_workers=1)
-
-
-@pytest.fixture
-def storage() -> Iterator[str]:
-    """The address of a bucket of an S3 server, which the cluster's processes reach too."""
-    import fsspec
-
-    pytest.importorskip("moto", reason="moto is not installed (make test-ray)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    with subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stderr=subprocess.DEVNULL) as server:
-        try:
-            until(lambda: _answers(endpoint) or server.poll() is not None, 60)
-            system = fsspec.filesystem("s3", key="key", secret="secret", endpoint_url=endpoint)
-            system.mkdir("clips")
-            yield endpoint
-        finally:
-            server.kill()
-
-
-def _answers(endpoint: str) -> bool:
-    try:
-        return httpx2.get(endpoint).status_code == 200
-    except httpx2.TransportError:
-        return False
-
-
-def read_parts(folder: str, **storage: str) -> dict[str, dict[str, Any]]:
-    import fsspec
-    from pyarrow import parquet
-
-    system, path = fsspec.url_to_fs(folder, **storage)
-    found: dict[str, dict[str, Any]] = {}
-    for part in system.glob(f"{path}/part-*.parquet"):
-        with system.open(part, "rb") as file:
-            for record in parquet.read_table(file).to_pylist():
-                assert record["id"] not in found
-                found[record["id"]] = record
+def by_id(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found = {record["id"]: record for record in records}
+    assert len(found) == len(records)
     return found
 
 
@@ -76,11 +33,7 @@ def read_one(path: Path) -> dict[str, dict[str, Any]]:
 def assert_equal(rows: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Mapping[str, Any]]) -> None:
     assert set(rows) == set(expected)
     for name, row in expected.items():
-        numbers = {key: value for key, value in row.items() if isinstance(value, float)}
-        assert {key: rows[name][key] for key in numbers} == pytest.approx(numbers, abs=1e-5)
-        assert {k: v for k, v in rows[name].items() if k not in numbers} == {
-            k: v for k, v in row.items() if k not in numbers
-        }
+        assert_equal_cells(rows[name], row)
 
 
 def test_rows_are_those_of_one_process(address: str, settings: Settings, manifest: Path, tmp_path: Path) -> None:
@@ -89,7 +42,7 @@ def test_rows_are_those_of_one_process(address: str, settings: Settings, manifes
     out = tmp_path / "parts"
     score_on_ray(settings, str(manifest), str(out), actors=2, part_rows=16)
     score(settings, manifest, tmp_path / "one.parquet")
-    assert_equal(read_parts(str(out)), read_one(tmp_path / "one.parquet"))
+    assert_equal(by_id(read_parts(str(out))), read_one(tmp_path / "one.parquet"))
 
 
 def test_a_run_goes_on_with_the_rows_that_are_left(
@@ -101,13 +54,13 @@ def test_a_run_goes_on_with_the_rows_that_are_left(
     score_on_ray(settings, str(manifest), str(out), actors=1, part_rows=16)
     first, *rest = sorted(out.glob("part-*.parquet"))
     kept = {part: part.stat().st_mtime_ns for part in rest}
-    complete = read_parts(str(out))
+    complete = by_id(read_parts(str(out)))
     left = len(read_one(first))
     first.unlink()
     capsys.readouterr()
     score_on_ray(settings, str(manifest), str(out), actors=1, part_rows=16)
     assert f"{len(complete) - left} rows were there before" in capsys.readouterr().err
-    assert_equal(read_parts(str(out)), complete)
+    assert_equal(by_id(read_parts(str(out))), complete)
     assert {part: part.stat().st_mtime_ns for part in rest} == kept
 
 
@@ -143,7 +96,7 @@ def test_manifest_files_and_results_may_be_on_object_storage(
             system.put_file(str(path), f"clips/{path.name}")
     score_on_ray(settings, "s3://clips/manifest.csv", "s3://clips/results", actors=1, storage=access)
     score(settings, manifest, tmp_path / "one.parquet")
-    rows, expected = read_parts("s3://clips/results", **access), read_one(tmp_path / "one.parquet")
+    rows, expected = by_id(read_parts("s3://clips/results", **access)), read_one(tmp_path / "one.parquet")
     assert "nowhere.wav" in rows["nowhere"]["error_detail"]
     for found in (rows, expected):
         del found["nowhere"]["error_detail"]  # the address of the file
