@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -190,7 +192,11 @@ def convert_aus(
 
 def timeline(
     audio: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, readable=True, help="The sound, or a video.")
+        str | None,
+        typer.Argument(
+            help="The sound, or a video; with --engine ray a manifest, CSV or JSON lines with the columns audio, "
+            "transcript, openface and id.",
+        ),
     ] = None,
     transcript: Annotated[
         Path | None,
@@ -203,10 +209,9 @@ def timeline(
         typer.Option(exists=True, dir_okay=False, readable=True, help="The face: an OpenFace 2 CSV with timestamps."),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            dir_okay=False,
-            help="File to write: .html, .json, .csv or .parquet.",
+            help="File to write: .html, .json, .csv or .parquet; with --engine ray a folder of Parquet files.",
             show_default="lines of JSON to standard output",
         ),
     ] = None,
@@ -226,23 +231,51 @@ def timeline(
         float | None,
         typer.Option(min=0, max=1, help="As for predict.", show_default="the weights' own"),
     ] = None,
+    engine: Engine = "process",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --engine ray: recordings at a time.", show_default="one a processor"),
+    ] = None,
 ) -> None:
     """Answer each utterance of a recording: an interview, a call or a talk of up to an hour.
 
     Utterances are the transcript's cues; where there are none, stretches with speech; elsewhere, windows over the face.
+
+    With --engine ray the recordings of a manifest are answered on all machines of the cluster of RAY_ADDRESS, or on
+    this one; manifest, files and results may be on object storage (s3://…). A recording that cannot be answered becomes
+    a row with an error. The same command goes on where an earlier one was interrupted.
     """
+    settings = read_settings(weights=weights, device=device, key_threshold=threshold)
+    if engine == "ray":
+        if audio is None or out is None or transcript is not None or openface is not None:
+            exit_bad_input("--engine ray needs a manifest, which names all files of the recordings, and --out FOLDER.")
+        with errors_as_messages(), _resumable():
+            from app.ray.recordings import timeline as run_on_ray
+
+            run_on_ray(
+                settings,
+                audio,
+                out,
+                workers,
+                channels=channels,
+                explain=explain,
+                transcribe=transcribe or _default_transcribe(settings),
+                speaker_normalization=speaker_normalization,
+            )
+        return
     if audio is None and transcript is None and openface is None:
         exit_bad_input("Nothing to answer: give a sound, --transcript or --openface.")
-    settings = read_settings(weights=weights, device=device, key_threshold=threshold)
     with errors_as_messages():
         from app.recordings.command import FORMATS, run
 
-        if out is not None and out.suffix not in FORMATS:
+        if audio is not None:
+            _check_sound(audio)
+        if out is not None and Path(out).suffix not in FORMATS:
             exit_bad_input(f"--out must end with one of {', '.join(FORMATS)}.")
         run(
             settings,
-            out,
-            audio=audio,
+            None if out is None else Path(out),
+            audio=None if audio is None else Path(audio),
             transcript=transcript,
             openface=openface,
             channels=channels,
@@ -302,7 +335,7 @@ def score(
     with errors_as_messages():
         from app.scoring.results import FORMATS
 
-        try:
+        with _resumable():
             if engine == "ray":
                 from app.ray.scoring import score as run_on_ray
 
@@ -310,14 +343,38 @@ def score(
                 return
             from app.scoring.run import score as run
 
-            if not os.access(source, os.R_OK):
-                exit_bad_input(f"{source} does not exist, or cannot be read.")
+            _check_readable(source)
             if Path(out).suffix not in FORMATS:
                 exit_bad_input(f"--out must end with one of {', '.join(FORMATS)}.")
             run(settings, Path(source), Path(out))
-        except KeyboardInterrupt:
-            typer.echo("Interrupted; the same command goes on from here.", err=True)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """End a command that is interrupted with a message that it can be repeated."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; the same command goes on from here.", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _check_readable(source: str) -> None:
+    """Exit with a message where a file or folder cannot be read."""
+    if not os.access(source, os.R_OK):
+        exit_bad_input(f"{source} does not exist, or cannot be read.")
+
+
+def _check_sound(audio: str) -> None:
+    """Exit with a message where the sound of a timeline is no file, or a table."""
+    _check_readable(audio)
+    if Path(audio).is_dir():
+        exit_bad_input(f"{audio} is a folder.")
+    if Path(audio).suffix.lower() in {".csv", ".tsv", ".json", ".jsonl", ".ndjson"}:
+        exit_bad_input(
+            f"{audio} is no sound. A face is given as --openface and a transcript as --transcript; "
+            "a manifest of recordings needs --engine ray."
+        )
 
 
 def _bytes_of(text: str, limit: int) -> bytes:

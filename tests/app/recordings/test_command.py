@@ -126,13 +126,22 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "Nothing to answer"), (["--transcript", "a.srt", "--out", "a.xls"], "--out must end with one of")],
+    [
+        ([], "Nothing to answer"),
+        (["--transcript", "a.srt", "--out", "a.xls"], "--out must end with one of"),
+        (["none.wav"], "none.wav does not exist"),
+        (["."], ". is a folder"),
+        (["a.csv", "--out", "out"], "a manifest of recordings needs --engine ray"),
+        (["a.csv", "--engine", "ray"], "--engine ray needs a manifest"),
+        (["a.csv", "--engine", "ray", "--out", "out", "--transcript", "a.srt"], "--engine ray needs a manifest"),
+    ],
 )
 def test_unusable_arguments_end_with_a_message(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.srt").write_bytes(srt([Cue(0.0, 2.0, "Hi.")]))
+    Path("a.csv").write_text("id,transcript\na,a.srt\n", encoding="utf-8")
     result = CliRunner().invoke(cli, ["timeline", *arguments])
     assert result.exit_code == 2
     assert message in result.output
