@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -50,7 +51,18 @@ def until(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.1)  # the cluster is other processes, and has no event to wait for
+        time.sleep(0.3)  # the cluster is other processes, and has no event to wait for
+
+
+def free_port() -> int:
+    """A free port outside the range from which the system chooses: Ray opens many sockets before this one is used."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
+    raise AssertionError("no port is free")
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +73,7 @@ def address() -> Iterator[str]:
 
     from app.ray.server import start_cluster
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     before = dict(os.environ)
     os.environ.update(ENVIRONMENT)
     try:
@@ -132,8 +143,7 @@ def storage() -> Iterator[str]:
     import fsspec
 
     pytest.importorskip("moto", reason="moto is not installed (make test-ray)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     with subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stderr=subprocess.DEVNULL) as server:
         try:

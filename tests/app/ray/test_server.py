@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.app.ray.conftest import ENVIRONMENT, until
+from tests.app.ray.conftest import ENVIRONMENT, free_port, until
 from tests.support.process import EMMR, ROOT
 
 pytestmark = pytest.mark.ray
@@ -26,8 +25,7 @@ def is_ready(address: str) -> bool:
 
 
 def test_it_serves_until_sigterm_and_exits_0(weights: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     options = ["--engine", "ray", "--port", str(port), "--device", "cpu", "--weights", str(weights)]
     environment = {**os.environ, **ENVIRONMENT, "EMMR_DECODE_WORKERS": "1", "EMMR_API_KEYS": '["open sesame"]'}
