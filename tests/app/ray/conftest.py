@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 import psutil
@@ -25,23 +25,28 @@ CONFIG = ROOT / "docker" / "ray" / "serve.yaml"
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "RAY_worker_niceness": "0",
+    "RAY_health_check_period_ms": "1000",  # of five checks of a node that has ended
     # On a loaded machine a proxy takes longer to start than these allow by default.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
 }
 START_SECONDS = 300
-Deploy = Callable[[str | None], None]
 
 
-def deploy_config(weights: Path, name: str | None) -> dict[str, Any]:
-    """The committed config with two replicas of service and device, and the weights of that name."""
+class Deploy(Protocol):
+    def __call__(self, name: str | None, further: int = 0) -> None: ...
+
+
+def deploy_config(weights: Path, name: str | None, further: int = 0) -> dict[str, Any]:
+    """The committed config with two replicas of service and device, and `further`, and the weights of that name."""
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     (application,) = config["applications"]
     application["args"] = {"weights": str(weights), "device": "cpu", "decode_workers": 1, "compute_threads": 1}
     for deployment in application["deployments"]:
-        replicas = 1 if deployment["name"] == "Features" else 2
+        replicas = further + (1 if deployment["name"] == "Features" else 2)
         deployment["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}
         deployment["ray_actor_options"] = {"num_cpus": 1}
+        deployment["graceful_shutdown_timeout_s"] = 5  # which a replica of a lost node takes in full
         if deployment["name"] == "Service":
             deployment["user_config"] = {"weights": name}
     return config
@@ -109,8 +114,9 @@ def deploy(address: str, weights: Path) -> Deploy:
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
-    def act(name: str | None) -> None:
-        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(deploy_config(weights, name)))
+    def act(name: str | None, further: int = 0) -> None:
+        config = deploy_config(weights, name, further)
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
 
         def running() -> bool:
             application = serve.status().applications["emmr"]

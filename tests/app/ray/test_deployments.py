@@ -23,13 +23,13 @@ CLIENTS = 4
 class Traffic:
     """Requests of several clients, each after the answer to the one before."""
 
-    def __init__(self, address: str, files: Mapping[str, Part]) -> None:
+    def __init__(self, address: str, files: Mapping[str, Part], clients: int) -> None:
         self._address, self._files = address, dict(files)
         self._stopped = threading.Event()
         self.responses: list[httpx2.Response] = []
         self.broken = 0
         """Connections that ended without a response."""
-        self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
     def _ask(self) -> None:
         with httpx2.Client(base_url=self._address, timeout=120) as client:
@@ -55,8 +55,8 @@ class Traffic:
 
 
 @contextmanager
-def traffic(address: str, files: Mapping[str, Part]) -> Iterator[Traffic]:
-    running = Traffic(address, files)
+def traffic(address: str, files: Mapping[str, Part], clients: int = CLIENTS) -> Iterator[Traffic]:
+    running = Traffic(address, files, clients)
     running.start()
     try:
         running.more()
