@@ -19,7 +19,8 @@ from app.scoring.results import Failure
 from app.scoring.rows import Row, read_recordings
 from app.scoring.run import INTERNAL_ERROR, UNREADABLE_ROW, failure_of
 from app.settings import Settings, Transcribe
-from model.errors import ModalityError
+from app.transcription.recogniser import installed
+from model.errors import ConfigError, ModalityError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,8 +41,8 @@ def timeline(
     """Write a part for every recording of `source` that `out` does not have; report to standard error.
 
     A part has the utterances and gaps of a recording as `app.recordings.command.write` has them, with the columns id,
-    error_title, error_detail and model. A recording that cannot be answered is one row with the error, one without
-    utterances and gaps a row with the id alone.
+    error_title, error_detail and model. A recording that cannot be answered is one row with the error, and one without
+    utterances and gaps a row of id and model alone.
 
     Args:
         settings: see `app.ray.parts.answer_manifest`.
@@ -56,7 +57,10 @@ def timeline(
 
     Raises:
         CorpusError, CheckpointError, ConfigError: see `app.ray.parts.answer_manifest`.
+        ConfigError: `transcribe` is `always`, and the extra `asr` is not installed.
     """
+    if transcribe == "always" and not installed():  # or else every recording would be an error
+        raise ConfigError("--transcribe always needs the extra asr (faster-whisper)")
     options = {
         "channels": channels,
         "explain": explain,

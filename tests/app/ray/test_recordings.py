@@ -165,6 +165,16 @@ def test_manifest_files_and_results_may_be_on_object_storage(
     assert found["silent"][0]["error_title"] == "Invalid query"  # one channel
 
 
+def test_transcription_without_its_extra_is_refused(
+    settings: Settings, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.ray.recordings import timeline
+
+    monkeypatch.setattr("app.ray.recordings.installed", lambda: False)
+    with pytest.raises(ConfigError, match="needs the extra asr"):
+        timeline(settings, str(recordings), str(tmp_path / "parts"), transcribe="always")
+
+
 def test_the_command_writes_parts(address: str, weights: Path, recordings: Path, tmp_path: Path) -> None:
     recordings.write_text("id,audio\nnowhere,nowhere.wav\n", encoding="utf-8")
     options = ["--engine", "ray", "--out", str(tmp_path / "out"), "--weights", str(weights), "--workers", "1"]
