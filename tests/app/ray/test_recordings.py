@@ -24,18 +24,20 @@ from tests.app.ray.conftest import assert_equal_cells, read_parts
 from tests.support.openface import simulate_openface_csv
 from tests.support.recordings import srt
 from tests.support.sound import voice_like
+from tests.support.video import make_video
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default", "ignore::DeprecationWarning")]
 
 FILES = {
     "talk": {"audio": "talk.wav", "transcript": "talk.srt"},
     "face": {"openface": "face.csv"},
+    "film": {"audio": "film.mp4"},
     "silent": {"audio": "silent.wav"},
     "cut": {"audio": "cut.wav", "transcript": "talk.srt"},
     "nowhere": {"audio": "nowhere.wav"},
     "nothing": {},
 }
-ANSWERED = ("talk", "face")
+ANSWERED = ("talk", "face", "film")
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ def recordings(tmp_path: Path) -> Path:
     soundfile.write(folder / "silent.wav", np.zeros(16_000, dtype=np.float32), 16_000)
     (folder / "cut.wav").write_bytes((folder / "talk.wav").read_bytes()[:1000])
     (folder / "talk.srt").write_bytes(srt([Cue(0.0, 2.0, "Anna: Hi."), Cue(2.5, 4.5, "Anna: Bye.")]))
+    (folder / "film.mp4").write_bytes(make_video())
     (folder / "face.csv").write_bytes(simulate_openface_csv(60, "action_units"))
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, ["id", "audio", "transcript", "openface"])
@@ -105,6 +108,7 @@ def test_rows_are_those_of_one_process(address: str, settings: Settings, recordi
     for name in ANSWERED:
         assert_equal(found[name], in_one_process(settings, recordings.parent, name))
     assert any(row["audio_speaker_normalized"] for row in found["talk"])
+    assert found["film"][0]["text"]  # a subtitle
     (silent,) = found["silent"]
     assert {key: value for key, value in silent.items() if value is not None} == {"model": silent["model"]}
     assert {name: rows[0]["error_title"] for name, rows in found.items() if rows[0]["error_title"]} == {
