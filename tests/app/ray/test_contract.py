@@ -10,7 +10,11 @@ import pytest
 from tests.app.api import test_batch, test_problems, test_recordings, test_response, test_routes
 from tests.contract import test_prediction
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default", "ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.ray_core,
+    pytest.mark.filterwarnings("default", "ignore::DeprecationWarning"),
+]
 
 MODULES: Final = (test_prediction, test_problems, test_batch, test_recordings, test_response, test_routes)
 OTHER_FIXTURES: Final = frozenset({"application", "monkeypatch", "tiny_weights", "tmp_path"})

@@ -15,7 +15,11 @@ from tests.app.ray.conftest import CONFIG, Deploy, deploy_config, replicas, unti
 from tests.support.process import ROOT
 from tests.support.service import Part
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default", "ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.ray_core,
+    pytest.mark.filterwarnings("default", "ignore::DeprecationWarning"),
+]
 
 CLIENTS = 4
 

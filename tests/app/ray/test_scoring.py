@@ -36,6 +36,7 @@ def assert_equal(rows: Mapping[str, Mapping[str, Any]], expected: Mapping[str, M
         assert_equal_cells(rows[name], row)
 
 
+@pytest.mark.ray_core
 def test_rows_are_those_of_one_process(address: str, settings: Settings, manifest: Path, tmp_path: Path) -> None:
     from app.ray.scoring import score as score_on_ray
 
