@@ -193,13 +193,6 @@ def assert_equal_cells(row: Mapping[str, Any], expected: Mapping[str, Any]) -> N
 def replicas(deployment: str) -> list[psutil.Process]:
     """The processes of a deployment's replicas."""
     title = f"ray::ServeReplica:emmr:{deployment}"
-    return [
-        process for process in psutil.process_iter() if process.name().startswith(title[:15]) and _is(process, title)
-    ]
-
-
-def _is(process: psutil.Process, title: str) -> bool:
-    try:
-        return bool(process.cmdline()[0].startswith(title))
-    except (psutil.Error, IndexError):
-        return False
+    # With a list of attributes, processes that end meanwhile are left out.
+    processes = psutil.process_iter(["cmdline"])
+    return [process for process in processes if (process.info["cmdline"] or [""])[0].startswith(title)]

@@ -42,6 +42,7 @@ class Node:
         environment = {**os.environ, **ENVIRONMENT}
         self._process = subprocess.Popen([*command, *options], env=environment, stdout=subprocess.DEVNULL)
         until(lambda: nodes() == 2 or self._process.poll() is not None)
+        assert self._process.poll() is None
 
     def processes(self) -> set[int]:
         return {process.pid for process in psutil.Process(self._process.pid).children(recursive=True)}
@@ -78,10 +79,17 @@ def test_a_lost_node_costs_its_own_requests(
     address: str, client: httpx2.Client, weights: Path, deploy: Deploy, parts: Mapping[str, Part]
 ) -> None:
     import ray
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
 
+    def complete() -> bool:
+        counts = [len(replicas(deployment)) for deployment in DEPLOYMENTS]
+        return counts == [2, 1, 2] and serve.status().applications["emmr"].status is ApplicationStatus.RUNNING
+
+    until(complete)  # a test before may have killed a replica
     served = client.get("/model").json()["version"]
     name = next(name for name in ("one", "two") if verify_hashes(weights.with_name(name)) == served)
-    with occupied(int(ray.available_resources()["CPU"])):
+    with occupied(int(ray.cluster_resources()["CPU"]) - sum(len(replicas(deployment)) for deployment in DEPLOYMENTS)):
         node = Node()
         try:
             deploy(name, further=1)
