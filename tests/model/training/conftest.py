@@ -1,6 +1,5 @@
 """Fixtures of tests of whole runs: a small composite corpus and its features."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from model.training.crossfit import CrossFitPart
 from model.training.trainer import RunPaths
 from tests.support.corpus import write_composite
+from tests.support.shared import shared_folder
 from tests.support.training import CROSSFIT_TOY, confident_network, part_of
 
 
@@ -20,8 +20,7 @@ def composite_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache shared by all tests, also of other pytest-xdist workers: the features of each clip are computed once."""
-    root = tmp_path_factory.getbasetemp()
-    return (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "features"
+    return shared_folder(tmp_path_factory) / "features"
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from model.training.speech_slots import speech_slots
 from model.training.weights import PARTS, build, main
 from tests.support.corpus import write_composite2
 from tests.support.network import random_utterances
+from tests.support.shared import folder_built_once
 from tests.support.training import CONFIG, tiny_training
 
 RECIPE = Recipe(
@@ -27,14 +28,16 @@ RECIPE = Recipe(
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, feature_cache: Path) -> Path:
     """Weights of two seeds, built with one process at a time."""
-    folder = tmp_path_factory.mktemp("build")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.cpu_count", lambda: 1)
-        patch.setattr("model.training.weights.speech_slots", partial(speech_slots, sounds=6))
-        patch.setattr("model.training.evaluate_split.evaluate", partial(evaluate, resamples=20))
-        data = write_composite2(folder / "data", rounds=1)
-        build(data, folder / "out", folder / "work", feature_cache, (0, 1), resume=True, recipe=RECIPE)
-    return folder
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("os.cpu_count", lambda: 1)
+            patch.setattr("model.training.weights.speech_slots", partial(speech_slots, sounds=6))
+            patch.setattr("model.training.evaluate_split.evaluate", partial(evaluate, resamples=20))
+            data = write_composite2(folder / "data", rounds=1)
+            build(data, folder / "out", folder / "work", feature_cache, (0, 1), resume=True, recipe=RECIPE)
+
+    return folder_built_once(tmp_path_factory, "weights", fill)
 
 
 @pytest.fixture(scope="module")
