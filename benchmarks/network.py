@@ -10,7 +10,7 @@ Batches of 1 and 32; complete, one and two modalities missing; from feature arra
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -19,12 +19,11 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Report, arguments, finish, machine_line, medians_of, ratio_of, time_rounds
 from benchmarks.naive import NaiveAnswer, NaivePort, naive_port, pad
 from model.config import ModelConfig
+from model.experiments.cell_measures import count_operations
 from model.modality import MODALITIES, SUBSETS, ModalitySet, Utterance
 from model.network.batch import collate
 from model.network.decision import Decision
@@ -160,19 +159,13 @@ def operations(config: ModelConfig, share: float) -> dict[str, float]:
     for missing, case in CASES.items():
         subsets = [s for s in SUBSETS if len(MODALITIES) - len(s) == missing]
         batches = [collate([item], config, room_to_impute=True) for item in utterances(config, subsets, rng)]
-        counts = [np.mean([_counted(partial(decide, side, b)) for b in batches]) for side in (agree, differ)]
-        found[f"{case}_gflop"] = float(np.average(counts, weights=(1 - share, share)))
-        found["whole_graph_gflop"] = max(_counted(partial(network, b)) for b in batches)
+        counts = [np.mean([count_operations(partial(decide, side, b)) for b in batches]) for side in (agree, differ)]
+        found[f"{case}_gflop"] = float(np.average(counts, weights=(1 - share, share))) / 1e9
+        with torch.inference_mode():
+            found["whole_graph_gflop"] = max(count_operations(partial(network, b)) for b in batches) / 1e9
     for case in CASES.values():
         found[f"{case}_fewer_operations"] = found["whole_graph_gflop"] / found[f"{case}_gflop"]
     return found
-
-
-def _counted(call: Callable[[], object]) -> float:
-    # The counter does not count attention's kernel for CPUs, only the products that it is made of.
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        call()
-    return float(counter.get_total_flops()) / 1e9
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -134,7 +134,7 @@ def answer_manifest(
     actors: int | None,
     part_rows: int,
     storage: Mapping[str, Any],
-    further: Sequence[Any] = (),
+    actor_arguments: Sequence[Any] = (),
 ) -> None:
     """Write an answer or an error for every row of `source` that `out` does not have; report to standard error.
 
@@ -146,7 +146,7 @@ def answer_manifest(
         actors: processes that answer, each on one processor; one for each processor of the cluster if None.
         part_rows: rows that are answered and written together.
         storage: options of fsspec for the addresses, beside those of its configuration and the environment.
-        further: arguments of `actor` after those of `PartActor`.
+        actor_arguments: those of `actor` after those of `PartActor`.
 
     Raises:
         CorpusError: the source cannot be read.
@@ -174,7 +174,7 @@ def answer_manifest(
             actors = actors or max(1, int(ray.cluster_resources().get("CPU", 1)))
             answered = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
                 actor,
-                fn_constructor_args=(settings, out, manifest.parent, base, dict(storage), *further),
+                fn_constructor_args=(settings, out, manifest.parent, base, dict(storage), *actor_arguments),
                 batch_size=1,
                 num_cpus=1,
                 compute=ray.data.ActorPoolStrategy(size=min(actors, len(parts))),

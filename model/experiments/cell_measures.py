@@ -4,7 +4,7 @@ Shapes: N items, C classes, T_m slots of modality m, D hidden. Rows of answers h
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -106,6 +106,14 @@ def doubt(table: DecisionTable) -> dict[str, dict[str, Any]]:
     return {"all": ranked(missing > 0), "one_missing": ranked(missing == 1), "two_missing": ranked(missing == 2)}
 
 
+def count_operations(call: Callable[[], object]) -> int:
+    """Operations of the matrix products of a call, two for each multiply-add."""
+    # The counter does not count attention's kernel for CPUs, only the products that it is made of.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
 def cost(network: Network, utterance: Utterance, device: torch.device) -> dict[str, float]:
     """What one decision on an utterance costs, without its features.
 
@@ -115,9 +123,7 @@ def cost(network: Network, utterance: Utterance, device: torch.device) -> dict[s
     """
     used = FusedNetwork(network) if isinstance(network, EMMR) else network
     batch = collate([utterance], network.config).to(device)
-    # The counter does not count attention's kernel for CPUs, only the products that it is made of.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        decide(used, batch)
+    operations = count_operations(lambda: decide(used, batch))
     times = []
     for _ in range(LATENCY_RUNS):
         started = time.perf_counter()
@@ -125,7 +131,7 @@ def cost(network: Network, utterance: Utterance, device: torch.device) -> dict[s
         times.append(time.perf_counter() - started)
     return {
         "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "operations": counter.get_total_flops(),
+        "operations": operations,
         "ms": 1000 * float(np.median(times)),
     }
 

@@ -34,16 +34,22 @@ START_SECONDS = 300
 
 
 class Deploy(Protocol):
-    def __call__(self, name: str | None, further: int = 0) -> None: ...
+    def __call__(self, name: str | None, more_replicas: int = 0) -> None: ...
 
 
-def deploy_config(weights: Path, name: str | None, further: int = 0) -> dict[str, Any]:
-    """The committed config with two replicas of service and device, and `further`, and the weights of that name."""
+def deploy_config(weights: Path, name: str | None, more_replicas: int = 0) -> dict[str, Any]:
+    """The committed config with the weights of that name, two replicas of service and device and one of features.
+
+    Args:
+        weights: folder beside which that of `name` is.
+        name: see `app.ray.deployments.ServiceConfig`.
+        more_replicas: of each deployment.
+    """
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     (application,) = config["applications"]
     application["args"] = {"weights": str(weights), "device": "cpu", "decode_workers": 1, "compute_threads": 1}
     for deployment in application["deployments"]:
-        replicas = further + (1 if deployment["name"] == "Features" else 2)
+        replicas = more_replicas + (1 if deployment["name"] == "Features" else 2)
         deployment["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}
         deployment["ray_actor_options"] = {"num_cpus": 1}
         deployment["graceful_shutdown_timeout_s"] = 5  # which a replica of a lost node takes in full
@@ -114,8 +120,8 @@ def deploy(address: str, weights: Path) -> Deploy:
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
-    def act(name: str | None, further: int = 0) -> None:
-        config = deploy_config(weights, name, further)
+    def act(name: str | None, more_replicas: int = 0) -> None:
+        config = deploy_config(weights, name, more_replicas)
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
 
         def running() -> bool:

@@ -92,7 +92,7 @@ def test_a_lost_node_costs_its_own_requests(
     with occupied(int(ray.cluster_resources()["CPU"]) - sum(len(replicas(deployment)) for deployment in DEPLOYMENTS)):
         node = Node()
         try:
-            deploy(name, further=1)
+            deploy(name, more_replicas=1)
             there = node.processes()
             for deployment in DEPLOYMENTS:
                 found = {process.pid for process in replicas(deployment)}
