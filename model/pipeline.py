@@ -15,7 +15,7 @@ from model.modality import Modality, Utterance
 from model.network.batch import collate
 from model.network.decision import Decision
 from model.network.emmr import EMMR
-from model.network.inference.cuda_graphs import StaticGraph, record
+from model.network.inference.cuda_graphs import GraphedNetwork, record
 from model.network.inference.fused import FusedNetwork
 from model.network.reliability import decide_with_reliability
 
@@ -35,7 +35,7 @@ class Pipeline:
         self.device = device
         network = checkpoint.network
         self._network = FusedNetwork(network) if isinstance(network, EMMR) else network
-        self._graphs: dict[int, StaticGraph] = {}
+        self._graphs: GraphedNetwork | None = None
         self.extractor = FeatureExtractor(
             checkpoint.config, checkpoint.preprocessing, checkpoint.text_encoder, reliability=checkpoint.reliability
         )
@@ -56,17 +56,13 @@ class Pipeline:
         """The checkpoint's config."""
         return self.checkpoint.config
 
-    def record(self) -> tuple[int, ...]:
-        """Record CUDA graphs for small batches, which `decide` then replays; nothing on other devices and of baselines.
+    def record(self) -> None:
+        """Record CUDA graphs, which `decide` then replays; nothing on other devices and of baselines.
 
-        It takes about a second.
-
-        Returns:
-            Batch sizes of the recorded graphs.
+        It takes a few seconds.
         """
         if self.device.type == "cuda" and isinstance(self._network, FusedNetwork):
             self._graphs = record(self._network, self.device)
-        return tuple(self._graphs)
 
     def decide(
         self,
@@ -90,8 +86,7 @@ class Pipeline:
 
     def _decide(self, utterances: Sequence[Utterance], *, explain: bool, both_paths: bool) -> list[Decision]:
         """The network's own decisions."""
-        for size, graph in self._graphs.items():  # ascending sizes
-            if len(utterances) <= size:
-                return graph.decide(utterances, explain=explain, both_paths=both_paths)
+        if self._graphs is not None:
+            return self._graphs.decide(utterances, explain=explain, both_paths=both_paths)
         batch = collate(utterances, self.config).to(self.device)
         return decide(self._network, batch, explain=explain, both_paths=both_paths)

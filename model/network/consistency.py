@@ -7,7 +7,6 @@ Shapes: B batch, K pairs or branches, C classes, D hidden. A vote is the logits 
 # weights the raw features.
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -70,10 +69,18 @@ def key_score(full: Tensor, available: Tensor) -> Tensor:
 
 def agreement(reconstructions: Sequence[Tensor]) -> Tensor:
     """Mean cosine similarity over slots and pairs of K branches: K × `(B, T, D)` → `(B,)`; 1 for a single branch."""
-    if len(reconstructions) == 1:
-        return reconstructions[0].new_ones(len(reconstructions[0]))
-    cosines = [F.cosine_similarity(a, b, dim=-1) for a, b in combinations(reconstructions, 2)]  # 3 × (B, T)
-    return torch.stack(cosines).mean(dim=(0, 2))  # (3, B, T) → (B,)
+    return slot_agreement(torch.stack(list(reconstructions))).mean(dim=1)
+
+
+def slot_agreement(reconstructions: Tensor) -> Tensor:
+    """Mean cosine similarity over pairs of K branches in each slot: `(K, B, T, D)` → `(B, T)`; 1 for one branch."""
+    count = len(reconstructions)
+    if count == 1:
+        return reconstructions.new_ones(reconstructions.shape[1:3])
+    unit = F.normalize(reconstructions, dim=-1, eps=1e-8)
+    # The square of a sum is the sum of the squares and of every product twice; one pass for all pairs.
+    products = unit.sum(dim=0).square().sum(dim=-1) - unit.square().sum(dim=(0, -1))  # (B, T)
+    return products / (count * (count - 1))
 
 
 def pair_weights(votes: Sequence[Tensor]) -> Tensor:

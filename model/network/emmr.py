@@ -98,10 +98,16 @@ class SubsetHeads(nn.Module):
 
     def logits(self, branch: str, subset: ModalitySet, pooled: Tensor) -> Tensor:
         """Logits of one branch's head of a subset: `(B, D)` → `(B, C)`."""
+        vote: Tensor = self.head(branch, subset)(self.dropout(pooled))
+        return vote
+
+    def head(self, branch: str, subset: ModalitySet) -> nn.Linear:
+        """One branch's head of a subset."""
         heads = self.heads[branch]
         assert isinstance(heads, nn.ModuleDict)
-        vote: Tensor = heads[subset.name](self.dropout(pooled))
-        return vote
+        head = heads[subset.name]
+        assert isinstance(head, nn.Linear)
+        return head
 
 
 class EMMR(nn.Module):
@@ -133,15 +139,12 @@ class EMMR(nn.Module):
         logits: Tensor = self.classifier(self.dropout(feature))
         return logits
 
-    def forward(self, batch: Batch, *, static: bool = False) -> Output:
+    def forward(self, batch: Batch) -> Output:
         """Compute the full graph: all branches and heads of every utterance.
 
         Args:
             batch: at least as long as a modality's imputed slots wherever it is missing. Held content that is not
                 present reaches `Output.common` and the heads of single modalities only.
-            static: compute only what a decision depends on, with shapes that do not depend on the content of the batch
-                and without a host synchronisation, so that a CUDA graph can record it. The default computes features
-                that branches have in common once, and also the heads that only the losses use.
         """
         names = self.config.network.branches
         common = self.encoder.encode(batch.features, batch.valid, batch.held)
@@ -155,9 +158,8 @@ class EMMR(nn.Module):
         heads: dict[tuple[str, str], Tensor] = {}
         pooled: dict[str, list[Tensor]] = {branch: [] for branch in names}  # of the pairs
         for subset in (*PAIRS, COMPLETE):
-            branches = names[:1] if static and subset.complete else names
-            features = self._pool_branches(subset, [recovered[b] for b in branches], slots, batch.present, static)
-            for branch, feature in zip(branches, features, strict=True):
+            features = self._pool_branches(subset, [recovered[b] for b in names], slots, batch.present)
+            for branch, feature in zip(names, features, strict=True):
                 heads[branch, subset.name] = self.subsets.logits(branch, subset, feature)
                 if subset in PAIRS:
                     pooled[branch].append(feature)
@@ -165,7 +167,7 @@ class EMMR(nn.Module):
         for subset in SINGLES:
             feature = self.subsets.pool(subset, common, batch.valid)
             heads[TRANSFORMER, subset.name] = self.subsets.logits(TRANSFORMER, subset, feature)
-        described = {} if static else self.describe(common, batch.valid)
+        described = self.describe(common, batch.valid)
         summary, weights = self.branch_weights(torch.stack(keys, dim=1))  # (B, K, D) → (B, D), (B, K)
         votes = {subset: heads[TRANSFORMER, subset.name] for subset in (COMPLETE, *PAIRS, *SINGLES)}
         return Output(
@@ -189,27 +191,21 @@ class EMMR(nn.Module):
         recovered: list[dict[Modality, Tensor]],
         slots: Mapping[Modality, Tensor],
         present: Tensor,
-        static: bool,
     ) -> list[Tensor]:
         """Features `(B, D)` of a subset, one for each branch's recovered sequences, all pooled in one call.
 
-        Branches differ only in rows with a missing member. Unless `static`, the others are pooled for the first branch
-        and shared.
+        Branches differ only in rows with a missing member; the others are pooled for the first branch and shared.
         """
         first, *others = recovered
-        rows: slice | Tensor = slice(None)
-        if not static:
-            members = [MODALITIES.index(m) for m in subset]
-            rows = (~present[:, members]).any(dim=1).nonzero().squeeze(-1)  # (N,); below, M = (K - 1) N
+        members = [MODALITIES.index(m) for m in subset]
+        rows = (~present[:, members]).any(dim=1).nonzero().squeeze(-1)  # (N,); below, M = (K - 1) N
         feature = self.subsets.pool(
             subset,
             {m: torch.cat([first[m], *(other[m][rows] for other in others)]) for m in subset},  # (B + M, T_m, D)
             {m: torch.cat([slots[m], *(slots[m][rows] for _ in others)]) for m in subset},  # (B + M, T_m)
         )
-        shared, *own = feature.split([len(present), *(len(present[rows]) for _ in others)])  # (B, D), (K - 1) × (N, D)
-        if isinstance(rows, Tensor):
-            own = [shared.index_copy(0, rows, part) for part in own]
-        return [shared, *own]
+        shared, *own = feature.split([len(present), *(len(rows) for _ in others)])  # (B, D), (K - 1) × (N, D)
+        return [shared, *(shared.index_copy(0, rows, part) for part in own)]
 
     def describe(self, common: Mapping[Modality, Tensor], valid: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         """Pooled feature `(B, D)` of each modality on its own, the input of `modality_heads`; used in training only."""

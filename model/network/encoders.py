@@ -107,6 +107,12 @@ class Encoder(nn.Module):
             {m: MissingSlots(self.imputed[m], net.hidden, pooled=net.missing_slots == "pooled") for m in MODALITIES}
         )
 
+    def slots_of(self, modality: Modality) -> MissingSlots:
+        """The slots of a modality where it is missing."""
+        slots = self.missing[modality]
+        assert isinstance(slots, MissingSlots)
+        return slots
+
     def encode(
         self, features: Mapping[Modality, Tensor], valid: Mapping[Modality, Tensor], readable: Tensor
     ) -> dict[Modality, Tensor]:

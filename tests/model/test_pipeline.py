@@ -8,12 +8,9 @@ import torch
 
 from model.errors import CheckpointError, EmptyModality
 from model.modality import SUBSETS, Modality, Utterance
-from model.network.batch import Batch
-from model.network.decision import Decision
-from model.network.emmr import EMMR
-from model.network.inference.cuda_graphs import StaticGraph
+from model.network.inference.cuda_graphs import GraphedNetwork, Kind, StaticGraph
 from model.network.inference.fused import FusedNetwork
-from model.network.inference.sparse import decide
+from model.network.inference.static import StaticNetwork
 from model.pipeline import Pipeline, choose_device
 from tests.support.network import random_utterances
 from tests.support.sound import audio_slots
@@ -37,35 +34,25 @@ def test_decisions_do_not_depend_on_the_batch(pipeline: Pipeline) -> None:
         np.testing.assert_allclose(decision.probabilities, alone.probabilities, atol=1e-4)
 
 
-def test_graphs_are_replayed_and_larger_batches_use_the_sparse_path(
-    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recorded_graphs_are_replayed(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = Pipeline.load(tiny_weights, "cpu")
-    assert own.record() == ()  # nothing is recorded on a CPU
     utterances = random_utterances(own.config, SUBSETS, longest=16)
-    computed = own.decide(utterances[:5], explain=True, both_paths=True)
+    computed = own.decide(utterances, explain=True, both_paths=True)
+    monkeypatch.setattr("model.pipeline.record", lambda *args: pytest.fail("nothing is recorded on a CPU"))
+    own.record()
+
+    def record(network: FusedNetwork, device: torch.device) -> GraphedNetwork:
+        static, here = StaticNetwork(network), torch.device("cpu")
+        graphs = {kind: {32: StaticGraph(static, kind, 32, here)} for kind in Kind}
+        return GraphedNetwork(network, here, graphs)
 
     monkeypatch.setattr(own, "device", torch.device("cuda"))
-    network = own.checkpoint.network
-    assert isinstance(network, EMMR)
-    graphs = {size: StaticGraph(network, size, torch.device("cpu")) for size in (1, 5)}
-    monkeypatch.setattr("model.pipeline.record", lambda network, device: graphs)
-    assert own.record() == (1, 5)
+    monkeypatch.setattr("model.pipeline.record", record)
+    own.record()
     monkeypatch.setattr("model.pipeline.decide", lambda *args, **kwargs: pytest.fail("computed by the sparse path"))
-    for ours, theirs in zip(own.decide(utterances[:5], explain=True, both_paths=True), computed, strict=True):
+    for ours, theirs in zip(own.decide(utterances, explain=True, both_paths=True), computed, strict=True):
         np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-5)
         assert ours.key_modalities == theirs.key_modalities
-
-    sizes: list[int] = []
-
-    def sparse(network: FusedNetwork, batch: Batch, **kwargs: bool) -> list[Decision]:
-        sizes.append(batch.size)
-        return decide(network, batch, **kwargs)
-
-    monkeypatch.setattr("model.pipeline.decide", sparse)
-    monkeypatch.setattr(own, "device", torch.device("cpu"))
-    assert len(own.decide(utterances)) == 7
-    assert sizes == [7]
 
 
 def test_explanations_and_both_paths_are_optional(pipeline: Pipeline) -> None:

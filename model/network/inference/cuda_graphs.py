@@ -1,12 +1,14 @@
-"""CUDA graphs of the full graph for a few small batch sizes, where a batch costs its kernel launches.
+"""CUDA graphs of a few batch sizes: a replay costs one launch, where the sparse path costs hundreds.
 
-Shapes: B utterances of a graph, T_m slots of modality m (the config's maximum), d_m features.
+Shapes: B utterances of a graph, as in `model.network.inference.static`.
 """
 
 import logging
 import timeit
-from collections.abc import Callable, Sequence
-from itertools import accumulate, chain, pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain
 from statistics import median
 from typing import Final
 
@@ -15,44 +17,52 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.modality import MODALITIES, SUBSETS, Modality, Utterance
-from model.network.batch import Batch, collate
+from model.modality import COMPLETE, SUBSETS, Modality, Utterance
+from model.network.batch import collate
 from model.network.decision import Decision
-from model.network.emmr import EMMR
 from model.network.inference.fused import FusedNetwork
-from model.network.inference.results import decisions, full_graph
+from model.network.inference.results import decisions
 from model.network.inference.sparse import decide
+from model.network.inference.static import InputWriter, StaticInput, StaticNetwork
 from model.types import FloatArray
 
-SIZES: Final = (1, 2, 4, 8)
-"""Batch sizes of recorded graphs. For larger batches the sparse path, which computes a fraction, is faster."""
+SIZES: Final = (1, 2, 4, 8, 16, 32)
+"""Batch sizes of recorded graphs. Larger batches are split."""
+STREAMS: Final = 3
 TOLERANCE: Final = 1e-4
 """Allowed difference of a probability from that of the sparse path; the batch composition can cause as much."""
 WARM_UPS: Final = 3  # passes before recording, in which libraries choose algorithms and allocate workspaces
-ROUNDS: Final = 15  # of timing
+ROUNDS: Final = 7  # of timing
 
 _log = logging.getLogger(__name__)
 
 
+class Kind(Enum):
+    """What a graph computes."""
+
+    COMPLETE = "complete utterances"
+    FULL = "any utterances"
+
+
 class StaticGraph:
-    """Input buffers for up to `size` utterances, and the full graph on them.
+    """Input buffers for up to `size` utterances, and a function of `StaticNetwork` on them.
 
     Inputs are written to one pinned buffer, so that one copy transfers them and another one the results.
 
     Args:
-        network: in eval mode, on the device.
+        network: on the device.
+        kind: which function.
         size: B.
-        device: CUDA, for which `record` can be called; on any other device the graph is computed directly.
+        device: CUDA, for which `record` can be called; on any other device the function is called directly.
     """
 
-    def __init__(self, network: EMMR, size: int, device: torch.device) -> None:
-        self.network, self.size, self.device = network, size, device
+    def __init__(self, network: StaticNetwork, kind: Kind, size: int, device: torch.device) -> None:
+        self.config, self.kind, self.size, self.device = network.config, kind, size, device
+        self._function = network.complete if kind is Kind.COMPLETE else network.full
         self._pinned = device.type == "cuda"
-        nbytes = buffer_offsets(network.config, size)[-1]
-        self._host = torch.zeros(nbytes, dtype=torch.uint8, pin_memory=self._pinned)
-        self._on_device = torch.zeros(nbytes, dtype=torch.uint8, device=device)
-        self._input = batch_views(self._host, network.config, size)
-        self._batch = batch_views(self._on_device, network.config, size)
+        self._host = StaticInput.empty(self.config, size, torch.device("cpu"), pinned=self._pinned)
+        self._input = StaticInput.empty(self.config, size, device)
+        self._writer = InputWriter(self._host, self.config)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._recorded: Tensor | None = None
         self._results: Tensor | None = None
@@ -71,26 +81,26 @@ class StaticGraph:
         with torch.inference_mode(), torch.cuda.device(self.device):
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
-                    full_graph(self.network, self._batch)
+                    self._function(self._input)
             graph = torch.cuda.CUDAGraph()
             # Other threads use the device while weights are reloaded; their calls must not invalidate the recording.
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                self._recorded = full_graph(self.network, self._batch)
+                self._recorded = self._function(self._input)
         self._graph = graph
 
     def decide(
         self, utterances: Sequence[Utterance], *, explain: bool = False, both_paths: bool = False
     ) -> list[Decision]:
-        """Decide on at most `size` utterances; from one thread at a time.
+        """Decide on at most `size` utterances that the kind allows; from one thread at a time.
 
         Raises:
             ValueError: one has more slots than the config allows.
         """
         with torch.inference_mode():
-            self._write(utterances)
-            self._on_device.copy_(self._host, non_blocking=True)
+            self._writer.write(utterances)
+            self._input.buffer.copy_(self._host.buffer, non_blocking=True)
             if self._graph is None:
-                results = full_graph(self.network, self._batch)
+                results = self._function(self._input)
             else:
                 assert self._recorded is not None
                 self._graph.replay()
@@ -101,47 +111,82 @@ class StaticGraph:
             if self._pinned:
                 torch.cuda.current_stream(self.device).synchronize()
             presences = [u.presence for u in utterances]
-            return decisions(self._results, presences, self.network.config, explain=explain, both_paths=both_paths)
-
-    def _write(self, utterances: Sequence[Utterance]) -> None:
-        """Write utterances to the input buffer. The remaining rows are complete, without a valid slot."""
-        batch = self._input
-        batch.present.fill_(value=True)
-        for modality in MODALITIES:
-            batch.valid[modality].zero_()
-        for row, utterance in enumerate(utterances):
-            batch.present[row] = torch.tensor(utterance.presence.mask())
-            for modality, array in utterance.features.items():
-                features = batch.features[modality][row]  # (T_m, d_m)
-                if array.shape[0] > features.shape[0]:
-                    raise ValueError(f"{modality}: {array.shape[0]} slots, the config has {features.shape[0]}")
-                features[: array.shape[0]] = torch.from_numpy(array)
-                batch.valid[modality][row, : array.shape[0]] = True
+            return decisions(self._results, presences, self.config, explain=explain, both_paths=both_paths)
 
 
-def record(network: FusedNetwork, device: torch.device) -> dict[int, StaticGraph]:
-    """Record a graph of each of `SIZES`; keep those that agree with the sparse path and are faster.
+@dataclass(frozen=True, slots=True)
+class GraphedNetwork:
+    """A network of which some batches are replayed; the others take the sparse path.
+
+    Args:
+        network: on the device.
+        device: of the network.
+        graphs: kind → batch size → graph, sizes ascending.
+    """
+
+    network: FusedNetwork
+    device: torch.device
+    graphs: Mapping[Kind, Mapping[int, StaticGraph]]
+
+    def decide(
+        self, utterances: Sequence[Utterance], *, explain: bool = False, both_paths: bool = False
+    ) -> list[Decision]:
+        """Decide on any number of utterances; from one thread at a time.
+
+        Raises:
+            ValueError: as `collate`.
+        """
+        if explain:  # votes of complete utterances are in the full graph only
+            return self._decide(Kind.FULL, utterances, explain=True, both_paths=both_paths)
+        kinds = [Kind.COMPLETE if utterance.presence.complete else Kind.FULL for utterance in utterances]
+        decided: dict[Kind, Iterator[Decision]] = {}
+        for kind in dict.fromkeys(kinds):
+            chosen = [utterance for utterance, own in zip(utterances, kinds, strict=True) if own is kind]
+            decided[kind] = iter(self._decide(kind, chosen, explain=False, both_paths=both_paths))
+        return [next(decided[kind]) for kind in kinds]
+
+    def _decide(
+        self, kind: Kind, utterances: Sequence[Utterance], *, explain: bool, both_paths: bool
+    ) -> list[Decision]:
+        graphs = self.graphs.get(kind, {})
+        largest = max(graphs, default=0)
+        if not graphs or len(utterances) > largest < SIZES[-1]:  # larger graphs took longer than the sparse path
+            batch = collate(utterances, self.network.network.config).to(self.device)
+            return decide(self.network, batch, explain=explain, both_paths=both_paths)
+        found: list[Decision] = []
+        for start in range(0, len(utterances), largest):
+            part = utterances[start : start + largest]
+            graph = next(graph for size, graph in graphs.items() if size >= len(part))
+            found += graph.decide(part, explain=explain, both_paths=both_paths)
+        return found
+
+
+def record(network: FusedNetwork, device: torch.device) -> GraphedNetwork:
+    """Record a graph of each kind and of each of `SIZES`; keep those that agree with the sparse path and are faster.
 
     Args:
         network: on a CUDA device.
         device: that device.
-
-    Returns:
-        batch size → graph, ascending.
     """
     pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
-    graphs: dict[int, StaticGraph] = {}
-    for size in reversed(SIZES):  # the largest first: the others fit into its memory
-        try:
-            graph = StaticGraph(network.network, size, device)
-            graph.record(pool, stream)
-            if reason := reject_reason(graph, network):
-                _log.info("CUDA graph of batch size %d is not used: %s", size, reason)
-            else:
-                graphs[size] = graph
-        except RuntimeError as error:  # includes torch.OutOfMemoryError
-            _log.warning("CUDA graph of batch size %d cannot be recorded, using the sparse path: %s", size, error)
-    return dict(sorted(graphs.items()))
+    static = StaticNetwork(network, [torch.cuda.Stream(device) for _ in range(STREAMS)])
+    graphs: dict[Kind, dict[int, StaticGraph]] = {}
+    for kind in Kind:
+        kept: dict[int, StaticGraph] = {}
+        for size in reversed(SIZES):  # the largest first: the others fit into its memory
+            try:
+                graph = StaticGraph(static, kind, size, device)
+                graph.record(pool, stream)
+                if reason := reject_reason(graph, network):
+                    _log.info("CUDA graph of %d %s is not used: %s", size, kind.value, reason)
+                else:
+                    kept[size] = graph
+            except RuntimeError as error:  # includes torch.OutOfMemoryError
+                _log.warning(
+                    "CUDA graph of %d %s cannot be recorded, using the sparse path: %s", size, kind.value, error
+                )
+        graphs[kind] = dict(sorted(kept.items()))
+    return GraphedNetwork(network, device, graphs)
 
 
 def reject_reason(graph: StaticGraph, network: FusedNetwork) -> str | None:
@@ -151,18 +196,18 @@ def reject_reason(graph: StaticGraph, network: FusedNetwork) -> str | None:
     def sparse(utterances: Sequence[Utterance], **options: bool) -> list[Decision]:
         return decide(network, collate(utterances, config).to(graph.device), **options)
 
-    rng = np.random.default_rng(0)
-    for shift in range(len(SUBSETS)):
-        utterances = _random_utterances(config, graph.size, shift, rng)
+    rng, full = np.random.default_rng(0), graph.kind is Kind.FULL
+    for shift in range(0, len(SUBSETS) if full else 1, graph.size):  # every subset
+        utterances = _random_utterances(config, graph, shift, rng)
         found, expected = (
-            [number for decision in method(utterances, explain=True, both_paths=True) for number in _numbers(decision)]
+            [number for decision in method(utterances, explain=full, both_paths=full) for number in _numbers(decision)]
             for method in (graph.decide, sparse)
         )
         distance = np.abs(np.subtract(found, expected)).max()
         if not distance <= TOLERANCE:  # also where it is NaN
             return f"its results differ by {distance:.1e} from those of the sparse path"
 
-    utterances = _random_utterances(config, graph.size, 0, rng)
+    utterances = _random_utterances(config, graph, 0, rng)
     ratio = median_seconds(lambda: sparse(utterances)) / median_seconds(lambda: graph.decide(utterances))
     return f"the sparse path takes {ratio:.2f} times as long" if ratio <= 1 else None
 
@@ -179,35 +224,15 @@ def _numbers(decision: Decision) -> list[float]:
     return [*chain.from_iterable(parts), decision.key_score or 0.0]
 
 
-def _random_utterances(config: ModelConfig, count: int, shift: int, rng: np.random.Generator) -> list[Utterance]:
-    """Random utterances of the subsets in turn."""
+def _random_utterances(
+    config: ModelConfig, graph: StaticGraph, shift: int, rng: np.random.Generator
+) -> list[Utterance]:
+    """As many random utterances as a graph takes, of the subsets in turn."""
 
     def array(modality: Modality) -> FloatArray:
         slots = rng.integers(1, config.slots.of(modality) + 1)
         return rng.standard_normal((slots, config.feature_size(modality))).astype(np.float32)
 
-    subsets = [SUBSETS[(row + shift) % len(SUBSETS)] for row in range(count)]
+    allowed = SUBSETS if graph.kind is Kind.FULL else (COMPLETE,)
+    subsets = [allowed[(row + shift) % len(allowed)] for row in range(graph.size)]
     return [Utterance({m: array(m) for m in subset}) for subset in subsets]
-
-
-def buffer_offsets(config: ModelConfig, size: int) -> list[int]:
-    """Byte offsets of features, valid slots and present modalities in an input buffer, and its end."""
-    slots = [size * config.slots.of(m) for m in MODALITIES]
-    features = [4 * n * config.feature_size(m) for n, m in zip(slots, MODALITIES, strict=True)]
-    return [0, *accumulate([*features, *slots, size * len(MODALITIES)])]
-
-
-def batch_views(buffer: Tensor, config: ModelConfig, size: int) -> Batch:
-    """An input buffer as a batch of `size` utterances of maximum length."""
-    *parts, last = [buffer[begin:end] for begin, end in pairwise(buffer_offsets(config, size))]
-    features, valid = parts[: len(MODALITIES)], parts[len(MODALITIES) :]
-    present = last.view(torch.bool).view(size, len(MODALITIES))  # (B, 3)
-    return Batch(
-        features={
-            m: x.view(torch.float32).view(size, -1, config.feature_size(m))  # (B, T_m, d_m)
-            for m, x in zip(MODALITIES, features, strict=True)
-        },
-        valid={m: x.view(torch.bool).view(size, -1) for m, x in zip(MODALITIES, valid, strict=True)},  # (B, T_m)
-        held=present,
-        present=present,
-    )

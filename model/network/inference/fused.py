@@ -4,6 +4,7 @@ Shapes: N slots of all rows together, R rows, T_m slots of modality m in one row
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,23 @@ from model.network.encoders import MODALITY_PAIRS, Encoder, ModalityEncoder
 from model.network.layers import AttentivePooling, FeedForward, SelfAttention, TransformerLayer
 from model.network.reconstruction import AutoencoderBranch, CascadeBranch
 from model.packing import PackedAttention, Segments, in_chunks
+
+
+class Attention(Protocol):
+    """Attention of query slots to the key slots of the same utterance, such as `PackedAttention`."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """As `PackedAttention`."""
+        ...
+
+
+class SoftmaxSum(Protocol):
+    """Reduction over the slots of each utterance, such as `Segments`."""
+
+    def softmax_sum(self, scores: Tensor, x: Tensor) -> Tensor:
+        """As `Segments.softmax_sum`."""
+        ...
+
 
 Missing = tuple[Modality, ...]
 Row = dict[Modality, Tensor]
@@ -40,8 +58,8 @@ class FusedNetwork:
             raise ValueError("the network must be in eval mode to decide")
         self.network = network
         self.hidden = network.config.network.hidden
-        self._encoders = {m: _FusedEncoder(network.encoder, m) for m in MODALITIES}
-        self._pool = FusedPooling(network.pool)
+        self.encoders = {m: FusedEncoder(network.encoder, m) for m in MODALITIES}
+        self.pooling = FusedPooling(network.pool)
         self._subset_pools = {}
         for name, pool in network.subsets.pools.items():
             assert isinstance(pool, AttentivePooling)
@@ -62,7 +80,8 @@ class FusedNetwork:
             if not indices:
                 continue
             lengths = [all_lengths[i] for i in indices]
-            common = self._encoders[modality](batch.features[modality][valid], lengths)  # (N, D)
+            attention = PackedAttention(lengths, self.hidden, batch.present.device)
+            common = self.encoders[modality](batch.features[modality][valid], attention, lengths)  # (N, D)
             for i, sequence in zip(indices, common.split(lengths), strict=True):
                 rows[i][modality] = sequence
             if not complete:
@@ -86,7 +105,7 @@ class FusedNetwork:
         x, lengths = pack(rows, MODALITIES)
         attention = PackedAttention(lengths, self.hidden, x.device)
         encoded = transformer_layer(self.network.transformer.encoder, x, attention)
-        pooled = self._pool(encoded, Segments(lengths, x.device))
+        pooled = self.pooling(encoded, Segments(lengths, x.device))
         return list(encoded.split(lengths)), self.network.classifier(pooled)  # (N, D) → R × (T, D)
 
     def decode(
@@ -109,13 +128,14 @@ class FusedNetwork:
             wanted = torch.cat([by_modality[i][m] for i, m in parts])
             decoded = query_layer(self.network.transformer.decoder, wanted, x, attention)
         else:
-            decoded = self._decode_by_position(branch, torch.cat([rows[i][m] for i, m in parts]))
+            decoded = self.decode_by_position(branch, torch.cat([rows[i][m] for i, m in parts]))
         found: list[Row] = [{} for _ in rows]
         for (i, m), part in zip(parts, decoded.split([len(rows[i][m]) for i, m in parts]), strict=True):
             found[i][m] = part
         return found
 
-    def _decode_by_position(self, branch: str, x: Tensor) -> Tensor:
+    def decode_by_position(self, branch: str, x: Tensor) -> Tensor:
+        """D of the slots `x` `(…, D)` by one of the position-wise branches."""
         module = self.network.branches[branch]
         if isinstance(module, AutoencoderBranch):
             return in_chunks(lambda part: module.to_decoding(module.autoencoder(part)[1]), x)
@@ -131,13 +151,17 @@ class FusedNetwork:
     def pool(self, subset: ModalitySet, rows: Sequence[Row]) -> Tensor:
         """Pooled features `(R, D)` of a subset of each row."""
         x, lengths = pack(rows, tuple(subset))
+        attention, segments = PackedAttention(lengths, self.hidden, x.device), Segments(lengths, x.device)
+        return self.pool_slots(subset, x, attention, segments)
+
+    def pool_slots(self, subset: ModalitySet, x: Tensor, attention: Attention, segments: SoftmaxSum) -> Tensor:
+        """Pooled features `(R, D)` of the slots of a subset, `(N, D)` or as the two functions take them."""
         block = self.network.subsets.blocks[subset.name]
         assert isinstance(block, TransformerLayer)
-        mixed = transformer_layer(block, x, PackedAttention(lengths, self.hidden, x.device))
-        return self._subset_pools[subset.name](mixed, Segments(lengths, x.device))
+        return self._subset_pools[subset.name](transformer_layer(block, x, attention), segments)
 
 
-class _FusedEncoder:
+class FusedEncoder:
     """The encoder of one modality: projection and attention, then both common projections in one product."""
 
     def __init__(self, encoder: Encoder, modality: Modality) -> None:
@@ -162,9 +186,8 @@ class _FusedEncoder:
                 position = torch.cat([position, position @ module.attention.qkv.weight.detach().T], dim=1)  # (T_m, 4 D)
             self._position = position
 
-    def __call__(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
-        """`(N, d_m)` → `(N, D)`."""
-        attention = PackedAttention(lengths, self._project.shape[0], features.device)
+    def __call__(self, features: Tensor, attention: Attention, lengths: Sequence[int] | None = None) -> Tensor:
+        """`(N, d_m)` → `(N, D)`, or without lengths `(B, T_m, d_m)` → `(B, T_m, D)`."""
         if self._fused is None:
             x = self._add_positions(F.linear(features, self._project), lengths)
             encoded = self_attention(self._attention, x, attention)
@@ -174,9 +197,11 @@ class _FusedEncoder:
             encoded = attention_output(self._attention, x, attention(q, k, v, self._attention.heads))
         return F.linear(encoded, self._common, self._common_bias)
 
-    def _add_positions(self, projected: Tensor, lengths: Sequence[int]) -> Tensor:
+    def _add_positions(self, projected: Tensor, lengths: Sequence[int] | None) -> Tensor:
         if self._position is None:
             return projected
+        if lengths is None:
+            return projected + self._position
         return projected + torch.cat([self._position[:length] for length in lengths])
 
 
@@ -188,13 +213,13 @@ class FusedPooling:
         self._bias = torch.cat([pooling.value.bias, pooling.gate.bias]).detach()
         self._score = pooling.score.weight.detach()[0]  # (D,)
 
-    def __call__(self, x: Tensor, segments: Segments) -> Tensor:
+    def __call__(self, x: Tensor, segments: SoftmaxSum) -> Tensor:
         """`(N, D)` → `(R, D)`."""
         value, gate = F.linear(x, self._weight, self._bias).chunk(2, dim=-1)  # 2 × (N, D)
         return segments.softmax_sum((value * torch.sigmoid(gate)) @ self._score, x)
 
 
-def self_attention(layer: SelfAttention, x: Tensor, attention: PackedAttention) -> Tensor:
+def self_attention(layer: SelfAttention, x: Tensor, attention: Attention) -> Tensor:
     """`SelfAttention` on `(N, D)`."""
     q, k, v = layer.qkv(x).chunk(3, dim=-1)  # (N, 3 D) → 3 × (N, D)
     return attention_output(layer, x, attention(q, k, v, layer.heads))
@@ -206,14 +231,14 @@ def attention_output(layer: SelfAttention, x: Tensor, mixed: Tensor) -> Tensor:
     return normed
 
 
-def transformer_layer(layer: TransformerLayer, x: Tensor, attention: PackedAttention) -> Tensor:
+def transformer_layer(layer: TransformerLayer, x: Tensor, attention: Attention) -> Tensor:
     """`TransformerLayer` on `(N, D)`."""
     return feed_forward(layer.feedforward, self_attention(layer.attention, x, attention))
 
 
-def query_layer(layer: TransformerLayer, queries: Tensor, x: Tensor, attention: PackedAttention) -> Tensor:
+def query_layer(layer: TransformerLayer, queries: Tensor, x: Tensor, attention: Attention) -> Tensor:
     """`TransformerLayer` for some of its slots, `(N_q, D)`, which attend to all of `x` `(N_k, D)`."""
-    module, hidden = layer.attention, x.shape[1]
+    module, hidden = layer.attention, x.shape[-1]
     weight, bias = module.qkv.weight, module.qkv.bias
     k, v = F.linear(x, weight[hidden:], bias[hidden:]).chunk(2, dim=-1)  # (N_k, 2 D) → 2 × (N_k, D)
     mixed = attention(F.linear(queries, weight[:hidden], bias[:hidden]), k, v, module.heads)

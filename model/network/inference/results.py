@@ -1,22 +1,18 @@
 """The results of a forward pass that a decision depends on, and the decisions that follow from them (Eqs. 8 to 13).
 
-Shapes: B utterances, T_m slots of modality m, C classes, K branches.
+Shapes: B utterances, C classes, K branches.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple, Self
 
-import torch
 from torch import Tensor
 
-from model.config import BRANCHES, TRANSFORMER, ModelConfig
+from model.config import BRANCHES, ModelConfig
 from model.modality import COMPLETE, MODALITIES, PAIRS, Modality, ModalitySet
-from model.network.batch import Batch
-from model.network.consistency import agreement, differs, key_modalities, key_score
+from model.network.consistency import key_modalities
 from model.network.decision import Decision, Distribution, argmax
-from model.network.emmr import EMMR
-from model.network.encoders import split
 
 VOTES: Final = (*PAIRS, COMPLETE)
 
@@ -60,38 +56,10 @@ class Results(NamedTuple):
         return self.votes.chunk(len(VOTES), dim=1)[VOTES.index(subset)]  # (B, 4 C) → (B, C)
 
 
-def full_graph(network: EMMR, batch: Batch) -> Tensor:
-    """Compute everything for every utterance, in a way that a CUDA graph can record.
-
-    Args:
-        network: in eval mode.
-        batch: as `EMMR.forward` takes it.
-
-    Returns:
-        the matrix of `Results`.
-    """
-    output = network(batch, static=True)
-    votes = torch.stack([output.heads[TRANSFORMER, subset.name] for subset in VOTES], dim=1)  # (B, 4, C)
-    decoded = [split(decoding, batch.valid) for decoding in output.decodings.values()]
-    imputed = network.encoder.imputed
-    full, available = votes[:, -1].softmax(dim=-1), output.available.softmax(dim=-1)
-    results = Results(
-        transformer=output.transformer.softmax(dim=-1),
-        ensemble=output.ensemble.softmax(dim=-1),
-        available=available,
-        votes=votes.softmax(dim=-1).flatten(1),  # (B, 4, C) → (B, 4 C)
-        inconsistent=differs(votes[:, -1], output.available)[:, None],
-        score=key_score(full, available)[:, None],
-        branch_weights=output.branch_weights,
-        agreement=torch.stack([agreement([own[m][:, : imputed[m]] for own in decoded]) for m in MODALITIES], dim=1),
-    )
-    return torch.cat([part.float() for part in results], dim=1)
-
-
 def decisions(
     matrix: Tensor, presences: Sequence[ModalitySet], config: ModelConfig, *, explain: bool, both_paths: bool
 ) -> list[Decision]:
-    """Decide on the results of the full graph or of the sparse path.
+    """Decide on the results of a static graph or of the sparse path.
 
     Args:
         matrix: `(B or more, columns of Results)` on the host; rows beyond the presences are ignored.

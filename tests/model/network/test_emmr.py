@@ -1,7 +1,5 @@
 """The full graph: recovered sequences, votes, and the slots that losses compare."""
 
-import copy
-
 import pytest
 import torch
 
@@ -11,7 +9,6 @@ from model.network.batch import Batch, collate
 from model.network.consistency import key_feature
 from model.network.emmr import EMMR, Output
 from model.network.encoders import split
-from model.network.layers import SharedDropout
 from tests.support.network import ABLATIONS, ablation_config, random_network, random_utterances, tiny_config
 
 CONFIG = tiny_config()
@@ -102,23 +99,3 @@ def split_slots(output: Output, batch: Batch) -> dict[Modality, torch.Tensor]:
     """`Output.slots` of each modality."""
     parts = output.slots.split([batch.valid[m].shape[1] for m in MODALITIES], dim=1)
     return dict(zip(MODALITIES, parts, strict=True))
-
-
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "training without dropout"])
-def test_static_and_default_graphs_agree(network: EMMR, training: bool) -> None:
-    complete = collate(random_utterances(CONFIG, [COMPLETE] * 14), CONFIG, room_to_impute=True)
-    batch = complete.with_present(torch.tensor([subset.mask() for subset in SUBSETS * 2]))
-    plain = copy.deepcopy(network).train(training)
-    for module in plain.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, SharedDropout):
-            module.rate = 0.0
-    with torch.no_grad():
-        full, static = plain(batch), plain(batch, static=True)
-    for name in ("transformer", "ensemble", "available", "branch_weights"):
-        torch.testing.assert_close(getattr(static, name), getattr(full, name), atol=1e-5, rtol=0)
-    assert not static.modality_heads
-    assert set(full.heads) - set(static.heads) == {(branch, COMPLETE.name) for branch in BRANCHES[1:]}
-    for key, logits in static.heads.items():
-        torch.testing.assert_close(logits, full.heads[key], atol=1e-5, rtol=0)

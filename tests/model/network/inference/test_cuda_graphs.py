@@ -1,8 +1,7 @@
 """Static graphs equal the sparse path, and are used only if they are verified and faster."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -14,9 +13,10 @@ from model.network.batch import collate
 from model.network.decision import Decision
 from model.network.emmr import EMMR
 from model.network.inference import cuda_graphs
-from model.network.inference.cuda_graphs import StaticGraph, record, reject_reason
+from model.network.inference.cuda_graphs import GraphedNetwork, Kind, StaticGraph, record, reject_reason
 from model.network.inference.fused import FusedNetwork
 from model.network.inference.sparse import decide
+from model.network.inference.static import StaticNetwork
 from tests.support.network import random_network, random_utterances, tiny_config
 
 CONFIG = tiny_config()
@@ -30,19 +30,19 @@ def network() -> EMMR:
 
 @pytest.fixture(scope="module")
 def graph(network: EMMR) -> StaticGraph:
-    return StaticGraph(network, 8, CPU)
+    return graph_of(network, 8)
+
+
+def graph_of(network: EMMR, size: int, kind: Kind = Kind.FULL) -> StaticGraph:
+    return StaticGraph(StaticNetwork(FusedNetwork(network)), kind, size, CPU)
 
 
 @pytest.fixture
 def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace recording, so that graphs are computed directly."""
-
-    @contextmanager
-    def stream(device: torch.device) -> Iterator[None]:
-        yield
-
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(cuda_graphs, "STREAMS", 0)
     monkeypatch.setattr(StaticGraph, "record", lambda self, pool, stream: None)
 
 
@@ -106,14 +106,14 @@ def test_more_slots_than_the_config_has_are_rejected(graph: StaticGraph) -> None
 
 def test_graph_with_other_results_is_rejected(network: EMMR) -> None:
     other = FusedNetwork(random_network(CONFIG, seed=1))
-    assert "differ" in str(reject_reason(StaticGraph(network, 2, CPU), other))
+    assert "differ" in str(reject_reason(graph_of(network, 2), other))
 
 
 def test_graph_with_nan_results_is_rejected() -> None:
     broken = random_network(CONFIG)
     with torch.no_grad():
         broken.classifier.weight.fill_(float("nan"))
-    assert "differ by nan" in str(reject_reason(StaticGraph(broken, 2, CPU), FusedNetwork(random_network(CONFIG))))
+    assert "differ by nan" in str(reject_reason(graph_of(broken, 2), FusedNetwork(random_network(CONFIG))))
 
 
 @pytest.mark.parametrize(("graph_seconds", "sparse_seconds"), [(1.0, 2.0), (2.0, 1.0)])
@@ -122,7 +122,8 @@ def test_only_faster_graphs_are_kept(
 ) -> None:
     monkeypatch.setattr(cuda_graphs, "median_seconds", timed(graph_seconds, sparse_seconds))
     kept = record(FusedNetwork(network), CPU)
-    assert tuple(kept) == (cuda_graphs.SIZES if graph_seconds < sparse_seconds else ())
+    sizes = cuda_graphs.SIZES if graph_seconds < sparse_seconds else ()
+    assert {kind: tuple(graphs) for kind, graphs in kept.graphs.items()} == dict.fromkeys(Kind, sizes)
 
 
 def test_median_run_time_is_measured() -> None:
@@ -141,20 +142,55 @@ def test_sizes_that_cannot_be_recorded_are_omitted(
     monkeypatch.setattr(StaticGraph, "record", fail)
     monkeypatch.setattr(cuda_graphs, "median_seconds", timed(1.0, 2.0))
     with caplog.at_level(logging.WARNING):
-        assert tuple(record(FusedNetwork(network), CPU)) == (1, 2)
-    assert caplog.text.count("using the sparse path: CUDA out of memory") == 2
+        kept = record(FusedNetwork(network), CPU)
+    assert {kind: tuple(graphs) for kind, graphs in kept.graphs.items()} == dict.fromkeys(Kind, (1, 2))
+    assert caplog.text.count("using the sparse path: CUDA out of memory") == 2 * (len(cuda_graphs.SIZES) - 2)
+
+
+def graphed(network: EMMR, sizes: dict[Kind, Sequence[int]]) -> GraphedNetwork:
+    graphs = {kind: {size: graph_of(network, size, kind) for size in own} for kind, own in sizes.items()}
+    return GraphedNetwork(FusedNetwork(network), CPU, graphs)
+
+
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize(
+    "sizes",
+    [{Kind.COMPLETE: (1, 32), Kind.FULL: (2, 32)}, {Kind.COMPLETE: (), Kind.FULL: (4,)}, {}],
+    ids=["all replayed", "some", "none"],
+)
+def test_order_is_kept_whatever_is_replayed(network: EMMR, explain: bool, sizes: dict[Kind, Sequence[int]]) -> None:
+    utterances = random_utterances(CONFIG, SUBSETS * 6, seed=9)
+    ours = graphed(network, sizes).decide(utterances, explain=explain, both_paths=True)
+    same(ours, decide(network, collate(utterances, CONFIG), explain=explain, both_paths=True))
+
+
+def test_graphs_of_complete_utterances_take_those_only(network: EMMR, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Kind, int, int]] = []
+    plain = StaticGraph.decide
+
+    def noted(self: StaticGraph, utterances: Sequence[Utterance], **options: bool) -> list[Decision]:
+        assert self.kind is Kind.FULL or all(u.presence.complete for u in utterances)
+        calls.append((self.kind, self.size, len(utterances)))
+        return plain(self, utterances, **options)
+
+    monkeypatch.setattr(StaticGraph, "decide", noted)
+    own = graphed(network, {Kind.COMPLETE: (1, 32), Kind.FULL: (2, 32)})
+    own.decide(random_utterances(CONFIG, SUBSETS * 7, seed=1))
+    assert calls == [(Kind.COMPLETE, 32, 7), (Kind.FULL, 32, 32), (Kind.FULL, 32, 10)]
+    calls.clear()
+    own.decide(random_utterances(CONFIG, [COMPLETE], seed=1), explain=True)
+    assert calls == [(Kind.FULL, 2, 1)]
 
 
 @pytest.mark.cuda
-def test_recorded_graph_equals_the_sparse_path_on_the_cpu(network: EMMR) -> None:
+def test_recorded_graphs_equal_the_sparse_path_on_the_cpu(network: EMMR) -> None:
     device = torch.device("cuda")
-    there = random_network(CONFIG).to(device)
-    for size in cuda_graphs.SIZES:
-        recorded = StaticGraph(there, size, device)
-        recorded.record(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
+    there = record(FusedNetwork(random_network(CONFIG).to(device)), device)
+    assert {size for graphs in there.graphs.values() for size in graphs} == set(cuda_graphs.SIZES)
+    for count in (1, 3, 20, 70):
         for shift in range(7):
-            utterances = random_utterances(CONFIG, [SUBSETS[(shift + i) % 7] for i in range(size)], seed=shift)
-            ours = recorded.decide(utterances, explain=True, both_paths=True)
+            utterances = random_utterances(CONFIG, [SUBSETS[(shift + i) % 7] for i in range(count)], seed=shift)
+            ours = there.decide(utterances, both_paths=True)
             for a, b in zip(ours, decide(network, collate(utterances, CONFIG), both_paths=True), strict=True):
                 assert a.transformer == pytest.approx(b.transformer, abs=1e-4)
                 assert a.ensemble is None or a.ensemble == pytest.approx(b.ensemble, abs=1e-4)
