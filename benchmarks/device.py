@@ -284,6 +284,13 @@ def table(found: Figures) -> str:
             for name in (f"{key}_ms", f"{key}_floor_ms")
         ]
         lines.append(f"| {label} | {' | '.join(cells)} |")
+    compiled = found.get("compiled", {}).get("shipped", {})
+    if "compiled_1_ms" in compiled:
+        lines += [
+            "",
+            f"The static graph of one utterance launches {compiled['kernels_1']} kernels; it takes "
+            + "{eager_1_ms:.1f} ms eager and {compiled_1_ms:.1f} ms with `torch.compile`.".format_map(compiled),
+        ]
     devices = [name for name in served if isinstance(served[name], dict)]
     lines += ["", f"| `emmr serve` | {' | '.join(devices)} |", f"| --- |{' ---: |' * len(devices)}"]
     for subset in COMPARED:

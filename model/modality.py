@@ -6,6 +6,7 @@ A missing modality has no array in an `Utterance` and `present == False` in a `B
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from itertools import combinations
 from types import MappingProxyType
 from typing import Final, Self
@@ -19,6 +20,8 @@ class Modality(StrEnum):
     TEXT = "text"
     AUDIO = "audio"
     VISUAL = "visual"
+
+    __hash__ = str.__hash__  # that of Enum runs in Python, and every lookup by modality calls it
 
 
 MODALITIES: Final = tuple(Modality)
@@ -65,7 +68,7 @@ class ModalitySet:
     @property
     def missing(self) -> tuple[Modality, ...]:
         """The modalities that are not in the set, in order."""
-        return tuple(m for m in MODALITIES if m not in self.present)
+        return _missing(self.present)
 
     @property
     def complete(self) -> bool:
@@ -92,6 +95,12 @@ class ModalitySet:
 
 
 COMPLETE: Final = ModalitySet(frozenset(MODALITIES))
+
+
+@cache
+def _missing(present: frozenset[Modality]) -> tuple[Modality, ...]:
+    return tuple(m for m in MODALITIES if m not in present)
+
 
 SUBSETS: Final = tuple(
     ModalitySet(frozenset(subset)) for size in (3, 2, 1) for subset in combinations(MODALITIES, size)

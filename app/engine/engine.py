@@ -6,6 +6,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -123,6 +124,8 @@ class Engine:
         self._watchdog: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[Predictor] | None = None
         self._networks: list[weakref.ref[Network]] = []
+        # Always the same thread: on CUDA, PyTorch keeps the workspaces of every thread that has recorded graphs.
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="emmr-load")
 
     def start(self) -> None:
         """Start to load and warm up in the background, so that health checks are answered meanwhile."""
@@ -140,6 +143,7 @@ class Engine:
         if self._watchdog is not None:
             self._watchdog.cancel()
         await asyncio.to_thread(self.pool.stop)
+        self._loader.shutdown()
         if self.transcriber is not None:
             await self.transcriber.stop()
         self._preprocessor.stop()
@@ -296,7 +300,9 @@ class Engine:
     async def _load(self, weights: Path) -> Predictor:
         settings = self.settings
         load = self._load_predictor or Predictor.load
-        predictor = await asyncio.to_thread(load, weights, settings.device, settings.compute_threads)
+        predictor = await asyncio.get_running_loop().run_in_executor(
+            self._loader, load, weights, settings.device, settings.compute_threads
+        )
         self._networks.append(weakref.ref(predictor.pipeline.checkpoint.network))
         return predictor
 

@@ -8,6 +8,7 @@ import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from itertools import chain
 from statistics import median
 from typing import Final
@@ -28,7 +29,8 @@ from model.types import FloatArray
 
 SIZES: Final = (1, 2, 4, 8, 16, 32)
 """Batch sizes of recorded graphs. Larger batches are split."""
-STREAMS: Final = 3
+STREAMS: Final = 4
+"""On which graphs are recorded: one, and three for parts that do not depend on each other."""
 TOLERANCE: Final = 1e-4
 """Allowed difference of a probability from that of the sparse path; the batch composition can cause as much."""
 WARM_UPS: Final = 3  # passes before recording, in which libraries choose algorithms and allocate workspaces
@@ -164,12 +166,14 @@ class GraphedNetwork:
 def record(network: FusedNetwork, device: torch.device) -> GraphedNetwork:
     """Record a graph of each kind and of each of `SIZES`; keep those that agree with the sparse path and are faster.
 
+    From one thread at a time, as recordings share streams.
+
     Args:
         network: on a CUDA device.
         device: that device.
     """
-    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
-    static = StaticNetwork(network, [torch.cuda.Stream(device) for _ in range(STREAMS)])
+    pool, (stream, *others) = torch.cuda.graph_pool_handle(), _streams(device)
+    static = StaticNetwork(network, others)
     graphs: dict[Kind, dict[int, StaticGraph]] = {}
     for kind in Kind:
         kept: dict[int, StaticGraph] = {}
@@ -187,6 +191,12 @@ def record(network: FusedNetwork, device: torch.device) -> GraphedNetwork:
                 )
         graphs[kind] = dict(sorted(kept.items()))
     return GraphedNetwork(network, device, graphs)
+
+
+@cache
+def _streams(device: torch.device) -> list[torch.cuda.Stream]:
+    """The streams of every recording: PyTorch keeps a cuBLAS workspace for each (32 MiB on Hopper) and frees none."""
+    return [torch.cuda.Stream(device) for _ in range(STREAMS)]
 
 
 def reject_reason(graph: StaticGraph, network: FusedNetwork) -> str | None:

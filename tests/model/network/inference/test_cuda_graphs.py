@@ -41,8 +41,7 @@ def graph_of(network: EMMR, size: int, kind: Kind = Kind.FULL) -> StaticGraph:
 def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace recording, so that graphs are computed directly."""
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    monkeypatch.setattr(cuda_graphs, "STREAMS", 0)
+    monkeypatch.setattr(cuda_graphs, "_streams", lambda device: [None])
     monkeypatch.setattr(StaticGraph, "record", lambda self, pool, stream: None)
 
 
@@ -187,6 +186,10 @@ def test_recorded_graphs_equal_the_sparse_path_on_the_cpu(network: EMMR) -> None
     device = torch.device("cuda")
     there = record(FusedNetwork(random_network(CONFIG).to(device)), device)
     assert {size for graphs in there.graphs.values() for size in graphs} == set(cuda_graphs.SIZES)
+    reserved = torch.cuda.memory_allocated(device)
+    for _ in range(3):
+        record(FusedNetwork(random_network(CONFIG).to(device)), device)
+    assert torch.cuda.memory_allocated(device) <= reserved + 2**20
     for count in (1, 3, 20, 70):
         for shift in range(7):
             utterances = random_utterances(CONFIG, [SUBSETS[(shift + i) % 7] for i in range(count)], seed=shift)
