@@ -103,7 +103,10 @@ def open_case(case: str, data: Path) -> FixedCorpus:
 
 
 def examples_of(case: str, corpus: FixedCorpus, size: int, seed: int) -> Mapping[Split, Sequence[Example]]:
-    """The examples of each part: `size` drawn from training and validation, at most `TEST_ROWS` of the test part."""
+    """The examples of each part: `size` drawn from training and validation, at most `TEST_ROWS` of the test part.
+
+    A training part without a class, which `emmr train` refuses, is drawn again.
+    """
     origin = {"voice": "nemo", "face": STILLS}.get(case)
     parts: dict[Split, Sequence[Example]] = {}
     shares: dict[Split, float] = {"train": 1 - VALIDATION_SHARE, "val": VALIDATION_SHARE, "test": 0}
@@ -112,8 +115,11 @@ def examples_of(case: str, corpus: FixedCorpus, size: int, seed: int) -> Mapping
         if origin is not None:
             own = [e for e in own if origin in e.origins.values()]
         count = TEST_ROWS if part == "test" else round(size * share) or len(own)
-        order = np.random.default_rng(0 if part == "test" else seed).permutation(len(own))[:count]
-        parts[part] = [own[i] for i in sorted(order)]
+        rng = np.random.default_rng(0 if part == "test" else seed)
+        drawn: list[Example] = []
+        while not drawn or (part == "train" and {e.label for e in drawn} != {e.label for e in own}):
+            drawn = [own[i] for i in sorted(rng.permutation(len(own))[:count])]
+        parts[part] = drawn
     return parts
 
 
