@@ -1,7 +1,8 @@
 """Replicas of the service: measured at one and two, simulated up to a thousand (`benchmarks.simulation`).
 
-The costs are measured on one replica on one processor with one request in flight, and on batches without a service;
-the simulation is then compared with one and with two replicas under load, which it was not fitted to.
+The costs are measured on one replica on one processor: their variation with one request in flight, their processor
+time with eight, and those of batches without a service. The simulation is then compared with the goodput and the
+latencies of one and of two replicas, which it was not fitted to.
 """
 
 import argparse
@@ -10,10 +11,12 @@ import itertools
 import json
 import math
 import os
+import re
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,12 +29,12 @@ from app.settings import DEFAULT_WEIGHTS
 from benchmarks.bodies import Bodies
 from benchmarks.harness import machine_line, write_section
 from benchmarks.in_process import prepare_parts
-from benchmarks.processes import OURS, ROOT, service
+from benchmarks.processes import OURS, ROOT, Service, service
 from benchmarks.service import PATIENCE
 from benchmarks.simulation import LIMIT, Cluster, Costs, Outcome, Routing, goodput, simulate
 from model.modality import COMPLETE, SUBSETS, Modality, ModalitySet
 from tools.load.client import Client, Request, Response
-from tools.load.generator import open_loop, poisson
+from tools.load.generator import capacity, open_loop, poisson
 
 DOCUMENT: Final = ROOT / "docs" / "scaling.md"
 BATCHES: Final = (1, 2, 4, 8, 16, 32)
@@ -40,6 +43,7 @@ COUNTS: Final = (1, 2, 10, 100, 1000)
 ROUTINGS: Final[tuple[Routing, ...]] = ("random", "round_robin", "least_of_two")
 PART: Final = 0.7  # of the goodput, for latencies
 SLOWDOWN: Final = 5.0
+IN_FLIGHT: Final = 8
 HALVINGS: Final = 6  # of the interval in which a measured goodput is looked for
 
 Figures = dict[str, Any]
@@ -74,14 +78,14 @@ def pinned(processors: set[int]) -> Iterator[None]:
 
 
 @contextmanager
-def served(count: int) -> Iterator[list[int]]:
-    """Serve on that many processors, a replica on each; returns their ports."""
+def served(count: int) -> Iterator[list[Service]]:
+    """Serve on that many processors, a replica on each."""
     with ExitStack() as stack:
-        ports = []
+        replicas = []
         for processor in sorted(os.sched_getaffinity(0))[:count]:
             with pinned({processor}):
-                ports.append(stack.enter_context(service(OURS, "/health/ready")).port)
-        yield ports
+                replicas.append(stack.enter_context(service(OURS, "/health/ready")))
+        yield replicas
 
 
 async def single_requests(port: int, count: int) -> dict[ModalitySet, list[dict[str, float]]]:
@@ -95,6 +99,30 @@ async def single_requests(port: int, count: int) -> dict[ModalitySet, list[dict[
                 parts = {name: stages[name] / 1e3 for name in ("decode", "forward")}
                 found[subset].append({"total": response.seconds, **parts})
     return found
+
+
+def busy_seconds(running: Service, subset: ModalitySet, seconds: float) -> tuple[float, float]:
+    """Return the processor seconds of a request with `IN_FLIGHT` of them in flight, and the mean size of a batch."""
+
+    def counted() -> tuple[float, float, float]:
+        connection = HTTPConnection("127.0.0.1", running.port, timeout=30)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        computed, batches = (
+            float(re.findall(rf"^emmr_batch_size_{part} (\S+)$", text, re.MULTILINE)[0]) for part in ("sum", "count")
+        )
+        return running.cpu_seconds(), computed, batches
+
+    async def load(length: float) -> None:
+        with closing(Client(running.port)) as client:
+            await capacity(client, Bodies().requests(subset), length, warm_up=0.0, workers=IN_FLIGHT)
+
+    uvloop.run(load(0.2 * seconds))
+    before = counted()
+    uvloop.run(load(seconds))
+    used, computed, batches = (after - earlier for earlier, after in zip(before, counted(), strict=True))
+    return used / computed, computed / batches
 
 
 def batch_seconds(predictor: Predictor, subset: ModalitySet, rounds: int) -> dict[int, float]:
@@ -111,7 +139,7 @@ def batch_seconds(predictor: Predictor, subset: ModalitySet, rounds: int) -> dic
     return {size: statistics.median(seconds) for size, seconds in times.items()}
 
 
-def measure_costs(rounds: int, count: int) -> tuple[dict[ModalitySet, Costs], dict[str, Figures]]:
+def measure_costs(rounds: int, count: int, seconds: float) -> tuple[dict[ModalitySet, Costs], dict[str, Figures]]:
     """Measure the costs of each subset on one processor; returns them, and the figures they were made from."""
     costs, figures = dict[ModalitySet, Costs](), dict[str, Figures]()
     with pinned({min(os.sched_getaffinity(0))}):
@@ -119,22 +147,28 @@ def measure_costs(rounds: int, count: int) -> tuple[dict[ModalitySet, Costs], di
         predictor = Predictor.load(DEFAULT_WEIGHTS, "cpu", threads=1)
         batches = {subset: batch_seconds(predictor, subset, rounds) for subset in SUBSETS}
         del predictor
-        with served(1) as (port,):
-            singles = uvloop.run(single_requests(port, count))
+    with served(1) as (running,):  # this process may use the other processors
+        singles = uvloop.run(single_requests(running.port, count))
+        busy = {subset: busy_seconds(running, subset, seconds) for subset in SUBSETS}
     for subset in SUBSETS:
-        sizes, seconds = np.array(BATCHES), np.array([batches[subset][size] for size in BATCHES])
-        item, batch = np.polyfit(sizes, seconds, 1, w=1 / seconds)  # of relative errors
+        sizes, times = np.array(BATCHES), np.array([batches[subset][size] for size in BATCHES])
+        item, batch = np.polyfit(sizes, times, 1, w=1 / times)  # of relative errors
+        http = [one["total"] - one["decode"] - one["forward"] for one in singles[subset]]
+        features = [one["decode"] for one in singles[subset] if one["decode"] > 0]
+        used, together = busy[subset]
+        # A request in flight alone also waits, and finds cold caches: of it only the shape is kept.
+        whole = Costs(http, features, max(0.0, float(batch)), float(item))
+        share = used / whole.processor_seconds(together)
         costs[subset] = Costs(
-            http=[one["total"] - one["decode"] - one["forward"] for one in singles[subset]],
-            features=[one["decode"] for one in singles[subset] if one["decode"] > 0],
-            batch=max(0.0, float(batch)),
-            item=float(item),
+            [share * one for one in http], [share * one for one in features], share * whole.batch, share * whole.item
         )
         figures[subset.name] = {
             "http_ms": 1e3 * statistics.fmean(costs[subset].http),
             "features_ms": 1e3 * statistics.fmean(costs[subset].features or [0.0]),
             "batch_ms": 1e3 * costs[subset].batch,
             "item_ms": 1e3 * costs[subset].item,
+            "busy_ms": 1e3 * used,
+            "busy_batch": together,
             "forward_alone_ms": 1e3 * statistics.median(one["forward"] for one in singles[subset]),
             "batches_ms": {str(size): 1e3 * value for size, value in batches[subset].items()},
         }
@@ -167,7 +201,8 @@ def compared(costs: Mapping[ModalitySet, Costs], seconds: float) -> dict[str, Fi
     found: dict[str, Figures] = {}
     for number in (1, 2):
         cluster = Cluster(number, routing="round_robin")
-        with served(number) as ports:
+        with served(number) as replicas:
+            ports = [replica.port for replica in replicas]
             for subset in COMPARED:
                 expected = goodput([costs[subset]], cluster)
                 best, usual = uvloop.run(real(ports, subset, 1.6 * expected.rate, seconds))
@@ -259,13 +294,13 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _of_two(compared: Mapping[str, Figures]) -> str:
-    """Return the goodput of two replicas predicted from the measured one of one and the simulated ratio."""
+    """Return how far the simulated goodputs are from the measured ones."""
     parts = []
-    for subset in COMPARED:
-        one, two = (compared[f"{count} {subset.name}"] for count in (1, 2))
-        predicted = one["goodput"] * two["goodput_simulated"] / one["goodput_simulated"]
-        parts.append(f"{_shown(predicted, 1)} for {_given(subset.name)} (measured {_shown(two['goodput'], 1)})")
-    return f"The measured goodput of one replica times the simulated ratio of two to one: {'; '.join(parts)}."
+    for name, one in compared.items():
+        count, subset = name.split(maxsplit=1)
+        replicas = f"{count} replica{'s' if count != '1' else ''}"
+        parts.append(f"{one['goodput_simulated'] / one['goodput'] - 1:+.0%} for {_given(subset)} on {replicas}")
+    return f"Simulated goodputs differ from the measured ones by {'; '.join(parts)}."
 
 
 def _shown(value: float, digits: int = 0) -> str:
@@ -290,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--record", action="store_true", help=f"write the tables to {DOCUMENT.relative_to(ROOT)}")
     options = parser.parse_args(argv)
     quick = options.quick
-    costs, figures = measure_costs(rounds=1 if quick else 9, count=4 if quick else 60)
+    costs, figures = measure_costs(rounds=1 if quick else 9, count=4 if quick else 60, seconds=0.5 if quick else 4.0)
     requests = 500 if quick else options.requests
     found = {
         "machine": machine_line(),
