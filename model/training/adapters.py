@@ -89,6 +89,8 @@ def _fit(
     ]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
     steps = settings.epochs * -(-len(data) // settings.batch_size)
+    if steps * WARMUP == 1:  # the warm-up would end with the first step, and PyTorch would divide by its length
+        steps += 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, pct_start=WARMUP)
     batches = [b for _ in range(settings.epochs) for b in _batches(data, settings.batch_size, rng)]
     adapted.train()

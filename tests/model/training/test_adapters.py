@@ -103,6 +103,12 @@ def test_without_rank_epochs_or_text_there_are_no_adapters(rank: int, epochs: in
     assert train_adapters(encoder, examples, CLASSES, AdapterSettings(epochs=epochs)) == {}
 
 
+def test_any_number_of_steps_can_be_trained(encoder: TextEncoder) -> None:
+    for steps in (1, 9, 10, 11):
+        settings = AdapterSettings(epochs=1, batch_size=1)
+        assert train_adapters(encoder, EXAMPLES[:steps], CLASSES, settings)
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_exported_adapters_merge_to_the_outputs_of_peft() -> None:
     from peft import LoraConfig, get_peft_model
