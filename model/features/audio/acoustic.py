@@ -83,5 +83,5 @@ def zero_crossing_rate(waveform: FloatArray) -> FloatArray:
     frames = padded[: frame_count(waveform.size) * HOP_LENGTH].reshape(-1, HOP_LENGTH)
     negative = frames < -_ZERO
     crossed = negative[:, 1:] != negative[:, :-1]
-    rate: FloatArray = crossed.sum(axis=1, dtype=np.float32) / np.float32(ZCR_FRAME_LENGTH)
+    rate: FloatArray = np.count_nonzero(crossed, axis=1).astype(np.float32) / np.float32(ZCR_FRAME_LENGTH)
     return rate

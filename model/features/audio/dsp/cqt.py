@@ -6,7 +6,7 @@ Shapes: S samples, T frames, n samples per frame, F = 1 + n // 2 frequency bins,
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import scipy  # imports its modules at their first use, for text alone never
@@ -52,11 +52,13 @@ class Filters:
 
     Args:
         length: n.
-        octaves: sparse `(12, F)` complex64 filters in the frequency domain, highest octave first.
+        bins: the frequency bins in which a filter is not zero, B of F.
+        octaves: sparse `(12, B)` complex64 filters in the frequency domain, highest octave first.
         scale: `(84,)` filter lengths in samples at the full rate, lowest note first.
     """
 
     length: int
+    bins: slice
     octaves: tuple[Any, ...]
     scale: DoubleArray
 
@@ -89,8 +91,8 @@ def constant_q(waveform: FloatArray, tuning: float) -> FloatArray:
         notes = slice(_NOTES - (octave + 1) * BINS_PER_OCTAVE, _NOTES - octave * BINS_PER_OCTAVE)
         pieces = centred_frames(waveform, filters.length, HOP_LENGTH >> octave)[:frames]
         for first in range(0, frames, _BLOCK_FRAMES):
-            piece = pieces[first : first + _BLOCK_FRAMES].astype(np.float64)  # librosa windows with float64 ones
-            spectra = scipy.fft.rfft(piece, axis=1, overwrite_x=True).astype(np.complex64)
+            spectra = scipy.fft.rfft(pieces[first : first + _BLOCK_FRAMES], axis=1)[:, filters.bins]
+            spectra = spectra.astype(np.complex64)
             response[first : first + _BLOCK_FRAMES, notes] = kernel.dot(spectra.T).T
     response /= np.sqrt(filters.scale)
     return np.abs(response)
@@ -110,9 +112,12 @@ def plan(tuning: float) -> Filters:
     size = int(2.0 ** np.ceil(np.log2(lengths[highest].max())))
     basis = np.array([_wavelet(*note, size) for note in zip(hertz[highest], lengths[highest], strict=True)])
     basis *= lengths[highest, None] / size
-    kernel = _sparse(scipy.fft.fft(basis, axis=1)[:, : size // 2 + 1])
+    spectra = _drop_smallest(scipy.fft.fft(basis, axis=1)[:, : size // 2 + 1])
+    used = np.flatnonzero(spectra.any(axis=0))
+    bins = slice(int(used[0]), int(used[-1]) + 1)
+    kernel = scipy.sparse.csr_matrix(spectra[:, bins])
     # The filters compensate for the energy lost by halving the rate.
-    return Filters(size, tuple((kernel * np.sqrt(octave)).astype(np.complex64) for octave in octaves), lengths)
+    return Filters(size, bins, tuple((kernel * np.sqrt(octave)).astype(np.complex64) for octave in octaves), lengths)
 
 
 def _wavelet(hertz: float, length: float, size: int) -> ComplexArray:
@@ -125,23 +130,23 @@ def _wavelet(hertz: float, length: float, size: int) -> ComplexArray:
     return centred
 
 
-def _sparse(spectra: ComplexArray) -> Any:
+def _drop_smallest(spectra: ComplexArray) -> ComplexArray:
     """Set each filter's smallest values, up to `SPARSITY` of its sum of magnitudes, to zero."""
     magnitude = np.abs(spectra)
     rising = np.sort(magnitude, axis=1)
     share = np.cumsum(rising / magnitude.sum(axis=1, keepdims=True), axis=1)
     least = np.take_along_axis(rising, np.argmin(share < SPARSITY, axis=1)[:, None], axis=1)
-    return scipy.sparse.csr_matrix(np.where(magnitude >= least, spectra, 0))
+    return np.where(magnitude >= least, spectra, np.complex64(0))
 
 
 def _halve(waveform: FloatArray) -> FloatArray:
     """Resample to half the rate; `(ceil(S / 2),)`."""
     size = -(-waveform.size // 2)
-    halved = np.asarray(soxr.resample(waveform, 2, 1, "soxr_hq"))[:size]
+    halved: FloatArray = np.asarray(soxr.resample(waveform, 2, 1, "soxr_hq"))[:size]
     if halved.size < size:
         halved = np.pad(halved, (0, size - halved.size))
     halved /= np.sqrt(0.5)  # as librosa, to preserve the energy
-    return cast(FloatArray, halved)
+    return halved
 
 
 def estimate_tuning(waveform: FloatArray) -> float:
@@ -159,8 +164,10 @@ def estimate_tuning(waveform: FloatArray) -> float:
     hertz, magnitude = (np.concatenate(parts) for parts in zip(*peaks, strict=True))
     if not hertz.size:
         return 0.0
-    semitones = 12 * np.log2(hertz[magnitude >= np.median(magnitude)] / _REFERENCE)
-    offsets = np.mod(semitones, 1.0)
+    middle = [(magnitude.size - 1) // 2, magnitude.size // 2]
+    median = np.partition(magnitude, middle)[middle].mean()
+    semitones = 12 * np.log2(hertz[magnitude >= median] / _REFERENCE)
+    offsets = semitones - np.floor(semitones)
     offsets[offsets >= 0.5] -= 1.0
     counts, edges = np.histogram(offsets, _EDGES)
     return float(edges[np.argmax(counts)])
@@ -169,16 +176,18 @@ def estimate_tuning(waveform: FloatArray) -> float:
 def _peaks(magnitude: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Frequencies in Hz and magnitudes of the peaks in `(T, F)`; `(P,)` each."""
     floor = THRESHOLD * magnitude.max(axis=1, keepdims=True)
-    band = magnitude[:, _FIRST - 1 : _LAST + 1]  # one more bin on either side, for the comparison with the neighbours
-    above = band * (band > floor)
-    middle = above[:, 1:-1]
-    frame, index = np.nonzero((middle > above[:, :-2]) & (middle >= above[:, 2:]))
-    before, at, after = band[frame, index], band[frame, index + 1], band[frame, index + 2]
+    band = np.ascontiguousarray(magnitude[:, _FIRST - 1 : _LAST + 1])  # one more bin on either side, to compare with
+    above = (band * (band > floor)).reshape(-1)
+    place = 1 + np.flatnonzero((above[1:-1] > above[:-2]) & (above[1:-1] >= above[2:]))
+    index = place % band.shape[1]
+    inside = (index > 0) & (index < band.shape[1] - 1)
+    place, index = place[inside], index[inside]
+    before, at, after = (band.reshape(-1)[place + offset] for offset in (-1, 0, 1))
     # Offset of the parabola's vertex from the bin's centre, in the precisions of librosa's compiled code.
     curvature = (before + after).astype(np.float64) - 2.0 * at.astype(np.float64)
     slope = (after - before).astype(np.float64) / 2.0
     flat = np.abs(slope) >= np.abs(curvature)  # the vertex is more than one bin away
     shift = np.where(flat, 0.0, -slope / np.where(flat, 1.0, curvature)).astype(np.float32)
-    hertz = ((index + _FIRST + shift) * float(SAMPLE_RATE) / N_FFT).astype(np.float32)
+    hertz = ((index + (_FIRST - 1) + shift) * float(SAMPLE_RATE) / N_FFT).astype(np.float32)
     rise = np.float32(0.5) * ((after - before) / np.float32(2.0)) * shift
     return hertz, at + rise

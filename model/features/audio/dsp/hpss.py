@@ -1,10 +1,10 @@
 """Harmonic part of a waveform (Fitzgerald, DAFx 2010; Driedger), bit-equal to `librosa.effects.harmonic` 0.11.
 
 Own code: SciPy's `median_filter`, which librosa uses, takes most of the time; `running_median` is many times faster.
-Shapes: S samples, T frames of the clip, t of a block, F frequency bins; n windows, C columns, m values of a median.
+Shapes: S samples, T frames of the clip, t of a block, F frequency bins; n windows, C columns, m ranks of a run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,18 +13,19 @@ import numpy as np
 from model.features.audio.dsp.stft import HOP_LENGTH, N_BINS, N_FFT, centred_frames, spectrum
 from model.types import ComplexArray, FloatArray
 
-# Running median: separable sorting networks (Adams, SIGGRAPH 2021) in one dimension with Batcher's bitonic merges
-# (AFIPS 1968). Sixteen neighbouring windows share sixteen values, which are sorted once. The group of windows is then
-# halved repeatedly; each half merges the values it has in addition. When k of a window's 31 values are sorted, only
-# 32 - k can still be the median, so the others are dropped: about 30 minima and maxima per value, on whole rows.
+# Running median: separable sorting networks (Adams, SIGGRAPH 2021) in one dimension with Batcher's merges (AFIPS 1968).
+# Sixteen neighbouring windows share sixteen values, which are sorted once. The group of windows is then halved
+# repeatedly; each half merges the values it has in addition. When k of a window's 31 values are sorted, only 32 - k can
+# still be the median, so the others are dropped: 22 minima and maxima per value. Each rank of a run is one array of all
+# groups, so that every comparison is of two contiguous arrays.
 WINDOW: Final = 31  # values; the algorithm below is specific to this length
 GROUP: Final = 16  # windows that share a sorted core
-_CHUNK: Final = 3072  # columns times groups processed at once: about 40 arrays of this size fit in the L2 cache
+_CHUNK: Final = 4096  # values of a rank: fewer cost more calls, more leave the cache and cause page faults
 
 BLOCK_FRAMES: Final = 512  # frames processed at once: 16 s
 _HALF: Final = WINDOW // 2  # frames or bins on either side of a median's centre
-_COLUMNS: Final = 128  # frames filtered along frequency at once
 _ROWS: Final = 32  # frames masked at once, so that arrays fit in the L2 cache
+_Run = list[FloatArray]  # sorted: one array a rank
 _TINY: Final = np.finfo(np.float32).tiny
 _SMALLEST: Final = np.finfo(np.float32).smallest_subnormal
 
@@ -61,7 +62,8 @@ def blocks(waveform: FloatArray) -> Iterator[Block]:
         count = min(BLOCK_FRAMES, total - first)
         begin, end = max(0, first - _HALF), min(total, first + count + _HALF)
         spectra = spectrum(frames[begin:end])
-        context = np.zeros((rows_needed(count), N_BINS), dtype=np.float32)
+        context = np.empty((rows_needed(count), N_BINS), dtype=np.float32)
+        context[count + 2 * _HALF :] = 0
         shift = _HALF - first  # from a frame's index to its row
         np.abs(spectra, out=context[begin + shift : end + shift])
         rows = np.arange(count + 2 * _HALF)
@@ -75,25 +77,37 @@ def keep_harmonic(block: Block) -> ComplexArray:
     """Mask a block's spectrum in place so that the harmonic part remains; returns it, `(t, F)`."""
     spectra, magnitude = block.spectrum, block.magnitude
     harmonic = running_median(block.context, len(spectra))  # along time: sustained partials remain
-    for first in range(0, len(spectra), _COLUMNS):
-        percussive = _median_of_bins(magnitude[first : first + _COLUMNS])  # along frequency: clicks remain
-        for begin in range(0, len(percussive), _ROWS):
-            rows = slice(first + begin, first + min(begin + _ROWS, len(percussive)))
-            # librosa multiplies the magnitude by the mask, then by the phase. The order matters: a difference in the
-            # last bit can change the tuning estimate, which is a histogram's mode.
-            gain = _soft_mask(harmonic[rows], percussive[begin : begin + _ROWS])
-            gain *= magnitude[rows]
-            nonzero = np.maximum(magnitude[rows], _SMALLEST)
-            for part in (spectra.real[rows], spectra.imag[rows]):
-                np.divide(part, nonzero, out=part)
-                np.multiply(part, gain, out=part)
+    percussive = _median_of_bins(magnitude)  # along frequency: clicks remain
+    for first in range(0, len(spectra), _ROWS):
+        rows = slice(first, first + _ROWS)
+        # librosa multiplies the magnitude by the mask, then by the phase. The order matters: a difference in the
+        # last bit can change the tuning estimate, which is a histogram's mode.
+        gain = _soft_mask(harmonic[rows], percussive[rows])
+        gain *= magnitude[rows]
+        nonzero = np.maximum(magnitude[rows], _SMALLEST)
+        for part in (spectra.real[rows], spectra.imag[rows]):
+            contiguous = np.divide(part, nonzero)
+            part[...] = np.multiply(contiguous, gain, out=contiguous)
     return spectra
 
 
 def _median_of_bins(magnitude: FloatArray) -> FloatArray:
     """Centred running median along frequency, edges mirrored; `(t, F)` → `(t, F)`."""
-    mirrored = np.pad(np.arange(N_BINS), (_HALF, rows_needed(N_BINS) - N_BINS - _HALF), mode="symmetric")
-    return np.ascontiguousarray(running_median(magnitude.T.take(mirrored, axis=0), N_BINS).T)
+    groups = _groups(N_BINS)
+    width = groups + 2  # with those whose values the last windows read
+    out = np.empty((len(magnitude), groups, GROUP), dtype=magnitude.dtype)
+    for chunk in _chunks(len(magnitude), width):
+        part = magnitude[chunk]
+        padded = np.zeros((len(part), width * GROUP), dtype=magnitude.dtype)
+        padded[:, _HALF : _HALF + N_BINS] = part
+        padded[:, :_HALF] = part[:, _HALF - 1 :: -1]
+        padded[:, _HALF + N_BINS : N_BINS + 2 * _HALF] = part[:, : -_HALF - 1 : -1]
+        # Frames lie end to end: what the last two groups of a frame would read in the next frame is not used.
+        columns = padded.reshape(-1, width, GROUP).transpose(2, 0, 1).reshape(GROUP, -1)
+        medians = np.empty_like(columns)
+        _medians(list(columns), list(medians[:, :-2]))
+        out[chunk] = medians.reshape(GROUP, -1, width)[:, :, :groups].transpose(1, 2, 0)
+    return out.reshape(len(magnitude), -1)[:, :N_BINS]
 
 
 def _soft_mask(part: FloatArray, other: FloatArray) -> FloatArray:
@@ -130,81 +144,92 @@ def running_median(rows: FloatArray, windows: int) -> FloatArray:
     """
     if rows.shape[0] < rows_needed(windows):
         raise ValueError(f"{windows} windows need {rows_needed(windows)} rows, got {rows.shape[0]}")
-    columns = rows.shape[1]
-    out = np.empty((_groups(windows) * GROUP, columns), dtype=rows.dtype)
-    step = max(1, _CHUNK // max(1, columns))
-    for first in range(0, _groups(windows), step):
-        groups = min(step, _groups(windows) - first)
-        start, stop = first * GROUP, (first + groups) * GROUP
-        out[start:stop] = _medians(rows[start : stop + WINDOW], groups)
-    return out[:windows]
+    groups, columns = _groups(windows), rows.shape[1]
+    out = np.empty((groups, GROUP, columns), dtype=rows.dtype)
+    for chunk in _chunks(columns, groups):
+        part = rows[: groups * GROUP + WINDOW, chunk]
+        _medians([part[row::GROUP] for row in range(GROUP)], list(out[:, :, chunk].swapaxes(0, 1)))
+    return out.reshape(-1, columns)[:windows]
 
 
 def _groups(windows: int) -> int:
     return -(-windows // GROUP)
 
 
-def _medians(rows: FloatArray, groups: int) -> FloatArray:
-    """`(16 * groups + 31, C)` rows → `(16 * groups, C)`.
-
-    Sorted run k of length m starts at row m * k + m - 1. The values that a group of windows adds on its left and right
-    are then whole runs, so every run is sorted once.
-    """
-    columns = rows.shape[1]
-    pairs = rows[1 : 16 * groups + 29].reshape(8 * groups + 14, 2, columns)
-    twos = _sort_bitonic(pairs)
-    fours = _merge(twos[1:-1:2], twos[2::2])  # 4 * groups + 6
-    eights = _merge(fours[1:-1:2], fours[2::2])  # 2 * groups + 2
-    cores = _merge(eights[1:-1:2], eights[2::2])  # groups
-    singles = rows[:, None, :]
-    # Candidates left after each halving: 8, 4, 2 and 1, for groups of 8, 4, 2 and 1 windows.
-    left = _narrow(cores, eights[0 : 2 * groups : 2], eights[3 : 2 * groups + 3 : 2])
-    left = _narrow(left, fours[0 : 4 * groups : 2], fours[7 : 4 * groups + 7 : 2])
-    left = _narrow(left, twos[0 : 8 * groups : 2], twos[15 : 8 * groups + 15 : 2])
-    return _narrow(left, singles[0 : 16 * groups : 2], singles[31 : 16 * groups + 31 : 2]).reshape(-1, columns)
+def _chunks(columns: int, groups: int) -> list[slice]:
+    """Split columns evenly, so that a chunk has about `_CHUNK` values of `groups` groups each."""
+    step = -(-columns // max(1, round(columns * groups / _CHUNK)))
+    return [slice(first, first + step) for first in range(0, columns, step)]
 
 
-def _merge(lower: FloatArray, upper: FloatArray) -> FloatArray:
-    """Merge two stacks of sorted runs, `(n, m, C)` each → `(n, 2m, C)`."""
-    count, length, columns = lower.shape
-    out = np.empty((count, 2, length, columns), dtype=lower.dtype)
-    falling = upper[:, ::-1]
-    np.minimum(lower, falling, out=out[:, 0])
-    np.maximum(lower, falling, out=out[:, 1])
-    return _sort_bitonic(out.reshape(2 * count, length, columns)).reshape(count, 2 * length, columns)
+def _medians(rows: Sequence[FloatArray], out: Sequence[FloatArray]) -> None:
+    """Write the medians of n groups of `GROUP` windows.
 
-
-def _narrow(candidates: FloatArray, before: FloatArray, after: FloatArray) -> FloatArray:
-    """Halve each group of windows: add each half's further values and keep the middle candidates.
+    A run is a list of its ranks, each an array that has the groups along its first dimension. Sorted run k of length m
+    starts at row m * k + m - 1. The values that a group of windows adds on its left and right are then whole runs, so
+    every run is sorted once.
 
     Args:
-        candidates: `(n, 2m, C)` sorted.
-        before: `(n, m, C)` sorted; the further values of the earlier half of each group.
-        after: `(n, m, C)` sorted; those of the later half.
-
-    Returns:
-        `(2n, m, C)` sorted: ranks m + 1 to 2m of the 3m values, for the earlier and the later half alternately.
+        rows: row i of every group, for i below `GROUP`: `(n + 2, …)`, the last one `(n + 1, …)` or more.
+        out: receives the median of window i of every group: `(n, …)`.
     """
-    count, doubled, columns = candidates.shape
-    middle = doubled // 2
-    out = np.empty((count, 2, middle, columns), dtype=candidates.dtype)
-    for half, further in enumerate((before, after)):
-        # The 2m smallest values are the lower candidates and these minima; the m largest of them are these maxima.
-        np.minimum(candidates[:, middle:], further[:, ::-1], out=out[:, half])
-        np.maximum(candidates[:, :middle], out[:, half], out=out[:, half])
-    return _sort_bitonic(out.reshape(2 * count, middle, columns))
+    groups = len(out[0])
+    levels = [[[row] for row in rows]]  # runs of 1, 2, 4 and 8 of a group
+    for _ in range(3):
+        levels.append(_longer_runs(levels[-1]))
+    upper, lower = levels[-1]
+    core = _merge([rank[:groups] for rank in lower], [rank[1 : groups + 1] for rank in upper])
+    _halve(core, levels, out, 0)
 
 
-def _sort_bitonic(runs: FloatArray) -> FloatArray:
-    """Sort bitonic `(n, m, C)` runs, m a power of two. May overwrite its argument."""
-    count, length, columns = runs.shape
-    other = np.empty_like(runs)
-    distance = length // 2
-    while distance:
-        shape = (count, length // (2 * distance), 2, distance, columns)
-        source, target = runs.reshape(shape), other.reshape(shape)
-        np.minimum(source[:, :, 0], source[:, :, 1], out=target[:, :, 0])
-        np.maximum(source[:, :, 0], source[:, :, 1], out=target[:, :, 1])
-        runs, other = other, runs
-        distance //= 2
-    return runs
+def _halve(candidates: _Run, levels: Sequence[Sequence[_Run]], out: Sequence[FloatArray], first: int) -> None:
+    """Write the medians of the windows from `first` on, as many as there are candidates, one half after the other."""
+    length = len(candidates) // 2
+    runs, groups = levels[length.bit_length() - 1], len(out[0])
+    for start, row in ((first, first + length - 1), (first + length, first + WINDOW)):  # row: of the further values
+        after, index = divmod(row // length, len(runs))
+        further = [rank[after : after + groups] for rank in runs[index]]
+        if length > 1:
+            _halve(_narrow(candidates, further), levels, out, start)
+        else:
+            np.maximum(candidates[0], np.minimum(candidates[1], further[0]), out=out[start])
+
+
+def _longer_runs(runs: Sequence[_Run]) -> list[_Run]:
+    """Merge run 1 of a group with run 2, 3 with 4 and so on, the last one with run 0 of the next group."""
+    last = [rank[1:] for rank in runs[0]]
+    shared = len(last[0])
+    pairs = [*zip(runs[1:-1:2], runs[2::2], strict=True), ([rank[:shared] for rank in runs[-1]], last)]
+    return [_merge(lower, upper) for lower, upper in pairs]
+
+
+def _merge(lower: _Run, upper: _Run) -> _Run:
+    """Merge two sorted runs of m ranks to one of 2m (odd-even merge)."""
+    if len(lower) == 1:
+        return [np.minimum(lower[0], upper[0]), np.maximum(lower[0], upper[0])]
+    even, odd = _merge(lower[::2], upper[::2]), _merge(lower[1::2], upper[1::2])
+    merged = [even[0]]
+    for low, high in zip(odd[:-1], even[1:], strict=True):
+        merged += [np.minimum(low, high), np.maximum(low, high)]
+    return [*merged, odd[-1]]
+
+
+def _narrow(candidates: _Run, further: _Run) -> _Run:
+    """Merge 2m sorted candidates with m further sorted values and keep the middle m: ranks m + 1 to 2m of the 3m."""
+    middle = len(further)
+    lower, upper = candidates[:middle], candidates[middle:]
+    # The 2m smallest values are the lower candidates and these minima; the m largest of them are these maxima.
+    smallest = map(np.minimum, upper, reversed(further))
+    return _sort_bitonic(list(map(np.maximum, lower, smallest)))
+
+
+def _sort_bitonic(run: _Run) -> _Run:
+    """Sort a bitonic run of m values, m a power of two."""
+    half = len(run) // 2
+    if not half:
+        return run
+    lower, upper = run[:half], run[half:]
+    return [
+        *_sort_bitonic(list(map(np.minimum, lower, upper))),
+        *_sort_bitonic(list(map(np.maximum, lower, upper))),
+    ]

@@ -5,9 +5,10 @@ Shapes: S samples, T = 1 + S // HOP_LENGTH frames, F = N_BINS frequency bins.
 """
 
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import scipy  # imports its modules at their first use, for text alone never
 
 from model.types import ComplexArray, DoubleArray, FloatArray
@@ -27,10 +28,15 @@ def frame_count(samples: int) -> int:
     return 1 + samples // HOP_LENGTH
 
 
-def centred_frames(waveform: FloatArray, length: int, hop: int) -> FloatArray:
-    """Frames of `length` samples centred on every `hop`-th sample: `(1 + S // hop, length)`, a view."""
-    padded = np.zeros(waveform.size + length // 2 * 2, dtype=np.float32)
-    padded[length // 2 : length // 2 + waveform.size] = waveform
+def centred_frames(waveform: FloatArray, length: int, hop: int) -> npt.NDArray[Any]:
+    """Frames of `length` samples centred on every `hop`-th sample: `(1 + S // hop, length)` float64, a view.
+
+    They are float64 because librosa's windows are, so that a sample that several frames share is converted once.
+    """
+    margin = length // 2
+    padded = np.empty(margin + waveform.size + margin)
+    padded[:margin] = padded[margin + waveform.size :] = 0
+    padded[margin : margin + waveform.size] = waveform
     return np.lib.stride_tricks.sliding_window_view(padded, length)[::hop]
 
 
