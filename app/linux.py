@@ -9,6 +9,8 @@ from typing import Final
 
 PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 PR_SET_NO_NEW_PRIVS: Final = 38
+M_TRIM_THRESHOLD: Final = -1  # malloc.h
+M_MMAP_THRESHOLD: Final = -3
 ENVIRONMENT_FIELD: Final = 47  # of /proc/self/stat after the command's name: `env_start`, before `env_end`; proc(5)
 
 
@@ -68,3 +70,13 @@ def return_free_memory() -> None:
     """Return freed memory to the system, which glibc keeps otherwise; takes milliseconds."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(ctypes.c_size_t(0))
+
+
+def keep_freed_memory(nbytes: int) -> None:
+    """Let glibc keep that much freed memory for later allocations of up to half of it, instead of returning it.
+
+    Memory that the system gives again is zeroed and mapped page by page: a fifth of the time of acoustic features.
+    """
+    if hasattr(_libc, "mallopt"):
+        _libc.mallopt(M_MMAP_THRESHOLD, nbytes // 2)
+        _libc.mallopt(M_TRIM_THRESHOLD, nbytes)

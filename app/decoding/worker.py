@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from app.decoding.protocol import PREFIX, Decoded, Json, encode_error, encode_reply, pack, parse
 from app.decoding.sandbox import confine
+from app.linux import keep_freed_memory
 from model.errors import EMMRError, ModalityError
 from model.features.audio.containers import Data
 from model.features.audio.loading import SoundLimits, read_sound
@@ -32,6 +33,7 @@ from model.features.visual.frame_index import index_frames
 from model.features.visual.openface import read_openface
 from model.features.visual.table import OpenFaceLimits
 
+KEPT_BYTES: Final = 64 * 2**20  # of freed memory
 # Imported by `read_sound`, by PyAV and by the codec registry on first use.
 LAZY_MODULES: Final = (
     "av",
@@ -49,6 +51,7 @@ def main() -> None:
     files = [os.fdopen(descriptor, "rb") for descriptor in descriptors]
     mappings = [map_file(file) for file in files]
     load_everything(voices=not files)
+    keep_freed_memory(KEPT_BYTES)
     reader, writer = take_streams()
     if files:
         stream(reader, writer, cpu_seconds, confine(memory_bytes), files[0], mappings[0])

@@ -64,3 +64,16 @@ def test_freed_memory_is_returned() -> None:
         "linux.return_free_memory()\nprint(before, resident())"
     ).split()
     assert int(after) < int(before) / 2
+
+
+def test_kept_memory_is_not_mapped_again() -> None:
+    faults = (
+        "import resource\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def work(): [bytes(1_000_000) for _ in range(10)]\n"
+        "work()\nwork()\nbefore = faults()\n"
+        "for _ in range(10): work()\nprint(faults() - before)"
+    )
+    (mapped,) = run_python(faults).split()
+    (kept,) = run_python(f"linux.keep_freed_memory(64 * 2**20)\n{faults}").split()
+    assert int(kept) < int(mapped) / 10
