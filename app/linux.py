@@ -80,3 +80,9 @@ def keep_freed_memory(nbytes: int) -> None:
     if hasattr(_libc, "mallopt"):
         _libc.mallopt(M_MMAP_THRESHOLD, nbytes // 2)
         _libc.mallopt(M_TRIM_THRESHOLD, nbytes)
+
+
+def make_thread_nicer(by: int) -> None:
+    """Lower the priority of the calling thread; other systems have none for a thread."""
+    if sys.platform == "linux" and by:
+        os.nice(by)  # of the thread, though POSIX says of the process

@@ -17,6 +17,7 @@ from typing import Final, Generic, TypeVar
 
 from app.engine.admission import Admission
 from app.errors import DeadlinePassed, DeviceLost, NotReady, ShortOfMemory, Unprocessable
+from app.linux import make_thread_nicer
 from app.logging import get_logger
 
 J = TypeVar("J")
@@ -40,13 +41,14 @@ class _Entry(Generic[J, R]):
 class _Worker(threading.Thread, Generic[J, R]):
     """A thread that runs batches, with the time of its last heartbeat and its running batch."""
 
-    def __init__(self, work: "Callable[[_Worker[J, R]], None]", number: int) -> None:
+    def __init__(self, work: "Callable[[_Worker[J, R]], None]", number: int, niceness: int) -> None:
         super().__init__(name=f"emmr-device-{number}", daemon=True)
-        self._work = work
+        self._work, self._niceness = work, niceness
         self.heartbeat = time.monotonic()
         self.running: Sequence[_Entry[J, R]] = ()
 
     def run(self) -> None:
+        make_thread_nicer(self._niceness)
         self._work(self)
 
 
@@ -101,9 +103,14 @@ class Batcher(Generic[J, R]):
         self._workers: Sequence[_Worker[J, R]] = ()
         self._dead = False
 
-    def start(self, workers: int = 1) -> None:
-        """Start the workers. They share the queue, and an idle one takes the next batch."""
-        self._workers = [_Worker(self._work, number) for number in range(workers)]
+    def start(self, workers: int = 1, niceness: int = 0) -> None:
+        """Start the workers. They share the queue, and an idle one takes the next batch.
+
+        Args:
+            workers: their number.
+            niceness: added to that of their threads, on Linux.
+        """
+        self._workers = [_Worker(self._work, number, niceness) for number in range(workers)]
         for worker in self._workers:
             worker.start()
 

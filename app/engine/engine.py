@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from model.baselines.systems import Network
     from model.checkpoint import Checkpoint
 
+COMPUTE_NICENESS: Final = 5
+"""Of threads that compute on processors, so that the event loop and the decoders do not wait for those they feed."""
 WARM_UP_SECONDS: Final = 120.0  # for one request of the warm-up: the first compiles and allocates
 WEIGHTS_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """Name of a weights folder in a reload request: no path separator, and neither `.` nor `..`."""
@@ -335,8 +337,10 @@ class Engine:
             predictor = await asyncio.shield(self._loading)
             self._loading = None  # the task's result is the predictor, which a reload replaces
             self._use(predictor)
-            # A CUDA device runs one batch at a time, and its recorded graphs have one set of buffers.
-            self.batcher.start(self.settings.compute_workers if predictor.on_cpu else 1)
+            if predictor.on_cpu:
+                self.batcher.start(self.settings.compute_workers, COMPUTE_NICENESS)
+            else:  # a CUDA device runs one batch at a time, and its recorded graphs have one set of buffers
+                self.batcher.start()
             self.lifecycle.advance(Phase.WARMING)
             await self._warm_up(predictor, parallel=self.settings.max_batch)
             self.batcher.delay = self.settings.batch_delay_ms / 1000

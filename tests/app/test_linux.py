@@ -77,3 +77,14 @@ def test_kept_memory_is_not_mapped_again() -> None:
     (mapped,) = run_python(faults).split()
     (kept,) = run_python(f"linux.keep_freed_memory(64 * 2**20)\n{faults}").split()
     assert int(kept) < int(mapped) / 10
+
+
+def test_only_the_calling_thread_becomes_nicer() -> None:
+    before, after, others = run_python(
+        "import os, threading\n"
+        "def nice(): return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())\n"
+        "found = [nice()]\n"
+        "def run():\n    linux.make_thread_nicer(5)\n    found.append(nice())\n"
+        "thread = threading.Thread(target=run)\nthread.start()\nthread.join()\nprint(*found, nice())"
+    ).split()
+    assert (int(after), int(others)) == (int(before) + 5, int(before))

@@ -1,6 +1,9 @@
 import asyncio
 import gc
+import os
 import shutil
+import sys
+import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +15,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from pydantic.types import StringConstraints
 
-from app.engine.engine import WEIGHTS_NAME, Engine, weights_folder
+from app.engine.engine import COMPUTE_NICENESS, WEIGHTS_NAME, Engine, weights_folder
 from app.engine.lifecycle import Phase
 from app.engine.predictor import Options, Predictor, Result
 from app.errors import NotReady, ReloadRefused, ReloadUnderway
@@ -179,6 +182,15 @@ async def test_a_request_is_decided_by_the_weights_it_was_prepared_with(
     assert all(len(versions) == 1 for versions in batches)
     assert {old_version} in batches
     assert {new_version} in batches
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no priority of a thread")
+@pytest.mark.anyio
+async def test_threads_that_compute_give_way_to_the_event_loop(served: tuple[Path, Engine]) -> None:
+    computing = [t.native_id for t in threading.enumerate() if t.name.startswith("emmr-device-") and t.native_id]
+    assert computing
+    for thread in computing:
+        assert os.getpriority(os.PRIO_PROCESS, thread) == os.getpriority(os.PRIO_PROCESS, 0) + COMPUTE_NICENESS
 
 
 @pytest.mark.anyio
