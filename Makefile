@@ -47,6 +47,7 @@ SERVE_STAMP := $(VENV)/.installed-serve
 DEV_STAMP := $(VENV)/.installed-dev
 FUZZ_STAMP := $(VENV)/.installed-fuzz
 RAY_STAMP := $(VENV)/.installed-ray
+WITH_RAY = $(wildcard $(VENV)/lib/*/site-packages/ray)
 AUDIT_STAMP := $(VENV)/.installed-audit
 RESULTS = $(if $(RECORD),--record) --json .cache/benches
 BENCH_STAMP := $(VENV)/.installed-bench
@@ -89,9 +90,9 @@ types: $(DEV_STAMP)
 	$(MAKE) --no-print-directory docker-lint
 
 # Tests on Ray share one cluster and so run in one process, after the others. `make test-ray` runs those beside the core.
-pytest: $(RAY_STAMP)
-	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal --cov --cov-report=term -m 'not ray'
-	$(BIN)/pytest -m ray_core tests/app/ray
+pytest: $(DEV_STAMP)
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal --cov --cov-report=term $(if $(WITH_RAY),-m 'not ray')
+	$(if $(WITH_RAY),$(BIN)/pytest -m ray_core tests/app/ray)
 
 .PHONY: test-ray
 test-ray: $(RAY_STAMP)  ## Test serving, scoring and training on a Ray cluster of this machine

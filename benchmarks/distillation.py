@@ -13,7 +13,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +27,9 @@ from benchmarks.harness import (
     arguments,
     finish,
     machine_line,
-    medians_of,
-    ratio_of,
-    time_rounds,
     write_section,
 )
-from benchmarks.network import CASES, Contestants, inconsistent_share, operations, utterances, with_votes
+from benchmarks.network import CASES, inconsistent_share, operations, time_pass, utterances
 from model.config import TRANSFORMER, ModelConfig
 from model.experiments.cell_measures import count_operations
 from model.modality import MODALITIES, Utterance
@@ -352,36 +348,6 @@ def cost(config: ModelConfig, width: int, share: float) -> dict[str, float]:
     return found
 
 
-def timing(
-    config: ModelConfig, width: int, share: float, sizes: Sequence[int], rounds: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Medians in ms of a batch, and how many times as long the naive port and the sparse path take as the one pass."""
-    torch.manual_seed(0)
-    network, rng = EMMR(config).eval(), np.random.default_rng(0)
-    agree, differ = (Contestants.build(with_votes(network, agreeing=a)) for a in (True, False))
-    run = StudentPass.build(network, width)
-    medians: dict[str, float] = {}
-    ratios: dict[str, float] = {}
-    for size in sizes:
-        for missing, case in INCOMPLETE_CASES.items():
-            subsets = [s for s in INCOMPLETE if len(s.missing) == missing]
-            items = utterances(config, list(islice(cycle(subsets), len(subsets) if size == 1 else size)), rng)
-            batches = [[item] for item in items] if size == 1 else [items]
-            runs = {
-                "naive": lambda b=batches: [agree.answer(x) for x in b],
-                "consistent": lambda b=batches: [agree.decide(x) for x in b],
-                "inconsistent": lambda b=batches: [differ.decide(x) for x in b],
-                "student": lambda b=batches: [run(collate(x, config)) for x in b],
-            }
-            seconds = time_rounds(runs, rounds)
-            pairs = zip(seconds.pop("consistent"), seconds.pop("inconsistent"), strict=True)
-            seconds["sparse"] = [(1 - share) * a + share * b for a, b in pairs]
-            key = f"{case}_{size}"
-            ratios |= {f"{key}_{peer}": ratio_of(seconds, peer, "student") for peer in ("naive", "sparse")}
-            medians |= {f"{key}_{name}_ms": 1e3 * s / len(batches) for name, s in medians_of(seconds).items()}
-    return medians, ratios
-
-
 def table(facts: Mapping[str, float | int | str | bool], parts: Sequence[str]) -> str:
     """The figures of each part as Markdown."""
     lines = [
@@ -445,7 +411,9 @@ def main(given: Sequence[str] | None = None) -> None:
     share = inconsistent_share()
     facts.update(cost(ModelConfig.paper(), width, share), inconsistent_share=share)
     if options.timing:
-        medians, ratios = timing(ModelConfig.paper(), width, share, (1, 32), options.rounds)
+        torch.manual_seed(0)
+        network = EMMR(ModelConfig.paper()).eval()
+        medians, ratios = time_pass(network, StudentPass.build(network, width), share, (1, 32), options.rounds)
         report.medians.update(medians)
         report.ratios.update(ratios)
     finish(report, options.json)

@@ -10,10 +10,10 @@ Batches of 1 and 32; complete, one and two modalities missing; from feature arra
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ from benchmarks.naive import NaiveAnswer, NaivePort, naive_port, pad
 from model.config import ModelConfig
 from model.experiments.cell_measures import count_operations
 from model.modality import MODALITIES, SUBSETS, ModalitySet, Utterance
-from model.network.batch import collate
+from model.network.batch import Batch, collate
 from model.network.decision import Decision
 from model.network.emmr import EMMR
 from model.network.inference.fused import FusedNetwork
@@ -166,6 +166,32 @@ def operations(config: ModelConfig, share: float) -> dict[str, float]:
     for case in CASES.values():
         found[f"{case}_fewer_operations"] = found["whole_graph_gflop"] / found[f"{case}_gflop"]
     return found
+
+
+def time_pass(
+    network: EMMR, run: Callable[[Batch], object], share: float, sizes: Sequence[int], rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return medians in ms of another pass on incomplete batches, and how many times longer the others take."""
+    config, rng = network.config, np.random.default_rng(0)
+    agree, differ = (Contestants.build(with_votes(network, agreeing=a)) for a in (True, False))
+    medians: dict[str, float] = {}
+    ratios: dict[str, float] = {}
+    for size, (missing, case) in product(sizes, list(CASES.items())[1:]):
+        subsets = [s for s in SUBSETS if len(s.missing) == missing]
+        items = utterances(config, list(islice(cycle(subsets), len(subsets) if size == 1 else size)), rng)
+        batches = [[item] for item in items] if size == 1 else [items]
+        runs = {
+            "naive": lambda b=batches: [agree.answer(x) for x in b],
+            "consistent": lambda b=batches: [agree.decide(x) for x in b],
+            "inconsistent": lambda b=batches: [differ.decide(x) for x in b],
+            "pass": lambda b=batches: [run(collate(x, config)) for x in b],
+        }
+        seconds = time_rounds(runs, rounds)
+        pairs = zip(seconds.pop("consistent"), seconds.pop("inconsistent"), strict=True)
+        seconds["sparse"] = [(1 - share) * a + share * b for a, b in pairs]
+        ratios |= {f"{case}_{size}_{peer}": ratio_of(seconds, peer, "pass") for peer in ("naive", "sparse")}
+        medians |= {f"{case}_{size}_{name}_ms": 1e3 * s / len(batches) for name, s in medians_of(seconds).items()}
+    return medians, ratios
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.distillation import OPTIONS, Answers, Part, Student, cost, fidelity, fit, main, one_pass, timing
+from benchmarks.distillation import OPTIONS, Answers, Part, Student, cost, fidelity, fit, main, one_pass
 from model.modality import SUBSETS
 from model.network.batch import collate
 from model.network.inference.fused import FusedNetwork
@@ -83,13 +83,6 @@ def test_the_one_pass_takes_fewer_operations_than_the_sparse_path() -> None:
     found = cost(tiny_config(), 8, share=0.1)
     assert found["one_missing_fewer_operations"] > 1
     assert found["two_missing_fewer_operations"] > 1
-
-
-def test_timing_has_a_ratio_for_each_case_and_size() -> None:
-    medians, ratios = timing(tiny_config(), 8, 0.1, (1, 2), rounds=1)
-    cases = [f"{case}_{size}" for case in ("one_missing", "two_missing") for size in (1, 2)]
-    assert ratios.keys() == {f"{case}_{peer}" for case in cases for peer in ("naive", "sparse")}
-    assert medians.keys() == {f"{case}_{name}_ms" for case in cases for name in ("naive", "sparse", "student")}
 
 
 def test_the_figures_and_the_table_are_written(

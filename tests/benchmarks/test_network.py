@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.network import Contestants, inconsistent_share, measure, utterances, with_votes
+from benchmarks.network import Contestants, inconsistent_share, measure, time_pass, utterances, with_votes
 from model.modality import SUBSETS
 from tests.support.network import random_network, tiny_config
 
@@ -19,6 +19,15 @@ def test_every_case_and_size_has_a_ratio() -> None:
             assert medians[f"{case}_{size}_naive_ms"] > 0
             assert medians[f"{case}_{size}_ours_ms"] > 0
     assert apart < 1e-4
+
+
+def test_another_pass_has_a_ratio_for_each_incomplete_case_and_size() -> None:
+    batches: list[int] = []
+    medians, ratios = time_pass(random_network(CONFIG), lambda batch: batches.append(batch.size), 0.1, (1, 2), rounds=1)
+    cases = [f"{case}_{size}" for case in ("one_missing", "two_missing") for size in (1, 2)]
+    assert ratios.keys() == {f"{case}_{peer}" for case in cases for peer in ("naive", "sparse")}
+    assert medians.keys() == {f"{case}_{name}_ms" for case in cases for name in ("naive", "sparse", "pass")}
+    assert set(batches) == {1, 2}
 
 
 @pytest.mark.parametrize("agreeing", [True, False])
