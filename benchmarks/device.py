@@ -222,12 +222,7 @@ def _reload(port: int) -> None:
 
 
 def _memory(running: Service) -> dict[str, float]:
-    connection = HTTPConnection("127.0.0.1", running.port, timeout=30)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    on_device = re.search(r"^emmr_device_memory_bytes ([\d.e+]+)", text, re.MULTILINE)
-    return {"device_mib": float(on_device[1]) / 2**20 if on_device else 0.0, "host_mib": running.memory_mib()}
+    return {"device_mib": running.metric("emmr_device_memory_bytes") / 2**20, "host_mib": running.memory_mib()}
 
 
 def report(options: argparse.Namespace) -> Figures:

@@ -11,7 +11,7 @@ Needs the corpora. The student is fitted on the training part, chosen on the val
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -80,17 +80,9 @@ def one_pass(fused: FusedNetwork, batch: Batch) -> tuple[Tensor, Tensor]:
 def path_alone(fused: FusedNetwork, utterances: Sequence[Utterance]) -> list[Decision]:
     """Decisions of the transformer path without the check; the answer stands for both votes of the verdict."""
     _, logits = one_pass(fused, collate(utterances, fused.network.config))
+    # The score is not None, so that there is a verdict.
     return [
-        Decision(
-            probabilities=answer,
-            full=answer,
-            available=answer,
-            key_modalities=(),
-            key_score=0.0,  # not None, so that there is a verdict
-            ensemble_used=False,
-            branch_weights={TRANSFORMER: 1.0},
-            transformer=answer,
-        )
+        replace(Decision.of_answer(answer), key_score=0.0, branch_weights={TRANSFORMER: 1.0}, transformer=answer)
         for answer in map(tuple, logits.softmax(dim=-1).tolist())
     ]
 

@@ -10,10 +10,10 @@ Batches of 1 and 32; complete, one and two modalities missing; from feature arra
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice, product
+from itertools import chain, cycle, islice, product
 from pathlib import Path
 from typing import Final
 
@@ -106,6 +106,28 @@ def inconsistent_share(results: Path = RESULTS) -> float:
     )
 
 
+def _batches(
+    config: ModelConfig,
+    sizes: Sequence[int],
+    cases: Mapping[int, str],
+    rng: np.random.Generator,
+    shortest: float = 1.0,
+) -> Iterator[tuple[str, int, list[list[Utterance]]]]:
+    """Yield the key, the missing modalities and the batches of each size and case."""
+    for size, (missing, case) in product(sizes, cases.items()):
+        subsets = [s for s in SUBSETS if len(s.missing) == missing]
+        # A batch of one: one of each pattern, one after another.
+        count = len(subsets) if size == 1 else size
+        items = utterances(config, list(islice(cycle(subsets), count)), rng, shortest)
+        yield f"{case}_{size}", missing, [[item] for item in items] if size == 1 else [items]
+
+
+def _expected(seconds: Mapping[str, Sequence[float]], share: float) -> list[float]:
+    """Combine the times of consistent and inconsistent utterances by the share of the latter."""
+    pairs = zip(seconds["consistent"], seconds["inconsistent"], strict=True)
+    return [(1 - share) * a + share * b for a, b in pairs]
+
+
 def measure(
     config: ModelConfig, sizes: Sequence[int], rounds: int, share: float, shortest: float = 1.0
 ) -> tuple[dict[str, float], dict[str, float], float]:
@@ -117,33 +139,25 @@ def measure(
     medians: dict[str, float] = {}
     ratios: dict[str, float] = {}
     apart = 0.0
-    for size in sizes:
-        for missing, case in CASES.items():
-            subsets = [s for s in SUBSETS if len(MODALITIES) - len(s) == missing]
-            # A batch of one: one of each pattern, one after another.
-            count = len(subsets) if size == 1 else size
-            items = utterances(config, list(islice(cycle(subsets), count)), rng, shortest)
-            batches = [[item] for item in items] if size == 1 else [items]
-            checked = items[:COMPARED]
-            for side in (agree, differ):
-                apart = max(apart, largest_difference(side.decide(checked), side.answer(checked)))
-            key = f"{case}_{size}"
-            runs = {
-                "naive": lambda b=batches: [agree.answer(x) for x in b],
-                "consistent": lambda b=batches: [agree.decide(x) for x in b],
-                "inconsistent": lambda b=batches: [differ.decide(x) for x in b],
-            }
-            if not missing:
-                del runs["inconsistent"]
-            seconds = time_rounds(runs, rounds)
-            if missing:
-                pairs = zip(seconds["consistent"], seconds["inconsistent"], strict=True)
-                seconds["ours"] = [(1 - share) * a + share * b for a, b in pairs]
-                ratios[f"{key}_all_inconsistent"] = ratio_of(seconds, "naive", "inconsistent")
-            else:
-                seconds["ours"] = seconds.pop("consistent")
-            ratios[key] = ratio_of(seconds, "naive", "ours")
-            medians |= {f"{key}_{n}_ms": 1e3 * s / len(batches) for n, s in medians_of(seconds).items()}
+    for key, missing, batches in _batches(config, sizes, CASES, rng, shortest):
+        checked = list(chain.from_iterable(batches))[:COMPARED]
+        for side in (agree, differ):
+            apart = max(apart, largest_difference(side.decide(checked), side.answer(checked)))
+        runs = {
+            "naive": lambda b=batches: [agree.answer(x) for x in b],
+            "consistent": lambda b=batches: [agree.decide(x) for x in b],
+            "inconsistent": lambda b=batches: [differ.decide(x) for x in b],
+        }
+        if not missing:
+            del runs["inconsistent"]
+        seconds = time_rounds(runs, rounds)
+        if missing:
+            seconds["ours"] = _expected(seconds, share)
+            ratios[f"{key}_all_inconsistent"] = ratio_of(seconds, "naive", "inconsistent")
+        else:
+            seconds["ours"] = seconds.pop("consistent")
+        ratios[key] = ratio_of(seconds, "naive", "ours")
+        medians |= {f"{key}_{n}_ms": 1e3 * s / len(batches) for n, s in medians_of(seconds).items()}
     return medians, ratios, apart
 
 
@@ -176,10 +190,8 @@ def time_pass(
     agree, differ = (Contestants.build(with_votes(network, agreeing=a)) for a in (True, False))
     medians: dict[str, float] = {}
     ratios: dict[str, float] = {}
-    for size, (missing, case) in product(sizes, list(CASES.items())[1:]):
-        subsets = [s for s in SUBSETS if len(s.missing) == missing]
-        items = utterances(config, list(islice(cycle(subsets), len(subsets) if size == 1 else size)), rng)
-        batches = [[item] for item in items] if size == 1 else [items]
+    incomplete = {missing: case for missing, case in CASES.items() if missing}
+    for key, _, batches in _batches(config, sizes, incomplete, rng):
         runs = {
             "naive": lambda b=batches: [agree.answer(x) for x in b],
             "consistent": lambda b=batches: [agree.decide(x) for x in b],
@@ -187,10 +199,10 @@ def time_pass(
             "pass": lambda b=batches: [run(collate(x, config)) for x in b],
         }
         seconds = time_rounds(runs, rounds)
-        pairs = zip(seconds.pop("consistent"), seconds.pop("inconsistent"), strict=True)
-        seconds["sparse"] = [(1 - share) * a + share * b for a, b in pairs]
-        ratios |= {f"{case}_{size}_{peer}": ratio_of(seconds, peer, "pass") for peer in ("naive", "sparse")}
-        medians |= {f"{case}_{size}_{name}_ms": 1e3 * s / len(batches) for name, s in medians_of(seconds).items()}
+        seconds["sparse"] = _expected(seconds, share)
+        del seconds["consistent"], seconds["inconsistent"]
+        ratios |= {f"{key}_{peer}": ratio_of(seconds, peer, "pass") for peer in ("naive", "sparse")}
+        medians |= {f"{key}_{n}_ms": 1e3 * s / len(batches) for n, s in medians_of(seconds).items()}
     return medians, ratios
 
 

@@ -1,6 +1,7 @@
 """Services as child processes: start, wait for readiness, measure memory, stop."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -59,6 +60,14 @@ class Service:
     def resident_mib(self) -> float:
         """Return the sum of the resident sets of the process and its descendants."""
         return sum(float(process.memory_info().rss) for process in self._tree()) / 2**20
+
+    def metric(self, name: str) -> float:
+        """Return the value of a metric without labels; 0 where there is none."""
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
 
     def processor_seconds(self) -> float:
         """Return the processor time of the process and its descendants, ended ones only if they were waited for."""

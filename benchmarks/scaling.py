@@ -11,12 +11,10 @@ import itertools
 import json
 import math
 import os
-import re
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,15 +102,8 @@ async def single_requests(port: int, count: int) -> dict[ModalitySet, list[dict[
 def busy_seconds(running: Service, subset: ModalitySet, seconds: float) -> tuple[float, float]:
     """Return the processor seconds of a request with `IN_FLIGHT` of them in flight, and the mean size of a batch."""
 
-    def counted() -> tuple[float, float, float]:
-        connection = HTTPConnection("127.0.0.1", running.port, timeout=30)
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-        connection.close()
-        computed, batches = (
-            float(re.findall(rf"^emmr_batch_size_{part} (\S+)$", text, re.MULTILINE)[0]) for part in ("sum", "count")
-        )
-        return running.cpu_seconds(), computed, batches
+    def counted() -> list[float]:
+        return [running.cpu_seconds(), *(running.metric(f"emmr_batch_size_{part}") for part in ("sum", "count"))]
 
     async def load(length: float) -> None:
         with closing(Client(running.port)) as client:

@@ -73,19 +73,8 @@ def decide(
     if network.training:
         raise ValueError("a network in training mode does not give reproducible answers")
     with torch.inference_mode():
-        answers = [tuple(row) for row in network(batch).float().softmax(dim=-1).tolist()]
-    return [
-        Decision(
-            probabilities=answer,
-            full=answer,
-            available=answer,
-            key_modalities=(),
-            key_score=None,
-            ensemble_used=False,
-            branch_weights={},
-        )
-        for answer in answers
-    ]
+        answers = network(batch).float().softmax(dim=-1).tolist()
+    return [Decision.of_answer(tuple(answer)) for answer in answers]
 
 
 def count_parameters(config: ModelConfig) -> dict[System, int]:

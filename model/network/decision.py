@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from model.modality import Modality
 
@@ -57,6 +58,11 @@ class Decision:
     key_by_modality: Mapping[Modality, float] = field(default_factory=dict)
     familiarity: Mapping[Modality, float] = field(default_factory=dict)
     threshold: float | None = 0.5
+
+    @classmethod
+    def of_answer(cls, answer: Distribution) -> Self:
+        """The decision of a baseline, which has an answer and nothing else."""
+        return cls(answer, answer, answer, key_modalities=(), key_score=None, ensemble_used=False, branch_weights={})
 
     @property
     def label_index(self) -> int:

@@ -160,6 +160,7 @@ def graphed(network: EMMR, sizes: dict[Kind, Sequence[int]]) -> GraphedNetwork:
 def test_order_is_kept_whatever_is_replayed(network: EMMR, explain: bool, sizes: dict[Kind, Sequence[int]]) -> None:
     utterances = random_utterances(CONFIG, SUBSETS * 6, seed=9)
     ours = graphed(network, sizes).decide(utterances, explain=explain, both_paths=True)
+    assert [decision.votes is not None for decision in ours] == [explain] * len(utterances)
     same(ours, decide(network, collate(utterances, CONFIG), explain=explain, both_paths=True))
 
 
