@@ -27,6 +27,7 @@ class Rates:
         explained: in addition, an utterance with votes.
         characters: characters of raw text that can be tokenised at the cost of one token.
         budget: cost from which a larger batch hardly increases throughput, and increases every latency.
+        linger: seconds for `app.engine.batcher.Batcher`, about those of a call.
     """
 
     call: float
@@ -34,9 +35,10 @@ class Rates:
     explained: float
     characters: float
     budget: float
+    linger: float = 0.0
 
 
-CPU: Final = Rates(call=25, utterance=0.7, explained=2, characters=400, budget=512)
+CPU: Final = Rates(call=25, utterance=0.7, explained=2, characters=400, budget=512, linger=0.01)
 # An accelerator encodes thousands of tokens in parallel: a second call costs more than any padding in a batch here.
 ACCELERATOR: Final = Rates(call=2_000, utterance=1, explained=2, characters=4, budget=16_384)
 

@@ -68,6 +68,8 @@ class Batcher(Generic[J, R]):
         max_batch: maximum number of jobs in a batch.
         budget: maximum cost of a batch; a more expensive job runs alone. May be changed at any time.
         delay: seconds a batch that is not full waits for more jobs. May be changed at any time.
+        linger: seconds a batch that is smaller than the one before waits for more jobs, for clients that send the next
+            request on their answer. May be changed at any time.
         retry_after: minimum for a refusal's Retry-After, in seconds.
         max_wait: maximum expected waiting time of a request in seconds; 0 for no maximum.
     """
@@ -85,6 +87,7 @@ class Batcher(Generic[J, R]):
         max_batch: int = 32,
         budget: float = float("inf"),
         delay: float = 0.0,
+        linger: float = 0.0,
         retry_after: int = 1,
         max_wait: float = 0.0,
     ) -> None:
@@ -92,7 +95,7 @@ class Batcher(Generic[J, R]):
         self._cost, self._together = cost, together
         self._max_batch, self._retry_after = max_batch, retry_after
         self.admission = Admission(capacity, retry_after, max_wait)
-        self.budget, self.delay = budget, delay
+        self.budget, self.delay, self.linger = budget, delay, linger
         self.failures = 0
         """Failed batches."""
         self.shortages = 0
@@ -101,6 +104,7 @@ class Batcher(Generic[J, R]):
         self._changed = threading.Condition()
         self._waiting: deque[_Entry[J, R]] = deque()
         self._workers: Sequence[_Worker[J, R]] = ()
+        self._last_size = 0  # of the batch before, on any worker
         self._dead = False
 
     def start(self, workers: int = 1, niceness: int = 0) -> None:
@@ -239,15 +243,17 @@ class Batcher(Generic[J, R]):
                 self._changed.wait(HEARTBEAT)
             if not self._waiting:
                 return None if self.stopping else []
-            held_until = time.monotonic() + self.delay
+            began = time.monotonic()
             while True:
                 worker.heartbeat = now = time.monotonic()
                 self._drop_expired(now)
                 size = self._batch_size()  # 0 where another worker has taken the jobs, or all have expired
+                held_until = began + max(self.delay, self.linger if size < self._last_size else 0.0)
                 # A batch that has no room for the next job is as complete as one of the maximum size.
                 if self.stopping or now >= held_until or size in {0, self._max_batch} or size < len(self._waiting):
                     break
                 self._changed.wait(min(HEARTBEAT, held_until - now))
+            self._last_size = size or self._last_size
             entries = [self._waiting.popleft() for _ in range(size)]
             for entry in entries:
                 self.admission.release(entry.ticket)

@@ -276,6 +276,7 @@ class Engine:
     def _use(self, predictor: Predictor) -> None:
         self.predictor = predictor
         self.batcher.budget = self.settings.max_batch_cost or predictor.rates.budget
+        self.batcher.linger = predictor.rates.linger
 
     async def _answer(
         self, predictor: Predictor, form: RawForm, options: Options, seconds: float, *, extra: bool = False

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -74,6 +75,29 @@ async def test_a_delayed_batch_runs_once_the_next_job_does_not_fit() -> None:
         assert await first == 12
         assert device.batches == [[6]]
         second.cancel()
+
+
+async def test_a_batch_smaller_than_the_one_before_waits_for_more_jobs() -> None:
+    device = Doubler()
+    with working(device, linger=60.0) as batcher:
+        await asyncio.gather(*await wait_together(batcher, device, [1, 2]))
+        third = asyncio.create_task(run_job(batcher, 3))
+        await asyncio.sleep(0.05)
+        assert device.batches == [[0], [1, 2]]
+        assert list(await asyncio.gather(third, run_job(batcher, 4))) == [6, 8]
+    assert device.batches == [[0], [1, 2], [3, 4]]
+
+
+async def test_a_batch_that_lingered_in_vain_sets_the_size_of_the_next() -> None:
+    device = Doubler()
+    with working(device, linger=0.2) as batcher:
+        await asyncio.gather(*await wait_together(batcher, device, [1, 2]))
+        began = time.monotonic()
+        assert await run_job(batcher, 3) == 6
+        assert (waited := time.monotonic() - began) >= 0.2
+        for job in range(4, 8):  # one client, whose every request would wait in vain
+            assert await run_job(batcher, job) == 2 * job
+        assert time.monotonic() - began < waited + 0.2
 
 
 async def test_a_full_queue_refuses_with_retry_after() -> None:
