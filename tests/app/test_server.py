@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from app import server as server_module
 from app.engine.lifecycle import Lifecycle, Phase
-from app.server import Server, allowed_hosts, connection_limits, one_of, raise_descriptor_limit, serve
+from app.server import SWITCH_INTERVAL, Server, allowed_hosts, connection_limits, one_of, raise_descriptor_limit, serve
 from app.settings import Settings
 from model.errors import ConfigError
 from tests.support.process import Launch, launching
@@ -108,6 +109,21 @@ def on_event() -> Iterator[Callable[[str, Callable[[], None]], None]]:
     for handler in handlers:
         logging.getLogger("emmr").removeHandler(handler)
     logging.captureWarnings(False)
+    sys.setswitchinterval(0.005)  # Python's default
+
+
+def test_a_server_lets_its_event_loop_interrupt_threads_that_compute(
+    tiny_weights: Path, on_event: Callable[[str, Callable[[], None]], None]
+) -> None:
+    found = []
+
+    def when_ready() -> None:
+        found.append(sys.getswitchinterval())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    on_event("ready", when_ready)
+    serve(Settings(port=0, weights=tiny_weights, device="cpu", grace_period=0.05))
+    assert found == pytest.approx([SWITCH_INTERVAL])
 
 
 def test_serving_until_a_signal_returns_0(
