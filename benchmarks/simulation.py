@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, Literal
 
+from app.engine.batch_cost import CPU
 from tools.load.generator import percentile, poisson
 
 Routing = Literal["random", "round_robin", "least_of_two"]
@@ -125,6 +126,8 @@ class _Replica:
         self._decoding = 0
         self._waiting: deque[_Request] = deque()
         self._computing = False
+        self._last_size = 0
+        self._lingering_until: float | None = None
 
     def accept(self, request: _Request, now: float) -> None:
         """Take a request, or refuse it."""
@@ -136,16 +139,20 @@ class _Replica:
         self._next_http(now)
 
     def next_completion(self, now: float) -> float | None:
-        """Return when the next piece of work is done; None if nothing runs."""
+        """Return when the next piece of work, or the wait for a larger batch, is over; None if there is neither."""
         self.version += 1
         self._advance(now)
-        if not self._running:
-            return None
-        return now + max(0.0, self._running[0][0] - self._done) / self._pace()
+        over = [] if self._lingering_until is None else [self._lingering_until]
+        if self._running:
+            over.append(now + max(0.0, self._running[0][0] - self._done) / self._pace())
+        return min(over, default=None)
 
     def complete(self, now: float) -> None:
-        """Finish the piece of work that is done now."""
+        """Finish what is over now."""
         self._advance(now)
+        if self._lingering_until is not None and now >= self._lingering_until:
+            self._next_batch(now)
+            return
         heapq.heappop(self._running)[2](now)
 
     def _pace(self) -> float:
@@ -191,6 +198,12 @@ class _Replica:
         if self._computing or not self._waiting:
             return
         size = min(len(self._waiting), self.cluster.max_batch)
+        if size < min(self._last_size, self.cluster.max_batch):
+            if self._lingering_until is None:
+                self._lingering_until = now + CPU.linger
+            if now < self._lingering_until:
+                return
+        self._last_size, self._lingering_until = size, None
         batch, self._computing = [self._waiting.popleft() for _ in range(size)], True
 
         def then(now: float) -> None:
@@ -251,7 +264,15 @@ def simulate(costs: Sequence[Costs], cluster: Cluster, rate: float, seconds: flo
     return outcome
 
 
-def goodput(costs: Sequence[Costs], cluster: Cluster, requests: int = 20_000, seed: int = 0) -> Outcome:
+def goodput(
+    costs: Sequence[Costs],
+    cluster: Cluster,
+    requests: int = 20_000,
+    seed: int = 0,
+    *,
+    seconds: float | None = None,
+    attempts: int = 1,
+) -> Outcome:
     """Return the outcome at the highest sustained rate, to within `PRECISION`.
 
     Args:
@@ -259,15 +280,19 @@ def goodput(costs: Sequence[Costs], cluster: Cluster, requests: int = 20_000, se
         cluster: the replicas.
         requests: of each simulated rate.
         seed: of `simulate`.
+        seconds: of each simulated rate, in place of a number of requests.
+        attempts: a rate is sustained if it is in one of them.
     """
     mean = sum(one.processor_seconds(cluster.max_batch) for one in costs) / len(costs)
     low, high = 0.0, cluster.replicas * cluster.cores / mean
     best = Outcome(0.0)
     while high - low > PRECISION * high:
         rate = (low + high) / 2
-        found = simulate(costs, cluster, rate, requests / rate, seed)
-        if found.sustained:
-            low, best = rate, found
+        for attempt in range(attempts):
+            found = simulate(costs, cluster, rate, seconds or requests / rate, seed + attempt)
+            if found.sustained:
+                low, best = rate, found
+                break
         else:
             high = rate
     return best

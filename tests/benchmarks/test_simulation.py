@@ -3,7 +3,8 @@ import random
 
 import pytest
 
-from benchmarks.simulation import Cluster, Costs, Routing, goodput, simulate
+from benchmarks.scaling import Busy, fitted
+from benchmarks.simulation import Cluster, Costs, Outcome, Routing, _Replica, _Request, goodput, simulate
 
 ENDLESS = 10**9
 """Of a queue that never refuses, as those of the formulas."""
@@ -38,6 +39,26 @@ def test_requests_that_arrive_together_are_computed_in_batches() -> None:
     assert batched.rate < 32 / (0.02 + 32 * 0.001)
 
 
+def test_a_batch_smaller_than_the_one_before_waits_in_vain_for_a_hundredth_of_a_second() -> None:
+    """Of two requests that come while the first is computed, and one a second later, the last waits for another."""
+    replica, one = _Replica(Cluster(), 1.0, outcome := Outcome(0.0)), Costs([0.0], (), 0.02, 0.0)
+    last = 0.0
+    for now in (0.0, 0.001, 0.002, 1.0, math.inf):
+        while (when := replica.next_completion(last)) is not None and when <= now:
+            replica.complete(when)
+            last = when
+        if now < math.inf:
+            replica.accept(_Request(now, one, 0.0, 0.0), now)
+    assert outcome.batches == 3
+    assert outcome.latencies == pytest.approx([0.02, 0.039, 0.038, 0.03])
+
+
+def test_a_rate_is_sustained_if_it_is_in_one_of_the_attempts() -> None:
+    one = Costs(exponential(0.01), (), 0.0, 0.0)
+    rates = [goodput([one], Cluster(), seconds=5, seed=seed).rate for seed in (0, 1)]
+    assert goodput([one], Cluster(), seconds=5, attempts=2).rate >= max(rates)
+
+
 def test_a_full_queue_refuses_and_is_not_sustained() -> None:
     outcome = simulate([Costs([0.0], (), 0.1, 0.0)], Cluster(max_batch=1, queue=4), 100, 10)
     assert outcome.refused > 0
@@ -57,3 +78,11 @@ def test_the_same_seed_has_the_same_outcome() -> None:
     one, cluster = Costs(exponential(0.005), exponential(0.01), 0.004, 0.001), Cluster(3)
     first, second = (simulate([one], cluster, 50, 5, seed=2) for _ in range(2))
     assert first == second
+
+
+def test_costs_are_fitted_to_processor_time_by_size_of_batch() -> None:
+    """Exactly where batches differ; where they stay small, a batch costs what it does without a service."""
+    assert fitted([Busy(0.005 + 0.008 / m, m, 0.0) for m in (1.0, 4.0, 16.0)], 0.008) == pytest.approx((0.005, 0.008))
+    request, batch = fitted([Busy(0.06, 1.0, 0.0)] * 3, 0.008)
+    assert batch == pytest.approx(0.008, rel=0.01)
+    assert request + batch == pytest.approx(0.06)
