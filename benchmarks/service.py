@@ -11,7 +11,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -49,6 +49,9 @@ GOALS: Final = {
     "text_decisions_of_two_workers_vs_one": 1.85,
 }
 WORKERS: Final = 2  # compared with one
+IDLE: Final = 0.6  # processors in use below which the next trial begins; LitServe takes 0.3 without requests
+IDLE_SECONDS: Final = 0.5  # over which they are counted
+MAX_WAIT: Final = 60.0  # seconds, for a service to compute what was given up
 MEMORY_GOAL_MIB: Final = 80.0  # of each worker beyond the first
 
 
@@ -150,12 +153,14 @@ async def measure(
                 for name in names:
                     trials, most = measured[name].trials[subset], measured[name].most[subset]
                     rate = next_rate(trials, most, LOWEST if subset in COMPARED else 0.5)
+                    await idle(services.values())
                     trials.append(await offer(clients[name], requests, rate, seconds, services[name]))
             for name in names:
                 measured[name].trials[subset].sort(key=lambda trial: trial.rate)
             if subset in COMPARED and "one_worker" in names:
                 rate = USUAL * (measured["one_worker"].goodput(subset) or measured["one_worker"].most[subset])
                 for name in ("one_worker", "ours"):
+                    await idle(services.values())
                     measured[name].usual[subset] = await offer(clients[name], requests, rate, 2 * seconds)
     finally:
         for client in clients.values():
@@ -163,6 +168,20 @@ async def measure(
     for name, running in services.items():
         measured[name].memory_mib = running.memory_mib()
     return measured
+
+
+async def idle(services: Collection[Service]) -> None:
+    """Wait until no service computes: one that was overloaded goes on with requests that the client has given up.
+
+    Raises:
+        TimeoutError: one computes for too long.
+    """
+    async with asyncio.timeout(MAX_WAIT):
+        while True:
+            before = sum(one.cpu_seconds() for one in services)
+            await asyncio.sleep(IDLE_SECONDS)
+            if sum(one.cpu_seconds() for one in services) - before < IDLE * IDLE_SECONDS:
+                return
 
 
 def next_rate(trials: Sequence[Trial], most: float, lowest: float) -> float:

@@ -1,9 +1,11 @@
+import asyncio
 import math
 
 import pytest
 
 from benchmarks.__main__ import BENCHES, table
-from benchmarks.service import LOWEST, PEERS, RISE, Measured, Trial, difference, next_rate, offer
+from benchmarks.processes import Service
+from benchmarks.service import IDLE_SECONDS, LOWEST, PEERS, RISE, Measured, Trial, difference, idle, next_rate, offer
 from model.modality import COMPLETE, SUBSETS
 from tests.support.virtual_time import run
 from tools.load.client import Client, Request, Response
@@ -15,6 +17,24 @@ def test_goodput_is_the_highest_sustained_rate() -> None:
     trials = [Trial(5, 5, 10, 20, 30, 0), Trial(9, 9, 10, 20, 480, 0), Trial(12, 11, 10, 20, 900, 0)]
     assert Measured(trials={COMPLETE: trials}).goodput(COMPLETE) == 9
     assert Measured(trials={COMPLETE: [Trial(5, 4, 10, math.inf, math.inf, 3)]}).goodput(COMPLETE) == 0
+
+
+class Busy(Service):
+    """Uses a whole processor for the first three seconds of virtual time, and a tenth of one from then on."""
+
+    def __init__(self) -> None: ...
+
+    def cpu_seconds(self) -> float:
+        now = asyncio.get_running_loop().time()
+        return min(now, 3.0) + 0.1 * max(0.0, now - 3.0)
+
+
+def test_a_trial_begins_once_no_service_computes() -> None:
+    async def waited() -> float:
+        await idle([Busy()])
+        return asyncio.get_running_loop().time()
+
+    assert 3.0 < run(waited()) <= 3.0 + 2 * IDLE_SECONDS
 
 
 def test_answers_differ_by_their_largest_class_difference() -> None:
