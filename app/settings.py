@@ -180,7 +180,8 @@ class Settings(BaseSettings):
     max_batch_cost: float | None = Field(default=None, gt=0)
     """Cost of one forward pass; a default for the device if not given. A more expensive request is computed alone."""
     batch_delay_ms: float = Field(default=0.0, ge=0)
-    """How long a batch that is not full waits for more requests."""
+    """How long a batch that is not full waits for more requests; on the CPU, at least 10 ms if it is smaller than the
+    batch before."""
     deadline: float = Field(default=30.0, gt=0)
     """From the last byte of a request's body to its answer."""
     retry_after: int = Field(default=1, ge=1, le=60)

@@ -128,13 +128,9 @@ def busy_seconds(replicas: Sequence[Service], subset: ModalitySet, each: int, se
         return [sum(one.cpu_seconds() for one in replicas), time.process_time(), *metrics]
 
     async def load(length: float) -> None:
-        clients = [Client(one.port) for one in replicas]
         requests = Bodies().requests(subset)
-        try:
-            await asyncio.gather(*(capacity(one, requests, length, warm_up=0.0, workers=each) for one in clients))
-        finally:
-            for one in clients:
-                one.close()
+        with closing(Replicas([one.port for one in replicas])) as group:
+            await asyncio.gather(*(capacity(one, requests, length, warm_up=0.0, workers=each) for one in group.clients))
 
     uvloop.run(load(0.2 * seconds))
     before = counted()

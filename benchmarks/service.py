@@ -153,14 +153,14 @@ async def measure(
                 for name in names:
                     trials, most = measured[name].trials[subset], measured[name].most[subset]
                     rate = next_rate(trials, most, LOWEST if subset in COMPARED else 0.5)
-                    await idle(services.values())
+                    await await_idle(services.values())
                     trials.append(await offer(clients[name], requests, rate, seconds, services[name]))
             for name in names:
                 measured[name].trials[subset].sort(key=lambda trial: trial.rate)
             if subset in COMPARED and "one_worker" in names:
                 rate = USUAL * (measured["one_worker"].goodput(subset) or measured["one_worker"].most[subset])
                 for name in ("one_worker", "ours"):
-                    await idle(services.values())
+                    await await_idle(services.values())
                     measured[name].usual[subset] = await offer(clients[name], requests, rate, 2 * seconds)
     finally:
         for client in clients.values():
@@ -170,7 +170,7 @@ async def measure(
     return measured
 
 
-async def idle(services: Collection[Service]) -> None:
+async def await_idle(services: Collection[Service]) -> None:
     """Wait until no service computes: one that was overloaded goes on with requests that the client has given up.
 
     Raises:

@@ -198,7 +198,7 @@ class _Replica:
         if self._computing or not self._waiting:
             return
         size = min(len(self._waiting), self.cluster.max_batch)
-        if size < min(self._last_size, self.cluster.max_batch):
+        if size < self._last_size:
             if self._lingering_until is None:
                 self._lingering_until = now + CPU.linger
             if now < self._lingering_until:

@@ -253,7 +253,8 @@ class Batcher(Generic[J, R]):
                 if self.stopping or now >= held_until or size in {0, self._max_batch} or size < len(self._waiting):
                     break
                 self._changed.wait(min(HEARTBEAT, held_until - now))
-            self._last_size = size or self._last_size
+            if size:
+                self._last_size = size
             entries = [self._waiting.popleft() for _ in range(size)]
             for entry in entries:
                 self.admission.release(entry.ticket)

@@ -5,7 +5,18 @@ import pytest
 
 from benchmarks.__main__ import BENCHES, table
 from benchmarks.processes import Service
-from benchmarks.service import IDLE_SECONDS, LOWEST, PEERS, RISE, Measured, Trial, difference, idle, next_rate, offer
+from benchmarks.service import (
+    IDLE_SECONDS,
+    LOWEST,
+    PEERS,
+    RISE,
+    Measured,
+    Trial,
+    await_idle,
+    difference,
+    next_rate,
+    offer,
+)
 from model.modality import COMPLETE, SUBSETS
 from tests.support.virtual_time import run
 from tools.load.client import Client, Request, Response
@@ -31,7 +42,7 @@ class Busy(Service):
 
 def test_a_trial_begins_once_no_service_computes() -> None:
     async def waited() -> float:
-        await idle([Busy()])
+        await await_idle([Busy()])
         return asyncio.get_running_loop().time()
 
     assert 3.0 < run(waited()) <= 3.0 + 2 * IDLE_SECONDS

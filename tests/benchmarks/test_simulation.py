@@ -3,8 +3,9 @@ import random
 
 import pytest
 
+from app.engine.batch_cost import CPU
 from benchmarks.scaling import Busy, fitted
-from benchmarks.simulation import Cluster, Costs, Outcome, Routing, _Replica, _Request, goodput, simulate
+from benchmarks.simulation import Cluster, Costs, Routing, goodput, simulate
 
 ENDLESS = 10**9
 """Of a queue that never refuses, as those of the formulas."""
@@ -39,18 +40,12 @@ def test_requests_that_arrive_together_are_computed_in_batches() -> None:
     assert batched.rate < 32 / (0.02 + 32 * 0.001)
 
 
-def test_a_batch_smaller_than_the_one_before_waits_in_vain_for_a_hundredth_of_a_second() -> None:
-    """Of two requests that come while the first is computed, and one a second later, the last waits for another."""
-    replica, one = _Replica(Cluster(), 1.0, outcome := Outcome(0.0)), Costs([0.0], (), 0.02, 0.0)
-    last = 0.0
-    for now in (0.0, 0.001, 0.002, 1.0, math.inf):
-        while (when := replica.next_completion(last)) is not None and when <= now:
-            replica.complete(when)
-            last = when
-        if now < math.inf:
-            replica.accept(_Request(now, one, 0.0, 0.0), now)
+def test_a_batch_smaller_than_the_one_before_waits_for_another_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two requests that come while the first is computed, and one a second later, the last waits in vain."""
+    monkeypatch.setattr("benchmarks.simulation.poisson", lambda *_: iter((0.0, 0.001, 0.002, 1.0)))
+    outcome = simulate([Costs([0.0], (), 0.02, 0.0)], Cluster(), 1, 1)
     assert outcome.batches == 3
-    assert outcome.latencies == pytest.approx([0.02, 0.039, 0.038, 0.03])
+    assert outcome.latencies == pytest.approx([0.02, 0.039, 0.038, 0.02 + CPU.linger])
 
 
 def test_a_rate_is_sustained_if_it_is_in_one_of_the_attempts() -> None:
