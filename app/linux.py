@@ -7,7 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+PR_SET_DUMPABLE: Final = 4
 PR_SET_NO_NEW_PRIVS: Final = 38
 M_TRIM_THRESHOLD: Final = -1  # malloc.h
 M_MMAP_THRESHOLD: Final = -3

@@ -167,7 +167,7 @@ class Settings(BaseSettings):
     feature_threads: int = Field(default_factory=lambda: min(4, _processors()), gt=0)
     """Threads that normalise features and reduce them to slots."""
     compute_workers: int = Field(default_factory=lambda: min(4, _processors()), gt=0)
-    """Batches computed at the same time on the CPU, with shared weights; one on an accelerator."""
+    """Batches computed at the same time on the CPU, if several each in a process; one on an accelerator."""
     compute_threads: int = Field(default_factory=lambda: max(1, _processors() // 4), gt=0)
     """Threads of one computation on the CPU; `compute_workers` times as many are busy under load."""
     queue_size: int = Field(default=256, gt=0)

@@ -9,6 +9,8 @@ import os
 
 # Before the import of NumPy, which reads it: one thread is fastest for small arrays, and pytest runs several processes.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Several workers are processes, which take seconds to start. Tests of them ask for them.
+os.environ["EMMR_COMPUTE_WORKERS"] = "1"
 
 from collections.abc import Iterator
 from importlib.util import find_spec

@@ -103,6 +103,7 @@ def _components(engine: Engine) -> dict[str, Component]:
             state="stopped" if not batcher.alive else "running" if responsive else SILENT,
             detail={
                 "workers": batcher.workers,
+                "processes_started": 0 if predictor is None else predictor.processes_started,
                 "heartbeat_age_seconds": round(batcher.silence, 3),
                 "failed_batches": batcher.failures,
                 "out_of_memory": batcher.shortages,

@@ -106,7 +106,7 @@ class Decoder:
         ours, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment |= {
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+            "PYTHONPATH": import_path(),
             # Threads take address space, and decoding uses none.
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
@@ -242,3 +242,8 @@ def _remaining(deadline: float) -> float:
     if remaining <= 0:
         raise TimeoutError
     return remaining
+
+
+def import_path() -> str:
+    """Return the value of PYTHONPATH with which another process imports what this one does."""
+    return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)

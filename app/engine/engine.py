@@ -15,8 +15,17 @@ from typing import TYPE_CHECKING, Final
 from app.decoding.pool import DecodePool
 from app.engine.batcher import HEARTBEAT, Batcher
 from app.engine.lifecycle import Lifecycle, Phase
-from app.engine.predictor import Options, Predictor, PreparedRequest, Result, is_out_of_memory, load_languages
+from app.engine.predictor import (
+    COMPUTE_NICENESS,
+    Options,
+    Predictor,
+    PreparedRequest,
+    Result,
+    is_out_of_memory,
+    load_languages,
+)
 from app.engine.preprocess import Pool, Preprocessor
+from app.engine.processes import load_predictor
 from app.engine.warmup import warm_up
 from app.errors import DeadlinePassed, NotReady, QueueFull, ReloadRefused, ReloadUnderway, ServiceError, UploadError
 from app.linux import return_free_memory
@@ -31,8 +40,6 @@ if TYPE_CHECKING:
     from model.baselines.systems import Network
     from model.checkpoint import Checkpoint
 
-COMPUTE_NICENESS: Final = 5
-"""Of threads that compute on processors, so that the event loop and the decoders do not wait for those they feed."""
 WARM_UP_SECONDS: Final = 120.0  # for one request of the warm-up: the first compiles and allocates
 WEIGHTS_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """Name of a weights folder in a reload request: no path separator, and neither `.` nor `..`."""
@@ -85,7 +92,7 @@ class Engine:
         on_batch: called with every batch, on a worker's thread.
         on_failure: called once, on any thread, when the service has failed for good.
         pool: decodes the files; processes of this machine if None.
-        load: weights folder, device and threads → predictor, as `Predictor.load`, which is used if None.
+        load: weights folder, device and threads → predictor, as `Predictor.load`; `load_predictor` if None.
     """
 
     def __init__(
@@ -144,6 +151,8 @@ class Engine:
             self._abandon_worker("the worker did not finish what was accepted")
         if self._watchdog is not None:
             self._watchdog.cancel()
+        if self.predictor is not None:
+            self.predictor.close()
         await asyncio.to_thread(self.pool.stop)
         self._loader.shutdown()
         if self.transcriber is not None:
@@ -302,7 +311,7 @@ class Engine:
 
     async def _load(self, weights: Path) -> Predictor:
         settings = self.settings
-        load = self._load_predictor or Predictor.load
+        load = self._load_predictor or partial(load_predictor, settings)
         predictor = await asyncio.get_running_loop().run_in_executor(
             self._loader, load, weights, settings.device, settings.compute_threads
         )
@@ -339,7 +348,7 @@ class Engine:
             self._loading = None  # the task's result is the predictor, which a reload replaces
             self._use(predictor)
             if predictor.on_cpu:
-                self.batcher.start(self.settings.compute_workers, COMPUTE_NICENESS)
+                self.batcher.start(self.settings.compute_workers, COMPUTE_NICENESS if predictor.computes_here else 0)
             else:  # a CUDA device runs one batch at a time, and its recorded graphs have one set of buffers
                 self.batcher.start()
             self.lifecycle.advance(Phase.WARMING)

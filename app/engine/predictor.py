@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from app.engine.batch_cost import ACCELERATOR, CPU, Rates, encoding_cost, estimate_tokens, group_by_length
 from app.settings import Transcribe
@@ -25,6 +25,10 @@ if TYPE_CHECKING:  # PyTorch is imported on load, so that the process listens, a
     from model.features.visual.openface import FaceTrack
     from model.network.decision import Decision
     from model.pipeline import Pipeline
+
+
+COMPUTE_NICENESS: Final = 5
+"""Of what computes on processors, so that the event loop and the decoders do not wait for those they feed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,11 @@ class Predictor:
         pipeline: its extractor is used from any thread, its network too on the CPU, else from one thread at a time.
     """
 
+    computes_here: ClassVar = True
+    """Whether `decide` computes in this process."""
+    processes_started: int = 0
+    """Processes that compute, those that were replaced included."""
+
     def __init__(self, pipeline: "Pipeline") -> None:
         self.pipeline = pipeline
         self.known_good: Sequence[PreparedRequest] = ()
@@ -294,6 +303,9 @@ class Predictor:
     def on_cpu(self) -> bool:
         """Whether the model runs on the CPU."""
         return self.pipeline.device.type == "cpu"
+
+    def close(self) -> None:
+        """Free what is held outside of this process: nothing."""
 
     def check(self) -> None:
         """Run the known-good requests; raises whatever the device or the model raises."""

@@ -8,10 +8,9 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
@@ -22,11 +21,12 @@ from ray.serve.handle import DeploymentHandle
 from app.decoding.pool import DecodePool, PoolState
 from app.decoding.protocol import Json
 from app.engine.engine import WEIGHTS_NAME, Engine, weights_folder
-from app.engine.predictor import Predictor, PreparedRequest, Result, is_out_of_memory
+from app.engine.predictor import Predictor, PreparedRequest
+from app.engine.remote import Outcome, decide
 from app.engine.warmup import SENTENCE
 from app.errors import UploadError
 from app.linux import erase_variables, forbid_dumps
-from app.logging import configure_logging, get_logger
+from app.logging import configure_logging
 from app.main import create_app
 from app.ray.handles import RemotePool, RemotePredictor
 from app.settings import SECRET_VARIABLES, Settings
@@ -104,9 +104,7 @@ class Device:
         except EMMRError as error:
             return error
 
-    async def decide(
-        self, folder: Path, version: str, batch: Sequence[PreparedRequest]
-    ) -> tuple[Sequence[Result] | Exception, int]:
+    async def decide(self, folder: Path, version: str, batch: Sequence[PreparedRequest]) -> tuple[Outcome, int]:
         """Decide on a batch.
 
         Args:
@@ -121,9 +119,7 @@ class Device:
             predictor = await self._predictor(folder, version)
         except EMMRError as error:
             return error, 0
-        for request in batch:
-            request.predictor = predictor
-        outcome = await asyncio.get_running_loop().run_in_executor(self._thread, _decide, predictor, batch)
+        outcome = await asyncio.get_running_loop().run_in_executor(self._thread, decide, predictor, batch)
         return outcome, predictor.device_memory()
 
     async def check_health(self) -> None:
@@ -154,17 +150,6 @@ class Device:
         self._loaded[predictor.pipeline.checkpoint.version] = predictor
         for unused in list(self._loaded)[:-KEPT]:
             del self._loaded[unused]
-
-
-def _decide(predictor: Predictor, batch: Sequence[PreparedRequest]) -> list[Result] | Exception:
-    try:
-        results = predictor.decide(batch)
-    except Exception as error:
-        log = get_logger()
-        log.warning("batch failed", exc_info=error)
-        # The type of an accelerator's exception may not exist where the batch comes from.
-        return MemoryError() if is_out_of_memory(error) else RuntimeError(f"{type(error).__name__} on the device")
-    return [replace(result, request=cast("PreparedRequest", None)) for result in results]
 
 
 class ServiceConfig(BaseModel, extra="forbid"):

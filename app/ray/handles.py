@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Final, Literal, Self, TypeVar, cast
+from typing import IO, Any, Final, Literal, Self, TypeVar
 
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -13,6 +12,7 @@ from app.decoding.pool import PoolState
 from app.decoding.protocol import Json
 from app.engine.batch_cost import ACCELERATOR, CPU, Rates
 from app.engine.predictor import Predictor, PreparedRequest, Result
+from app.engine.remote import attach, detach
 from app.errors import DecoderFailed, NoDecoder
 from model.pipeline import Pipeline
 
@@ -69,6 +69,8 @@ class RemotePredictor(Predictor):
         device: name of the device there.
     """
 
+    computes_here = False
+
     def __init__(self, pipeline: Pipeline, handle: DeploymentHandle, device: str) -> None:
         super().__init__(pipeline)
         self._handle, self._device, self._memory = handle, device, 0
@@ -95,9 +97,9 @@ class RemotePredictor(Predictor):
             CheckpointError: the weights folder has other content there, or none.
         """
         checkpoint = self.pipeline.checkpoint
-        sent = [replace(request, predictor=cast("Predictor", None)) for request in batch]
+        sent = detach(batch)
         outcome, self._memory = _result(lambda: self._handle.decide.remote(checkpoint.folder, checkpoint.version, sent))
-        return [replace(result, request=request) for result, request in zip(_unwrap(outcome), batch, strict=True)]
+        return attach(outcome, batch)
 
     @property
     def rates(self) -> Rates:

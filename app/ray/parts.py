@@ -62,7 +62,7 @@ class PartActor(ABC):
         self._system, self._out = fsspec.url_to_fs(out, **storage)
         self.runner = asyncio.Runner()
         """Of the engine; it is idle between two calls of `answer`."""
-        one = {"decode_workers": 1, "feature_threads": 1, "compute_threads": 1}
+        one = {"decode_workers": 1, "feature_threads": 1, "compute_workers": 1, "compute_threads": 1}
         self.engine = self.runner.run(self.start_engine(settings.model_copy(update=one)))
         self.model = model_name(self.engine.checkpoint)
 

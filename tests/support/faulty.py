@@ -59,5 +59,9 @@ def exhaust_memory(device: str) -> None:
 
 if __name__ == "__main__":
     # Without `forbid_dumps` its descriptors can be counted by a process that is not root's.
-    with patch.object(Predictor, "decide", faulty(Predictor.decide)), patch("app.linux.forbid_dumps", bool):
+    with (
+        patch.object(Predictor, "decide", faulty(Predictor.decide)),
+        patch("app.engine.processes.MODULE", "tests.support.faulty_fork_server"),
+        patch("app.linux.forbid_dumps", bool),
+    ):
         main()

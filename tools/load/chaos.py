@@ -16,6 +16,7 @@ import psutil
 
 from tools.load import (
     faults_client,
+    faults_compute,
     faults_decoder,
     faults_disk,
     faults_forward,
@@ -40,6 +41,8 @@ SHARED: Final[dict[str, Case]] = {
     "forward-raises": faults_forward.raising,
     "forward-out-of-memory": faults_forward.out_of_memory,
     "forward-out-of-memory-in-company": faults_forward.out_of_memory_in_batch,
+    "computing-killed": faults_compute.killed,
+    "forking-killed": faults_compute.server_killed,
     "slow-bodies": partial(faults_client.slow_bodies, limit=SLOW_SECONDS),
     "slow-heads": partial(faults_client.slow_heads, limit=SLOW_SECONDS),
     "upgrades": faults_client.upgrades,
@@ -80,9 +83,13 @@ async def run_case(name: str, case: Case, service: Service, scale: Scale) -> Res
         return Result(name, failures=[f"{type(error).__name__}: {error}"])
 
 
-def _with_faults(weights: Path) -> AbstractContextManager[Service]:
+def _with_faults(weights: Path, workers: int = 2) -> AbstractContextManager[Service]:
     return serving(
-        weights, program=WITH_FAULTS, EMMR_BODY_TIMEOUT=str(SLOW_SECONDS), EMMR_HEAD_TIMEOUT=str(SLOW_SECONDS)
+        weights,
+        program=WITH_FAULTS,
+        EMMR_BODY_TIMEOUT=str(SLOW_SECONDS),
+        EMMR_HEAD_TIMEOUT=str(SLOW_SECONDS),
+        EMMR_COMPUTE_WORKERS=str(workers),
     )
 
 
@@ -91,7 +98,7 @@ STARTS: Final[dict[str, Callable[[Path], AbstractContextManager[Service]]]] = {
     "temporary-space": faults_disk.with_small_budget,
     "half-sent-heads": faults_client.with_few_descriptors,
     "reloads": faults_reload.with_reloads,
-    "device-lost": _with_faults,
+    "device-lost": partial(_with_faults, workers=1),  # a process that has lost its device would be replaced
 }
 """How these processes are started, where not by `serving`."""
 

@@ -29,6 +29,7 @@ STOP_SECONDS: Final = 90.0
 SECOND_SIGNAL: Final = 0.1
 MIB: Final = 2**20
 DECODER: Final = "app.decoding.worker"  # in the command line of a decoder process
+COMPUTING: Final = "fork_server"  # in that of the processes that compute, and of the one that has forked them
 Event = dict[str, Any]
 
 
@@ -55,6 +56,13 @@ class Sample:
 
     at: float
     resources: Resources
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:  # it has ended
+        return 0
 
 
 class Service:
@@ -132,10 +140,20 @@ class Service:
 
     def decoders(self) -> list[psutil.Process]:
         """Return the running decoder processes."""
+        return self._running(DECODER)
+
+    def computing(self) -> tuple[list[psutil.Process], list[psutil.Process]]:
+        """Return the running process that forks, and those that compute; both empty where threads do."""
+        found = self._running(COMPUTING)
+        forking = [process for process in found if process.ppid() == self.pid]
+        return forking, [process for process in found if process not in forking]
+
+    def _running(self, name: str) -> list[psutil.Process]:
+        """Return the running children whose command line contains `name`."""
         found = []
         for child in self._children():
             with suppress(psutil.Error):
-                if DECODER in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                if name in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
                     found.append(child)
         return found
 
@@ -146,11 +164,9 @@ class Service:
 
     def resources(self) -> Resources:
         """Return what it holds now."""
-        serving, decoders = psutil.Process(self.pid), 0
-        for child in self._children():
-            with suppress(psutil.Error):
-                decoders += child.memory_info().rss
-        rss = serving.memory_info().rss + decoders
+        serving = psutil.Process(self.pid)
+        decoders, all_children = (sum(map(_resident, found)) for found in (self.decoders(), self._children()))
+        rss = serving.memory_info().rss + all_children
         return Resources(rss, decoders, serving.num_fds(), self._temporary_files())
 
     def _temporary_files(self) -> int:

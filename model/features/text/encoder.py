@@ -68,6 +68,7 @@ class TextEncoder:
         self.device = device
         self._source = str(packaged_folder()) if config.encoder == PACKAGED else config.encoder
         self._local = config.encoder == PACKAGED or Path(self._source).is_dir()
+        self._freed = False
         self._merged: list[Mapping[str, Tensor]] = []
         self._packed: PackedBert | None = None
         try:
@@ -118,7 +119,13 @@ class TextEncoder:
         self._merged.append(adapters)
 
     def __call__(self, sentences: Sequence[str]) -> list[TextFeatures]:
-        """Encode sentences in batches of similar length; the result is in the order of the sentences."""
+        """Encode sentences in batches of similar length; the result is in the order of the sentences.
+
+        Raises:
+            RuntimeError: the weights have been freed.
+        """
+        if self._freed:
+            raise RuntimeError("the weights of the text encoder have been freed")
         limit = self.config.max_tokens
         if not sentences:
             return []
@@ -131,6 +138,12 @@ class TextEncoder:
             batch = order[start : start + BATCH]
             encoded.update(zip(batch, self._encode([kept[i] for i in batch]), strict=True))
         return [TextFeatures(encoded[i], lengths[i], lengths[i] > limit) for i in range(len(kept))]
+
+    def free_weights(self) -> None:
+        """Free the encoder's weights: afterwards sentences can be split into tokens, and not encoded."""
+        self._freed, self._packed = True, None
+        self._merged.clear()
+        self.__dict__.pop("model", None)
 
     def has_tokens(self, sentence: str) -> bool:
         """Whether a sentence has tokens beside `[CLS]` and `[SEP]`; accents and control characters alone have none."""

@@ -15,9 +15,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from pydantic.types import StringConstraints
 
-from app.engine.engine import COMPUTE_NICENESS, WEIGHTS_NAME, Engine, weights_folder
+from app.engine.engine import WEIGHTS_NAME, Engine, weights_folder
 from app.engine.lifecycle import Phase
-from app.engine.predictor import Options, Predictor, Result
+from app.engine.predictor import COMPUTE_NICENESS, Options, Predictor, Result
 from app.errors import NotReady, ReloadRefused, ReloadUnderway
 from app.settings import Settings
 from app.uploads.form import RawForm

@@ -29,6 +29,7 @@ def service(tiny_weights: Path) -> Iterator[Service]:
         EMMR_HEAD_TIMEOUT=str(SLOW_SECONDS),
         EMMR_MAX_UPLOADS_PER_ADDRESS=str(SMALL.clients - 2),
         EMMR_ADMIN_KEYS=f'["{faults_reload.KEY}"]',
+        EMMR_COMPUTE_WORKERS="2",
         EMMR_DECODE_WORKERS="2",
         EMMR_DECODE_TIMEOUT="6",
         EMMR_QUEUE_SIZE="64",
