@@ -58,6 +58,11 @@ SECRET_VARIABLES: Final = ("EMMR_API_KEYS", "EMMR_ADMIN_KEYS")
 """Environment variables of secret settings; `emmr serve` erases them once they are read."""
 
 
+def environment_without_keys() -> dict[str, str]:
+    """Return the environment variables of this process but the secret ones, for processes that it starts."""
+    return {name: value for name, value in os.environ.items() if name.upper() not in SECRET_VARIABLES}
+
+
 def unknown_variables(environment: Iterable[str]) -> Mapping[str, str | None]:
     """Return the variables that begin as a setting's but set none, each with the name most like it, if any is."""
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]

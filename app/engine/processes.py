@@ -1,7 +1,6 @@
 """Batches computed in processes of their own, where nothing waits for the interpreter's lock of the service."""
 
 import ctypes
-import os
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ from app.decoding.process import import_path
 from app.engine.predictor import Predictor, PreparedRequest, Result
 from app.engine.remote import attach, detach
 from app.linux import return_free_memory
-from app.settings import SECRET_VARIABLES, Settings
+from app.settings import Settings, environment_without_keys
 from model.errors import CheckpointError, EMMRError
 
 if TYPE_CHECKING:
@@ -70,13 +69,12 @@ class ForkServer:
         """
         self.stop()
         ours, theirs = Pipe()
-        environment = {name: value for name, value in os.environ.items() if name.upper() not in SECRET_VARIABLES}
         with theirs:
             self._process = subprocess.Popen[bytes](
                 [sys.executable, "-P", "-B", "-m", MODULE, *self._arguments, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env=environment | {"PYTHONPATH": import_path()},
+                env=environment_without_keys() | {"PYTHONPATH": import_path()},
                 # Ctrl-C in the terminal must reach the serving process only, which finishes its requests first.
                 start_new_session=True,
             )
