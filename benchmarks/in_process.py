@@ -15,10 +15,9 @@ from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import torch
-
 from app.engine.predictor import Predictor, PreparedRequest
-from app.settings import DEFAULT_WEIGHTS
+from app.engine.processes import load_predictor
+from app.settings import DEFAULT_WEIGHTS, Settings
 from benchmarks.bodies import Bodies
 from model.features.audio.loading import read_sound
 from model.features.audio.raw_features import extract_voice
@@ -69,7 +68,7 @@ def decisions_per_second(predictor: Predictor, subset: ModalitySet, seconds: flo
 
 
 def decisions_of_workers(predictor: Predictor, subset: ModalitySet, seconds: float, most: int) -> dict[int, float]:
-    """Return the decisions a second of one and of `most` threads on prepared requests: number of threads → rate.
+    """Return the decisions a second of one and of `most` workers on prepared requests: number of workers → rate.
 
     Both run in turn, several times.
     """
@@ -83,8 +82,8 @@ def decisions_of_workers(predictor: Predictor, subset: ModalitySet, seconds: flo
             found += len(predictor.decide(batch))
         return found
 
-    predictor.decide(batches[0])  # warm-up
     with ThreadPoolExecutor(most) as threads:
+        list(threads.map(predictor.decide, batches))  # warm-up
         for _ in range(ROUNDS):
             for number in (1, most):
                 began = time.perf_counter()
@@ -98,14 +97,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
-    parser.add_argument("--workers", type=int, default=0, help="compare this number of threads with one")
+    parser.add_argument("--workers", type=int, default=0, help="compare this number of processes with one")
     parser.add_argument("subsets", nargs="+", help="text+audio+visual, text, …; with --workers one of them")
     options = parser.parse_args()
-    predictor, subsets = Predictor.load(options.weights, "cpu"), [ModalitySet.parse(name) for name in options.subsets]
+    subsets = [ModalitySet.parse(name) for name in options.subsets]
     if options.workers:
-        torch.set_num_threads(1)  # in each of them
-        print(json.dumps(decisions_of_workers(predictor, subsets[0], options.seconds, options.workers)))
+        settings = Settings(compute_workers=options.workers, compute_threads=1)
+        workers = load_predictor(settings, options.weights, "cpu", 1)
+        print(json.dumps(decisions_of_workers(workers, subsets[0], options.seconds, options.workers)))
+        workers.close()
     else:
+        predictor = Predictor.load(options.weights, "cpu")
         print(json.dumps({s.name: decisions_per_second(predictor, s, options.seconds) for s in subsets}))
 
 

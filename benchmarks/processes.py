@@ -52,6 +52,11 @@ class Service:
         """Return the memory of the process and its descendants; shared pages count once (proportional set size)."""
         return sum(float(process.memory_full_info().pss) for process in self._tree()) / 2**20
 
+    def own_memory_mib(self, name: str) -> list[float]:
+        """Return the memory that each descendant whose command line contains `name` shares with no other process."""
+        found = [process for process in self._tree() if name in " ".join(process.cmdline())]
+        return [float(process.memory_full_info().uss) / 2**20 for process in found]
+
     def cpu_seconds(self) -> float:
         """Return the processor time of the process and its descendants since they started."""
         times = [process.cpu_times() for process in self._tree()]

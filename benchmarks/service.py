@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import uvloop
 
-from app.settings import Settings
+from app.engine import fork_server
 from benchmarks.bodies import Bodies
 from benchmarks.harness import Report, arguments, finish, machine_line
 from benchmarks.processes import OURS, ROOT, Service, service
@@ -110,6 +110,7 @@ class Measured:
         apart: the largest difference between batched and unbatched answers.
         usual: at the same rate as the other services; empty unless it was offered.
         memory_mib: at the end.
+        worker_mib: the memory that a process that computes shares with no other, at the end; 0 where threads compute.
     """
 
     trials: dict[ModalitySet, list[Trial]] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class Measured:
     apart: float = 0.0
     usual: dict[ModalitySet, Trial] = field(default_factory=dict)
     memory_mib: float = 0.0
+    worker_mib: float = 0.0
 
     def goodput(self, subset: ModalitySet) -> float:
         """Return the highest sustained rate; 0 where none was."""
@@ -167,6 +169,7 @@ async def measure(
             client.close()
     for name, running in services.items():
         measured[name].memory_mib = running.memory_mib()
+        measured[name].worker_mib = max(running.own_memory_mib(fork_server.__name__), default=0.0)
     return measured
 
 
@@ -301,11 +304,8 @@ def workers(report: Report, measured: Mapping[str, Measured], seconds: float) ->
                 report.medians[f"{name}_{subset.name}_usual_p99_ms"] = trial.p99
             if math.isfinite(ours.usual[subset].p99):
                 ratios[f"{label}_usual_p99_vs_one_worker"] = one.usual[subset].p99 / ours.usual[subset].p99
-        more = Settings().compute_workers - 1
-        if more:
-            memory = (ours.memory_mib - one.memory_mib) / more
-            report.medians["memory_of_a_worker_mib"] = memory
-            report.facts[f"memory_of_a_worker_goal_{MEMORY_GOAL_MIB:g}_met"] = memory <= MEMORY_GOAL_MIB
+        report.medians["memory_of_a_worker_mib"] = ours.worker_mib
+        report.facts[f"memory_of_a_worker_goal_{MEMORY_GOAL_MIB:g}_met"] = ours.worker_mib <= MEMORY_GOAL_MIB
     return ratios
 
 
