@@ -12,8 +12,10 @@ from benchmarks.service import (
     RISE,
     Measured,
     Trial,
+    attempt,
     await_idle,
     difference,
+    focus,
     next_rate,
     offer,
 )
@@ -46,6 +48,42 @@ def test_a_trial_begins_once_no_service_computes() -> None:
         return asyncio.get_running_loop().time()
 
     assert 3.0 < run(waited()) <= 3.0 + 2 * IDLE_SECONDS
+
+
+class Paused(Service):
+    """Records whether it is suspended."""
+
+    def __init__(self) -> None:
+        self.suspended = False
+
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+    def suspend(self) -> None:
+        self.suspended = True
+
+    def resume(self) -> None:
+        self.suspended = False
+
+
+def test_a_peer_that_polls_is_stopped_while_others_are_measured() -> None:
+    services = {"ours": Paused(), "naive": Paused(), "litserve": Paused()}
+    focus(services, "ours")
+    assert [name for name, service in services.items() if service.suspended] == ["litserve"]
+    focus(services, "litserve")
+    assert not any(service.suspended for service in services.values())
+
+
+def test_a_rate_is_offered_again_where_it_is_not_sustained(monkeypatch: pytest.MonkeyPatch) -> None:
+    late, good = Trial(9, 8, 10, 20, 900, 0), Trial(9, 9, 10, 20, 30, 0)
+    trials = [late, good, good]
+
+    async def next_trial(*_: object) -> Trial:
+        return trials.pop(0)
+
+    monkeypatch.setattr("benchmarks.service.offer", next_trial)
+    assert run(attempt({"ours": Paused()}, "ours", Client(1), iter(()), 9, 1)) is good
+    assert trials == [good]
 
 
 def test_answers_differ_by_their_largest_class_difference() -> None:

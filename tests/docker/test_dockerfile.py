@@ -28,6 +28,12 @@ def environment(stages: dict[str, Stage], name: str) -> dict[str, str]:
     return {key: value for stage in with_ancestors(stages, name) for key, value in stage.environment.items()}
 
 
+def ignore_rules(repository: Path) -> list[str]:
+    """The rules of .dockerignore."""
+    lines = (repository / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def reaches_the_builder(path: str, rules: list[str]) -> bool:
     """Whether .dockerignore lets a path through: the last rule that names it, or a folder it lies in, decides."""
     parts = path.split("/")
@@ -53,11 +59,7 @@ def test_every_base_image_is_a_full_version(stages: dict[str, Stage]) -> None:
 
 
 def test_everything_copied_exists_and_reaches_the_builder(repository: Path, stages: dict[str, Stage]) -> None:
-    rules = [
-        line
-        for line in (repository / ".dockerignore").read_text(encoding="utf-8").splitlines()
-        if line and not line.startswith("#")
-    ]
+    rules = ignore_rules(repository)
     sources = [
         source
         for stage in stages.values()
@@ -78,6 +80,14 @@ def test_everything_copied_exists_and_reaches_the_builder(repository: Path, stag
         "weights/mine/config.json",
     ):
         assert not reaches_the_builder(kept_out, rules), kept_out
+
+
+def test_what_the_ray_image_installs_reaches_the_builder(repository: Path) -> None:
+    rules = ignore_rules(repository)
+    installed = (repository / "docker/ray/Dockerfile").read_text(encoding="utf-8")
+    assert "--constraint constraints.txt --editable" in installed
+    for source in ("constraints.txt", "pyproject.toml", "README.md", "app", "emmr", "model", "weights/default"):
+        assert reaches_the_builder(source, rules), source
 
 
 def test_what_one_stage_takes_from_another_is_made_there(stages: dict[str, Stage]) -> None:
