@@ -46,8 +46,6 @@ export NO_GPU
 SERVE_STAMP := $(VENV)/.installed-serve
 DEV_STAMP := $(VENV)/.installed-dev
 FUZZ_STAMP := $(VENV)/.installed-fuzz
-RAY_STAMP := $(VENV)/.installed-ray
-WITH_RAY = $(wildcard $(VENV)/lib/*/site-packages/ray)
 AUDIT_STAMP := $(VENV)/.installed-audit
 RESULTS = $(if $(RECORD),--record) --json .cache/benches
 BENCH_STAMP := $(VENV)/.installed-bench
@@ -72,7 +70,7 @@ image-test:  ## Build and run the image TARGET=cpu (or cuda) with podman, as doc
 	docker/image_test $(or $(TARGET),cpu)
 
 .PHONY: test
-test: $(DEV_STAMP)  ## Check style, types, import directions and container files, and run the tests with coverage
+test: $(DEV_STAMP)  ## Check style, types, import directions and container files, and run the tests
 	@$(MAKE) --no-print-directory style
 	@$(MAKE) --no-print-directory --jobs=2 types pytest
 
@@ -90,12 +88,17 @@ types: $(DEV_STAMP)
 	$(MAKE) --no-print-directory docker-lint
 
 # Tests on Ray share one cluster and so run in one process, after the others. `make test-ray` runs those beside the core.
+PYTEST = $(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal -m 'not ray'
 pytest: $(DEV_STAMP)
-	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal --cov --cov-report=term $(if $(WITH_RAY),-m 'not ray')
-	$(if $(WITH_RAY),$(BIN)/pytest -m ray_core tests/app/ray)
+	$(PYTEST)
+	$(BIN)/pytest -m ray_core tests/app/ray
+
+.PHONY: coverage
+coverage: $(DEV_STAMP)  ## Run the tests with coverage, which takes a quarter longer
+	$(PYTEST) --cov --cov-report=term
 
 .PHONY: test-ray
-test-ray: $(RAY_STAMP)  ## Test serving, scoring and training on a Ray cluster of this machine
+test-ray: $(DEV_STAMP)  ## Test serving, scoring and training on a Ray cluster of this machine
 	$(BIN)/pytest tests/app/ray
 
 .PHONY: docker-lint
@@ -227,11 +230,12 @@ endif
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_CPU) --editable .
 	@touch $@
 
-# Compiled by all processors, pip uses one, and without most of what nothing imports: the tests of packages and the models
-# of Transformers. Files for a newer Python do not compile, hence "|| true".
+# Compiled by all processors, pip uses one, and without most of what nothing imports: the tests of packages, the models of
+# Transformers and Ray's libraries of training. Files for a newer Python do not compile, hence "|| true".
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt $(TORCH_CPU) --editable '.[dev]'
-	$(BIN)/python -m compileall -qq -j 0 -x '/(tests|models)/' $(VENV)/lib || true
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt $(TORCH_CPU) \
+		--editable '.[dev,ray-dev]'
+	$(BIN)/python -m compileall -qq -j 0 -x '/(tests|models|rllib|tune)/' $(VENV)/lib || true
 	@touch $@ $(SERVE_STAMP)
 
 $(BENCH_STAMP): $(DEV_STAMP)
@@ -240,10 +244,6 @@ $(BENCH_STAMP): $(DEV_STAMP)
 
 $(AUDIT_STAMP): $(DEV_STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[audit,dev]'
-	@touch $@
-
-$(RAY_STAMP): $(DEV_STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray-dev]'
 	@touch $@
 
 $(FUZZ_STAMP): pyproject.toml constraints.txt | $(BIN)/python

@@ -22,15 +22,11 @@ def launch() -> Iterator[Launch]:
         yield start
 
 
-@pytest.fixture(
-    scope="module", params=[("cpu", "1"), ("cpu", "2"), pytest.param(("cuda", "1"), marks=pytest.mark.cuda)]
-)
+@pytest.fixture(scope="module", params=DEVICES)
 def process(tiny_weights: Path, request: pytest.FixtureRequest) -> Iterator[Process]:
     """A process that survives the tests; requests within half a second run in one batch."""
-    device, workers = request.param
-    variables = {"EMMR_BATCH_DELAY_MS": "500", "EMMR_BODY_TIMEOUT": "0.5", "EMMR_COMPUTE_WORKERS": workers}
     with launching() as start:
-        process = start(tiny_weights, FAULTY, device, **variables)
+        process = start(tiny_weights, FAULTY, request.param, EMMR_BATCH_DELAY_MS="500", EMMR_BODY_TIMEOUT="0.5")
         process.ready()
         yield process
 
