@@ -85,4 +85,8 @@ def test_the_hooks_and_the_workflow_run_commands_of_this_repository() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert [repository["repo"] for repository in hooks["repos"]] == ["local"]
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
-    assert [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step] == [".ci/run", "make audit"]
+    assert [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step] == [
+        ".ci/run",
+        "make coverage",
+        "make audit",
+    ]
