@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 MODULE: Final = "app.engine.fork_server"
 START_SECONDS: Final = 120.0  # to load the weights, on a loaded machine
-CACHED_PRIMITIVES: Final = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "96"}
+CACHED_PRIMITIVES: Final = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 """oneDNN keeps what it compiles for each number of rows, a tenth of a megabyte each, and each process has its own. With
-its default of 1,024 a process takes 15 MiB more, and is no faster."""
+its default of 1,024 a process takes 25 MiB more, and is no faster."""
 FORK_SECONDS: Final = 10.0
 PAUSES: Final = (0.1, 0.5, 2.0)
 """Seconds between attempts to fork: the system may be short of processes or memory for a moment."""

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import ray
@@ -26,6 +28,9 @@ ENVIRONMENT: Final = {
 """Of every process of the cluster."""
 PROCESSORS: Final = 2
 """Of one replica of each deployment."""
+LAST_CLUSTER: Final = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 - as documented by ray.init
+"""Where `ray start` writes the address of the cluster of this machine."""
+ANSWER_SECONDS: Final = 5.0
 CHECK_SECONDS: Final = 5.0  # between looks at the state of the application
 
 
@@ -43,6 +48,16 @@ def start_cluster(settings: Settings, processors: int | None = None, object_stor
     ray_serve.start(http_options={"host": settings.host, "port": settings.port})
 
 
+def answers(file: Path) -> bool:
+    """Whether the cluster whose address (`host:port`) is in a file accepts connections."""
+    try:
+        host, _, port = file.read_text(encoding="utf-8").strip().rpartition(":")
+        with socket.create_connection((host, int(port)), ANSWER_SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def cluster() -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or a running one of this machine, or start one; leave it at the end.
@@ -53,7 +68,9 @@ def cluster() -> Iterator[None]:
         yield
         return
     os.environ.update(ENVIRONMENT)
-    ray.init(include_dashboard=False)
+    # Without an address Ray waits minutes for the last cluster of this machine, also where it ended without `ray stop`.
+    join = bool(os.environ.get("RAY_ADDRESS")) or answers(LAST_CLUSTER)
+    ray.init(address=None if join else "local", include_dashboard=False)
     try:
         yield
     finally:

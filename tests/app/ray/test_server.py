@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,35 @@ def is_ready(address: str) -> bool:
         return httpx2.get(f"{address}/health/ready", timeout=30).status_code == 200
     except httpx2.TransportError:
         return False
+
+
+def test_only_a_cluster_that_answers_is_joined(tmp_path: Path) -> None:
+    from app.ray.server import answers
+
+    file = tmp_path / "ray_current_cluster"
+    assert not answers(file)
+    file.write_text("nonsense", encoding="utf-8")
+    assert not answers(file)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        file.write_text(f"127.0.0.1:{listening.getsockname()[1]}\n", encoding="utf-8")
+        assert answers(file)
+    assert not answers(file)
+
+
+def test_a_cluster_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "ray_current_cluster"
+    file.write_text("127.0.0.1:1", encoding="utf-8")
+    program = (
+        "import sys; from pathlib import Path; from app.ray import server; import ray;"
+        "server.LAST_CLUSTER = Path(sys.argv[1])\n"
+        "with server.cluster(): print(ray.cluster_resources()['CPU'])"
+    )
+    environment = {**os.environ, **ENVIRONMENT}
+    done = subprocess.run(
+        [sys.executable, "-c", program, file], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) >= 1
 
 
 def test_it_serves_until_sigterm_and_exits_0(weights: Path) -> None:
