@@ -1,7 +1,7 @@
 """The time from start to ready, and the memory of the service: idle, and after a thousand requests; `emmr predict`.
 
-Time of the service runs until `/health/ready` is 200. Memory is that of the service and all of its processes; pages that
-processes share count once (proportional set size).
+Time of the service runs until `/health/ready` is 200. Memory is that of the service and all of its processes; shared
+pages count once (proportional set size).
 """
 
 import asyncio
