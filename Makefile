@@ -66,7 +66,7 @@ up:  ## Serve in a container, on the GPU where there is one (docker compose; bui
 	echo 'This machine has no NVIDIA GPU: docker compose --profile cpu up'; exec docker compose --profile cpu up
 
 .PHONY: image-test
-image-test:  ## Build and run the image TARGET=cpu (or cuda) with podman, as docker-compose.yml does (root on Debian)
+image-test:  ## Build and run the image TARGET=cpu (or cuda, ray) with podman, as docker-compose.yml does (root on Debian)
 	docker/image_test $(or $(TARGET),cpu)
 
 .PHONY: test
