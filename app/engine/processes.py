@@ -33,8 +33,6 @@ its default of 1,024 a process takes 25 MiB more, and is no faster."""
 FORK_SECONDS: Final = 10.0
 PAUSES: Final = (0.1, 0.5, 2.0)
 """Seconds between attempts to fork: the system may be short of processes or memory for a moment."""
-
-
 ATTEMPTS: Final = 3
 """Of a batch whose process ends before it answers: for lack of memory the system kills processes."""
 
@@ -108,11 +106,10 @@ class ForkServer:
             OSError: no process can be forked.
         """
         with self._lock:
-            version = self._version
             for pause in PAUSES:
                 try:
-                    if self._process is None and self.await_version() != version:
-                        raise CheckpointError("the weights folder has other content than when it was loaded")
+                    if self._process is None:
+                        self._restart()
                     if (connection := self._fork()) is not None:
                         return connection
                 except (EOFError, OSError):
@@ -129,6 +126,13 @@ class ForkServer:
         if process is not None:
             process.kill()
             process.wait()
+
+    def _restart(self) -> None:
+        version = self._version
+        if self.await_version() != version:
+            self.stop()
+            self._version = version
+            raise CheckpointError("the weights folder has other content than when it was loaded")
 
     def _fork(self) -> "Connection[Any, Any] | None":
         """Return the connection of a new process; None if the system is short of what it needs."""

@@ -219,8 +219,9 @@ def test_a_server_does_not_start_again_with_other_weights(tiny_weights: Path, tm
         (child,) = server_of(predictor).children()
         server_of(predictor).kill()
         until(lambda: not child.is_running())
-        with pytest.raises(CheckpointError, match="other content"):
-            predictor.decide([request])
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="other content"):
+                predictor.decide([request])
     finally:
         predictor.close()
 
