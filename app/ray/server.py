@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ ENVIRONMENT: Final = {
 """Of every process of the cluster."""
 PROCESSORS: Final = 2
 """Of one replica of each deployment."""
-LAST_CLUSTER: Final = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 - as documented by ray.init
+LAST_CLUSTER: Final = Path(tempfile.gettempdir(), "ray", "ray_current_cluster")  # as documented by ray.init
 """Where `ray start` writes the address of the cluster of this machine."""
 ANSWER_SECONDS: Final = 5.0
 CHECK_SECONDS: Final = 5.0  # between looks at the state of the application
@@ -69,7 +70,7 @@ def cluster() -> Iterator[None]:
         return
     os.environ.update(ENVIRONMENT)
     # Without an address Ray waits minutes for the last cluster of this machine, also where it ended without `ray stop`.
-    join = bool(os.environ.get("RAY_ADDRESS")) or answers(LAST_CLUSTER)
+    join = "RAY_ADDRESS" in os.environ or answers(LAST_CLUSTER)
     ray.init(address=None if join else "local", include_dashboard=False)
     try:
         yield
