@@ -83,16 +83,6 @@ class Service:
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
 
-    def suspend(self) -> None:
-        """Stop the process and its descendants until `resume`."""
-        for process in self._tree():
-            process.suspend()
-
-    def resume(self) -> None:
-        """Let suspended processes go on; others are not affected."""
-        for process in self._tree():
-            process.resume()
-
     def stop(self) -> None:
         """End the process and its descendants."""
         try:

@@ -49,11 +49,9 @@ GOALS: Final = {
     "text_decisions_of_two_workers_vs_one": 1.85,
 }
 WORKERS: Final = 2  # compared with one
-IDLE: Final = 0.3  # processors in use below which the next trial begins
+IDLE: Final = 0.6  # processors in use below which the next trial begins; LitServe takes 0.3 without requests
 IDLE_SECONDS: Final = 0.5  # over which they are counted
 MAX_WAIT: Final = 60.0  # seconds, for a service to compute what was given up
-RESTLESS: Final = frozenset({"litserve"})
-"""Peers whose processes poll: LitServe's take a third of a processor without requests."""
 ATTEMPTS: Final = 2
 """Trials at a rate, of which one has to sustain it, since other programs may use the machine for a moment."""
 MEMORY_GOAL_MIB: Final = 80.0  # of each worker beyond the first
@@ -145,14 +143,12 @@ async def measure(
     measured = {name: Measured() for name in services}
     try:
         for name, client in clients.items():
-            focus(services, name)
             measured[name].answers, measured[name].apart = await _compare(client)
         bodies = Bodies()
         for subset in dict.fromkeys(subset for name in services for subset in subsets[name]):
             names = [name for name in services if subset in subsets[name]]
             requests = bodies.requests(subset)
             for name in names:
-                focus(services, name)
                 measured[name].trials[subset] = []
                 measured[name].most[subset] = await capacity(
                     clients[name], requests, seconds / 2, warm_up=seconds / 4, workers=CONCURRENCY
@@ -161,19 +157,19 @@ async def measure(
                 for name in names:
                     trials, most = measured[name].trials[subset], measured[name].most[subset]
                     rate = next_rate(trials, most, LOWEST if subset in COMPARED else 0.5)
-                    trials.append(await attempt(services, name, clients[name], requests, rate, seconds))
+                    trials.append(
+                        await attempt(services.values(), services[name], clients[name], requests, rate, seconds)
+                    )
             for name in names:
                 measured[name].trials[subset].sort(key=lambda trial: trial.rate)
             if subset in COMPARED and "one_worker" in names:
                 rate = USUAL * (measured["one_worker"].goodput(subset) or measured["one_worker"].most[subset])
                 for name in ("one_worker", "ours"):
-                    trial = await attempt(services, name, clients[name], requests, rate, 2 * seconds)
+                    trial = await attempt(services.values(), services[name], clients[name], requests, rate, 2 * seconds)
                     measured[name].usual[subset] = trial
     finally:
         for client in clients.values():
             client.close()
-        for running in services.values():
-            running.resume()
     for name, running in services.items():
         measured[name].memory_mib = running.memory_mib()
         measured[name].worker_mib = max(running.own_memory_mib(fork_server.__name__), default=0.0)
@@ -181,22 +177,19 @@ async def measure(
 
 
 async def attempt(
-    services: Mapping[str, Service], name: str, client: Client, requests: Iterator[Request], rate: float, seconds: float
+    services: Collection[Service],
+    running: Service,
+    client: Client,
+    requests: Iterator[Request],
+    rate: float,
+    seconds: float,
 ) -> Trial:
     """Offer a rate to one of the services while the others are idle; a second time if it is not sustained."""
     found: list[Trial] = []
     while len(found) < ATTEMPTS and not (found and found[-1].sustained):
-        focus(services, name)
-        await await_idle(services.values())
-        found.append(await offer(client, requests, rate, seconds, services[name]))
+        await await_idle(services)
+        found.append(await offer(client, requests, rate, seconds, running))
     return found[-1]
-
-
-def focus(services: Mapping[str, Service], name: str) -> None:
-    """Let a service go on, and stop others that would compute meanwhile without requests."""
-    for other in RESTLESS & services.keys() - {name}:
-        services[other].suspend()
-    services[name].resume()
 
 
 async def await_idle(services: Collection[Service]) -> None:

@@ -15,7 +15,6 @@ from benchmarks.service import (
     attempt,
     await_idle,
     difference,
-    focus,
     next_rate,
     offer,
 )
@@ -50,28 +49,13 @@ def test_a_trial_begins_once_no_service_computes() -> None:
     assert 3.0 < run(waited()) <= 3.0 + 2 * IDLE_SECONDS
 
 
-class Paused(Service):
-    """Records whether it is suspended."""
+class Idle(Service):
+    """Uses no processor."""
 
-    def __init__(self) -> None:
-        self.suspended = False
+    def __init__(self) -> None: ...
 
     def cpu_seconds(self) -> float:
         return 0.0
-
-    def suspend(self) -> None:
-        self.suspended = True
-
-    def resume(self) -> None:
-        self.suspended = False
-
-
-def test_a_peer_that_polls_is_stopped_while_others_are_measured() -> None:
-    services = {"ours": Paused(), "naive": Paused(), "litserve": Paused()}
-    focus(services, "ours")
-    assert [name for name, service in services.items() if service.suspended] == ["litserve"]
-    focus(services, "litserve")
-    assert not any(service.suspended for service in services.values())
 
 
 def test_a_rate_is_offered_again_where_it_is_not_sustained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +66,7 @@ def test_a_rate_is_offered_again_where_it_is_not_sustained(monkeypatch: pytest.M
         return trials.pop(0)
 
     monkeypatch.setattr("benchmarks.service.offer", next_trial)
-    assert run(attempt({"ours": Paused()}, "ours", Client(1), iter(()), 9, 1)) is good
+    assert run(attempt([Idle()], Idle(), Client(1), iter(()), 9, 1)) is good
     assert trials == [good]
 
 
