@@ -246,6 +246,6 @@ $(AUDIT_STAMP): $(DEV_STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[audit,dev]'
 	@touch $@
 
-$(FUZZ_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
-	@touch $@ $(DEV_STAMP) $(SERVE_STAMP)
+$(FUZZ_STAMP): $(DEV_STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,fuzz]'
+	@touch $@

@@ -65,7 +65,7 @@ def load(weights: Path) -> Predictor:
     """
     predictor = Predictor.load(weights, "cpu", 1, voices=False)
     request = PreparedRequest(predictor)
-    request.text = SENTENCE
+    request.text = SENTENCE  # without the language check, whose model is not needed here
     predictor.decide([request])
     # The collector would write to every object, and so copy the pages they lie on.
     gc.collect()
@@ -73,7 +73,7 @@ def load(weights: Path) -> Predictor:
     return predictor
 
 
-def compute(predictor: Predictor, connection: "Connection") -> None:
+def compute(predictor: Predictor, connection: Connection) -> None:
     """Decide on the batches of a connection until it ends."""
     while True:
         try:
@@ -85,7 +85,7 @@ def compute(predictor: Predictor, connection: "Connection") -> None:
             return_free_memory()
 
 
-def _run(predictor: Predictor, connection: "Connection", threads: int, parent: int) -> NoReturn:
+def _run(predictor: Predictor, connection: Connection, threads: int, parent: int) -> NoReturn:
     """The whole of a forked process, which ends with its parent, also in the middle of a batch."""
     status = 1
     try:

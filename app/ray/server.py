@@ -31,7 +31,7 @@ PROCESSORS: Final = 2
 """Of one replica of each deployment."""
 LAST_CLUSTER: Final = Path(tempfile.gettempdir(), "ray", "ray_current_cluster")  # as documented by ray.init
 """Where `ray start` writes the address of the cluster of this machine."""
-ANSWER_SECONDS: Final = 5.0
+CONNECT_SECONDS: Final = 5.0
 CHECK_SECONDS: Final = 5.0  # between looks at the state of the application
 
 
@@ -49,11 +49,11 @@ def start_cluster(settings: Settings, processors: int | None = None, object_stor
     ray_serve.start(http_options={"host": settings.host, "port": settings.port})
 
 
-def answers(file: Path) -> bool:
+def is_reachable(file: Path) -> bool:
     """Whether the cluster whose address (`host:port`) is in a file accepts connections."""
     try:
         host, _, port = file.read_text(encoding="utf-8").strip().rpartition(":")
-        with socket.create_connection((host, int(port)), ANSWER_SECONDS):
+        with socket.create_connection((host, int(port)), CONNECT_SECONDS):
             return True
     except (OSError, ValueError):
         return False
@@ -70,7 +70,7 @@ def cluster() -> Iterator[None]:
         return
     os.environ.update(ENVIRONMENT)
     # Without an address Ray waits minutes for the last cluster of this machine, also where it ended without `ray stop`.
-    join = "RAY_ADDRESS" in os.environ or answers(LAST_CLUSTER)
+    join = "RAY_ADDRESS" in os.environ or is_reachable(LAST_CLUSTER)
     ray.init(address=None if join else "local", include_dashboard=False)
     try:
         yield

@@ -140,15 +140,15 @@ class Service:
 
     def decoders(self) -> list[psutil.Process]:
         """Return the running decoder processes."""
-        return self._running(DECODER)
+        return self._children_with(DECODER)
 
     def computing(self) -> tuple[list[psutil.Process], list[psutil.Process]]:
         """Return the running process that forks, and those that compute; both empty where threads do."""
-        found = self._running(COMPUTING)
+        found = self._children_with(COMPUTING)
         forking = [process for process in found if process.ppid() == self.pid]
         return forking, [process for process in found if process not in forking]
 
-    def _running(self, name: str) -> list[psutil.Process]:
+    def _children_with(self, name: str) -> list[psutil.Process]:
         """Return the running children whose command line contains `name`."""
         found = []
         for child in self._children():

@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from multiprocessing import Pipe
@@ -37,11 +36,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems c
 SECRET = "open sesame"
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)  # other processes end, which is no event here
+def all_end(ended: Sequence[psutil.Process]) -> bool:
+    """Wait for the end of processes; whether it came."""
+    return not psutil.wait_procs(ended, timeout=30)[1]
 
 
 def settings(weights: Path, **more: Any) -> Settings:
@@ -74,8 +71,10 @@ def predictor(tiny_weights: Path) -> Iterator[ProcessPredictor]:
 
 
 @asynccontextmanager
-async def running(weights: Path, **more: Any) -> AsyncIterator[Engine]:
-    engine = Engine(settings(weights, **more))
+async def running(
+    weights: Path, on_batch: Callable[[object], None] = lambda _: None, **more: Any
+) -> AsyncIterator[Engine]:
+    engine = Engine(settings(weights, **more), on_batch=on_batch)
     engine.start()
     try:
         await reach(engine, Phase.READY)
@@ -160,16 +159,22 @@ def test_closing_ends_all_processes(tiny_weights: Path) -> None:
     ended = [server_of(predictor), *server_of(predictor).children()]
     predictor.close()
     predictor.close()  # a second time does nothing
-    until(lambda: not any(process.is_running() for process in ended))
+    assert all_end(ended)
 
 
 @pytest.mark.anyio
 async def test_a_killed_process_costs_no_request(tiny_weights: Path) -> None:
-    async with running(tiny_weights) as engine:
+    loop, began = asyncio.get_running_loop(), asyncio.Event()
+
+    def begin(_: object) -> None:
+        loop.call_soon_threadsafe(began.set)
+
+    async with running(tiny_weights, begin) as engine:
         before = engine.checkpoint.version
         for _ in range(3):
+            began.clear()
             asking = asyncio.create_task(ask(engine, 24))
-            await asyncio.sleep(0)
+            await began.wait()
             for child in server_of(engine.predictor).children():
                 child.kill()
             assert {result.checkpoint.version for result in await asking} == {before}
@@ -203,7 +208,7 @@ async def test_a_killed_server_is_started_again(tiny_weights: Path) -> None:
         killed = server_of(engine.predictor)
         children = killed.children()
         killed.kill()
-        until(lambda: not any(child.is_running() for child in children))
+        assert all_end(children)
         assert len(await ask(engine, 4)) == 4
         assert server_of(engine.predictor).pid != killed.pid
         assert engine.lifecycle.ready
@@ -218,7 +223,7 @@ def test_a_server_does_not_start_again_with_other_weights(tiny_weights: Path, tm
         like(tiny_weights, tmp_path / "one", scaled(0.9))
         (child,) = server_of(predictor).children()
         server_of(predictor).kill()
-        until(lambda: not child.is_running())
+        assert all_end([child])
         for _ in range(2):
             with pytest.raises(CheckpointError, match="other content"):
                 predictor.decide([request])
@@ -233,12 +238,14 @@ def test_a_process_that_fails_is_replaced(
     monkeypatch.setattr(processes, "MODULE", "tests.support.faulty_fork_server")
     predictor = load(tiny_weights)
     try:
+        predictor.decide([sentence(predictor, "Hello.")])
+        before = server_of(predictor).children()
         with pytest.raises(error) as raised:
             predictor.decide([sentence(predictor, text)])
         assert text not in str(raised.value)
+        assert all_end(before)
         assert len(predictor.decide([sentence(predictor, "Hello.")])) == 1
         assert predictor.processes_started == 2
-        until(lambda: len(server_of(predictor).children()) == 1)
     finally:
         predictor.close()
 
@@ -285,4 +292,4 @@ def test_processes_end_with_a_killed_service_and_never_had_its_keys(tiny_weights
             for process in started:
                 assert SECRET.encode() not in Path(f"/proc/{process.pid}/environ").read_bytes()
         service.popen.send_signal(signal.SIGKILL)
-        until(lambda: not any(process.is_running() for process in started))
+        assert all_end(started)

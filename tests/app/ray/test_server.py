@@ -26,16 +26,16 @@ def is_ready(address: str) -> bool:
 
 
 def test_only_a_cluster_that_answers_is_joined(tmp_path: Path) -> None:
-    from app.ray.server import answers
+    from app.ray.server import is_reachable
 
     file = tmp_path / "ray_current_cluster"
-    assert not answers(file)
+    assert not is_reachable(file)
     file.write_text("nonsense", encoding="utf-8")
-    assert not answers(file)
+    assert not is_reachable(file)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         file.write_text(f"127.0.0.1:{listening.getsockname()[1]}\n", encoding="utf-8")
-        assert answers(file)
-    assert not answers(file)
+        assert is_reachable(file)
+    assert not is_reachable(file)
 
 
 def test_a_cluster_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
