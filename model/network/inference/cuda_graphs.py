@@ -5,30 +5,34 @@ Shapes: B utterances of a graph, as in `model.network.inference.static`.
 
 import logging
 import timeit
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from statistics import median
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.modality import COMPLETE, SUBSETS, Modality, Utterance
+from model.modality import COMPLETE, SUBSETS, Modality, ModalitySet, Utterance
 from model.network.batch import collate
 from model.network.decision import Decision
 from model.network.inference.fused import FusedNetwork
-from model.network.inference.results import decisions
+from model.network.inference.results import Results, decisions
 from model.network.inference.sparse import decide
-from model.network.inference.static import InputWriter, StaticInput, StaticNetwork
+from model.network.inference.static import THREADS, InputWriter, StaticInput, StaticNetwork
 from model.types import FloatArray
 
-SIZES: Final = (1, 2, 4, 8, 16, 32)
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes of recorded graphs. Larger batches are split."""
+AHEAD: Final = 2
+"""Parts of a large batch that are computed while the next one is written."""
 STREAMS: Final = 4
 """On which graphs are recorded: one, and three for parts that do not depend on each other."""
 TOLERANCE: Final = 1e-4
@@ -39,11 +43,29 @@ ROUNDS: Final = 7  # of timing
 _log = logging.getLogger(__name__)
 
 
+class Started(Protocol):
+    """Waits for a batch that was started and gives its decisions; to be called once."""
+
+    def __call__(self, *, explain: bool, both_paths: bool) -> list[Decision]:
+        """As `StaticGraph.decide`."""
+        ...
+
+
 class Kind(Enum):
     """What a graph computes."""
 
     COMPLETE = "complete utterances"
     FULL = "any utterances"
+
+
+class _Buffers:
+    """Pinned memory of one batch on its way: its input, its results, and an event after which they are there."""
+
+    def __init__(self, config: ModelConfig, size: int, pool: ThreadPoolExecutor | None, *, pinned: bool) -> None:
+        self.input = StaticInput.empty(config, size, torch.device("cpu"), pinned=pinned)
+        self.writer = InputWriter(self.input, config, pool)
+        self.results = torch.empty(size, sum(Results.widths(config)), pin_memory=pinned)
+        self.done = torch.cuda.Event() if pinned else None
 
 
 class StaticGraph:
@@ -56,18 +78,24 @@ class StaticGraph:
         kind: which function.
         size: B.
         device: CUDA, for which `record` can be called; on any other device the function is called directly.
+        pool: as for `InputWriter`.
     """
 
-    def __init__(self, network: StaticNetwork, kind: Kind, size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: StaticNetwork,
+        kind: Kind,
+        size: int,
+        device: torch.device,
+        pool: ThreadPoolExecutor | None = None,
+    ) -> None:
         self.config, self.kind, self.size, self.device = network.config, kind, size, device
         self._function = network.complete if kind is Kind.COMPLETE else network.full
-        self._pinned = device.type == "cuda"
-        self._host = StaticInput.empty(self.config, size, torch.device("cpu"), pinned=self._pinned)
+        self._threads = pool
         self._input = StaticInput.empty(self.config, size, device)
-        self._writer = InputWriter(self._host, self.config)
+        self._free: list[_Buffers] = []
         self._graph: torch.cuda.CUDAGraph | None = None
         self._recorded: Tensor | None = None
-        self._results: Tensor | None = None
 
     def record(self, pool: "torch.cuda._POOL_HANDLE", stream: torch.cuda.Stream) -> None:
         """Record the graph.
@@ -98,22 +126,36 @@ class StaticGraph:
         Raises:
             ValueError: one has more slots than the config allows.
         """
+        return self.start(utterances)(explain=explain, both_paths=both_paths)
+
+    def start(self, utterances: Sequence[Utterance]) -> "Started":
+        """As `decide`, which waits where the returned function is called: until then other batches may be started."""
+        buffers = self._free.pop() if self._free else self._new_buffers()
         with torch.inference_mode():
-            self._writer.write(utterances)
-            self._input.buffer.copy_(self._host.buffer, non_blocking=True)
+            buffers.writer.write(utterances)
+            self._input.buffer.copy_(buffers.input.buffer, non_blocking=True)
             if self._graph is None:
                 results = self._function(self._input)
             else:
                 assert self._recorded is not None
                 self._graph.replay()
                 results = self._recorded
-            if self._results is None:
-                self._results = torch.empty(results.shape, pin_memory=self._pinned)
-            self._results.copy_(results, non_blocking=True)
-            if self._pinned:
-                torch.cuda.current_stream(self.device).synchronize()
-            presences = [u.presence for u in utterances]
-            return decisions(self._results, presences, self.config, explain=explain, both_paths=both_paths)
+            buffers.results.copy_(results, non_blocking=True)
+            if buffers.done is not None:
+                buffers.done.record(torch.cuda.current_stream(self.device))
+        return partial(self._finish, buffers, [u.presence for u in utterances])
+
+    def _new_buffers(self) -> _Buffers:
+        return _Buffers(self.config, self.size, self._threads, pinned=self.device.type == "cuda")
+
+    def _finish(
+        self, buffers: _Buffers, presences: Sequence[ModalitySet], *, explain: bool, both_paths: bool
+    ) -> list[Decision]:
+        if buffers.done is not None:
+            buffers.done.synchronize()
+        found = decisions(buffers.results, presences, self.config, explain=explain, both_paths=both_paths)
+        self._free.append(buffers)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +198,15 @@ class GraphedNetwork:
             batch = collate(utterances, self.network.network.config).to(self.device)
             return decide(self.network, batch, explain=explain, both_paths=both_paths)
         found: list[Decision] = []
+        started = deque[Started]()
         for start in range(0, len(utterances), largest):
             part = utterances[start : start + largest]
             graph = next(graph for size, graph in graphs.items() if size >= len(part))
-            found += graph.decide(part, explain=explain, both_paths=both_paths)
+            if len(started) == AHEAD:
+                found += started.popleft()(explain=explain, both_paths=both_paths)
+            started.append(graph.start(part))
+        for finish in started:
+            found += finish(explain=explain, both_paths=both_paths)
         return found
 
 
@@ -173,13 +220,13 @@ def record(network: FusedNetwork, device: torch.device) -> GraphedNetwork:
         device: that device.
     """
     pool, (stream, *others) = torch.cuda.graph_pool_handle(), _streams(device)
-    static = StaticNetwork(network, others)
+    static, threads = StaticNetwork(network, others), _threads()
     graphs: dict[Kind, dict[int, StaticGraph]] = {}
     for kind in Kind:
         kept: dict[int, StaticGraph] = {}
         for size in reversed(SIZES):  # the largest first: the others fit into its memory
             try:
-                graph = StaticGraph(static, kind, size, device)
+                graph = StaticGraph(static, kind, size, device, threads)
                 graph.record(pool, stream)
                 if reason := reject_reason(graph, network):
                     _log.info("CUDA graph of %d %s is not used: %s", size, kind.value, reason)
@@ -191,6 +238,12 @@ def record(network: FusedNetwork, device: torch.device) -> GraphedNetwork:
                 )
         graphs[kind] = dict(sorted(kept.items()))
     return GraphedNetwork(network, device, graphs)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """The threads that copy large batches; they start with the first one."""
+    return ThreadPoolExecutor(THREADS, "copy")
 
 
 @cache

@@ -69,11 +69,16 @@ def decisions(
         both_paths: also give the answer of the path that the gate did not select.
     """
     ends = [0, *accumulate(Results.widths(config))]
-    fields = [[row[i:j] for i, j in pairwise(ends)] for row in matrix[: len(presences)].tolist()]
-    return [
-        _decision(presence, dict(zip(Results._fields, row, strict=True)), config, explain, both_paths)
-        for presence, row in zip(presences, fields, strict=True)
-    ]
+    classes, first_only = len(config.classes), dict.fromkeys(BRANCHES, 0.0) | {config.network.branches[0]: 1.0}
+    found = []
+    for presence, row in zip(presences, matrix[: len(presences)].tolist(), strict=True):
+        if presence.complete and not explain:
+            answer = tuple(row[:classes])
+            found.append(Decision(answer, answer, answer, (), 0.0, False, first_only, transformer=answer))
+        else:
+            fields = dict(zip(Results._fields, (row[i:j] for i, j in pairwise(ends)), strict=True))
+            found.append(_decision(presence, fields, config, explain, both_paths))
+    return found
 
 
 def _decision(

@@ -13,7 +13,7 @@ from model.network.batch import collate
 from model.network.decision import Decision
 from model.network.emmr import EMMR
 from model.network.inference import cuda_graphs
-from model.network.inference.cuda_graphs import GraphedNetwork, Kind, StaticGraph, record, reject_reason
+from model.network.inference.cuda_graphs import GraphedNetwork, Kind, Started, StaticGraph, record, reject_reason
 from model.network.inference.fused import FusedNetwork
 from model.network.inference.sparse import decide
 from model.network.inference.static import StaticNetwork
@@ -154,11 +154,11 @@ def graphed(network: EMMR, sizes: dict[Kind, Sequence[int]]) -> GraphedNetwork:
 @pytest.mark.parametrize("explain", [False, True])
 @pytest.mark.parametrize(
     "sizes",
-    [{Kind.COMPLETE: (1, 32), Kind.FULL: (2, 32)}, {Kind.COMPLETE: (), Kind.FULL: (4,)}, {}],
+    [{Kind.COMPLETE: (1, 64), Kind.FULL: (2, 64)}, {Kind.COMPLETE: (), Kind.FULL: (4,)}, {}],
     ids=["all replayed", "some", "none"],
 )
 def test_order_is_kept_whatever_is_replayed(network: EMMR, explain: bool, sizes: dict[Kind, Sequence[int]]) -> None:
-    utterances = random_utterances(CONFIG, SUBSETS * 6, seed=9)
+    utterances = random_utterances(CONFIG, SUBSETS * 40, seed=9)
     ours = graphed(network, sizes).decide(utterances, explain=explain, both_paths=True)
     assert [decision.votes is not None for decision in ours] == [explain] * len(utterances)
     same(ours, decide(network, collate(utterances, CONFIG), explain=explain, both_paths=True))
@@ -166,17 +166,17 @@ def test_order_is_kept_whatever_is_replayed(network: EMMR, explain: bool, sizes:
 
 def test_graphs_of_complete_utterances_take_those_only(network: EMMR, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Kind, int, int]] = []
-    plain = StaticGraph.decide
+    plain = StaticGraph.start
 
-    def noted(self: StaticGraph, utterances: Sequence[Utterance], **options: bool) -> list[Decision]:
+    def noted(self: StaticGraph, utterances: Sequence[Utterance]) -> Started:
         assert self.kind is Kind.FULL or all(u.presence.complete for u in utterances)
         calls.append((self.kind, self.size, len(utterances)))
-        return plain(self, utterances, **options)
+        return plain(self, utterances)
 
-    monkeypatch.setattr(StaticGraph, "decide", noted)
-    own = graphed(network, {Kind.COMPLETE: (1, 32), Kind.FULL: (2, 32)})
-    own.decide(random_utterances(CONFIG, SUBSETS * 7, seed=1))
-    assert calls == [(Kind.COMPLETE, 32, 7), (Kind.FULL, 32, 32), (Kind.FULL, 32, 10)]
+    monkeypatch.setattr(StaticGraph, "start", noted)
+    own = graphed(network, {Kind.COMPLETE: (1, 64), Kind.FULL: (2, 64)})
+    own.decide(random_utterances(CONFIG, SUBSETS * 13, seed=1))
+    assert calls == [(Kind.COMPLETE, 64, 13), (Kind.FULL, 64, 64), (Kind.FULL, 64, 14)]
     calls.clear()
     own.decide(random_utterances(CONFIG, [COMPLETE], seed=1), explain=True)
     assert calls == [(Kind.FULL, 2, 1)]
