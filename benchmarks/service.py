@@ -35,6 +35,7 @@ LIMIT_MS: Final = 500.0  # of the 99th percentile, for a rate to count as sustai
 CONCURRENCY: Final = 8  # requests in flight when the throughput is measured that bounds the rates
 LOWEST: Final = 0.25  # of that throughput: the first rate offered
 RISE: Final = 0.45  # of that throughput: from one rate to the next, until one is not sustained
+FACTOR: Final = 1.4  # at least, from one rate to the next: a closed loop may find much less than a service sustains
 USUAL: Final = 0.7  # of the goodput with one worker: the load at which latencies are compared
 TOGETHER: Final = 16  # requests sent at once, to be batched
 TOLERANCE: Final = 1e-4
@@ -137,7 +138,7 @@ async def measure(
         services: the running services by name.
         subsets: of the requests to each of them.
         seconds: of one trial.
-        steps: trials of each of `COMPARED`; other subsets have two.
+        steps: trials of each of `COMPARED`, and up to as many again until one is not sustained; other subsets have two.
     """
     clients = {name: Client(running.port) for name, running in services.items()}
     measured = {name: Measured() for name in services}
@@ -153,9 +154,11 @@ async def measure(
                 measured[name].most[subset] = await capacity(
                     clients[name], requests, seconds / 2, warm_up=seconds / 4, workers=CONCURRENCY
                 )
-            for _ in range(steps if subset in COMPARED else 2):
+            for step in range(2 * steps if subset in COMPARED else 2):
                 for name in names:
                     trials, most = measured[name].trials[subset], measured[name].most[subset]
+                    if step >= steps and not all(trial.sustained for trial in trials):
+                        continue
                     rate = next_rate(trials, most, LOWEST if subset in COMPARED else 0.5)
                     trials.append(
                         await attempt(services.values(), services[name], clients[name], requests, rate, seconds)
@@ -218,7 +221,7 @@ def next_rate(trials: Sequence[Trial], most: float, lowest: float) -> float:
         return lowest * most
     low = max((trial.rate for trial in trials if trial.sustained), default=0.0)
     high = min((trial.rate for trial in trials if not trial.sustained), default=math.inf)
-    return (low + high) / 2 if high < math.inf else low + RISE * most
+    return (low + high) / 2 if high < math.inf else max(low + RISE * most, FACTOR * low)
 
 
 async def offer(

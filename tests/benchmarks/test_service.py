@@ -6,6 +6,7 @@ import pytest
 from benchmarks.__main__ import BENCHES, table
 from benchmarks.processes import Service
 from benchmarks.service import (
+    FACTOR,
     IDLE_SECONDS,
     LOWEST,
     PEERS,
@@ -98,6 +99,7 @@ def trial(rate: float, *, sustained: bool) -> Trial:
 def test_rates_rise_until_one_is_not_sustained_and_are_then_halved() -> None:
     assert next_rate([], 100, LOWEST) == 25
     assert next_rate([trial(25, sustained=True)], 100, LOWEST) == 25 + 100 * RISE
+    assert next_rate([trial(400, sustained=True)], 100, LOWEST) == pytest.approx(400 * FACTOR)
     both = [trial(25, sustained=True), trial(70, sustained=True), trial(115, sustained=False)]
     assert next_rate(both, 100, LOWEST) == 92.5
     assert next_rate([trial(25, sustained=False)], 100, LOWEST) == 12.5
