@@ -7,13 +7,13 @@ import logging
 import timeit
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache, partial
-from itertools import chain
+from functools import cache
+from itertools import chain, islice
 from statistics import median
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
@@ -26,13 +26,16 @@ from model.network.decision import Decision
 from model.network.inference.fused import FusedNetwork
 from model.network.inference.results import Results, decisions
 from model.network.inference.sparse import decide
-from model.network.inference.static import THREADS, InputWriter, StaticInput, StaticNetwork
+from model.network.inference.static import InputWriter, StaticInput, StaticNetwork
 from model.types import FloatArray
 
-SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
+SIZES: Final = (1, 2, 4, 8, 16, 32)
 """Batch sizes of recorded graphs. Larger batches are split."""
+WRITERS: Final = 2
+"""Parts of a large batch that are written at the same time, if they are of at least `LARGE` bytes; else one."""
+LARGE: Final = 4 * 2**20
 AHEAD: Final = 2
-"""Parts of a large batch that are computed while the next one is written."""
+"""Parts of a large batch that are given to the device before the results of the first are waited for."""
 STREAMS: Final = 4
 """On which graphs are recorded: one, and three for parts that do not depend on each other."""
 TOLERANCE: Final = 1e-4
@@ -40,15 +43,8 @@ TOLERANCE: Final = 1e-4
 WARM_UPS: Final = 3  # passes before recording, in which libraries choose algorithms and allocate workspaces
 ROUNDS: Final = 7  # of timing
 
+_Writing = tuple["StaticGraph", Future["_Batch"]]
 _log = logging.getLogger(__name__)
-
-
-class Started(Protocol):
-    """Waits for a batch that was started and gives its decisions; to be called once."""
-
-    def __call__(self, *, explain: bool, both_paths: bool) -> list[Decision]:
-        """As `StaticGraph.decide`."""
-        ...
 
 
 class Kind(Enum):
@@ -58,12 +54,13 @@ class Kind(Enum):
     FULL = "any utterances"
 
 
-class _Buffers:
-    """Pinned memory of one batch on its way: its input, its results, and an event after which they are there."""
+class _Batch:
+    """A batch on its way: pinned memory of its input and its results, and an event after which these are there."""
 
-    def __init__(self, config: ModelConfig, size: int, pool: ThreadPoolExecutor | None, *, pinned: bool) -> None:
+    def __init__(self, config: ModelConfig, size: int, *, pinned: bool) -> None:
         self.input = StaticInput.empty(config, size, torch.device("cpu"), pinned=pinned)
-        self.writer = InputWriter(self.input, config, pool)
+        self.writer = InputWriter(self.input, config)
+        self.presences: list[ModalitySet] = []
         self.results = torch.empty(size, sum(Results.widths(config)), pin_memory=pinned)
         self.done = torch.cuda.Event() if pinned else None
 
@@ -78,24 +75,20 @@ class StaticGraph:
         kind: which function.
         size: B.
         device: CUDA, for which `record` can be called; on any other device the function is called directly.
-        pool: as for `InputWriter`.
     """
 
-    def __init__(
-        self,
-        network: StaticNetwork,
-        kind: Kind,
-        size: int,
-        device: torch.device,
-        pool: ThreadPoolExecutor | None = None,
-    ) -> None:
+    def __init__(self, network: StaticNetwork, kind: Kind, size: int, device: torch.device) -> None:
         self.config, self.kind, self.size, self.device = network.config, kind, size, device
         self._function = network.complete if kind is Kind.COMPLETE else network.full
-        self._threads = pool
         self._input = StaticInput.empty(self.config, size, device)
-        self._free: list[_Buffers] = []
+        self._unused: list[_Batch] = []
         self._graph: torch.cuda.CUDAGraph | None = None
         self._recorded: Tensor | None = None
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of the input of `size` utterances."""
+        return self._input.buffer.nbytes
 
     def record(self, pool: "torch.cuda._POOL_HANDLE", stream: torch.cuda.Stream) -> None:
         """Record the graph.
@@ -126,35 +119,40 @@ class StaticGraph:
         Raises:
             ValueError: one has more slots than the config allows.
         """
-        return self.start(utterances)(explain=explain, both_paths=both_paths)
+        batch = self.write(utterances)
+        self.start(batch)
+        return self.finish(batch, explain=explain, both_paths=both_paths)
 
-    def start(self, utterances: Sequence[Utterance]) -> "Started":
-        """As `decide`, which waits where the returned function is called: until then other batches may be started."""
-        buffers = self._free.pop() if self._free else self._new_buffers()
+    def write(self, utterances: Sequence[Utterance]) -> _Batch:
+        """First step of `decide`, from any thread: write utterances to memory that is theirs until the last step."""
+        try:
+            batch = self._unused.pop()
+        except IndexError:
+            batch = _Batch(self.config, self.size, pinned=self.device.type == "cuda")
+        batch.writer.write(utterances)
+        batch.presences = [utterance.presence for utterance in utterances]
+        return batch
+
+    def start(self, batch: _Batch) -> None:
+        """Second step: compute, without waiting for the results."""
         with torch.inference_mode():
-            buffers.writer.write(utterances)
-            self._input.buffer.copy_(buffers.input.buffer, non_blocking=True)
+            self._input.buffer.copy_(batch.input.buffer, non_blocking=True)
             if self._graph is None:
                 results = self._function(self._input)
             else:
                 assert self._recorded is not None
                 self._graph.replay()
                 results = self._recorded
-            buffers.results.copy_(results, non_blocking=True)
-            if buffers.done is not None:
-                buffers.done.record(torch.cuda.current_stream(self.device))
-        return partial(self._finish, buffers, [u.presence for u in utterances])
+            batch.results.copy_(results, non_blocking=True)
+            if batch.done is not None:
+                batch.done.record(torch.cuda.current_stream(self.device))
 
-    def _new_buffers(self) -> _Buffers:
-        return _Buffers(self.config, self.size, self._threads, pinned=self.device.type == "cuda")
-
-    def _finish(
-        self, buffers: _Buffers, presences: Sequence[ModalitySet], *, explain: bool, both_paths: bool
-    ) -> list[Decision]:
-        if buffers.done is not None:
-            buffers.done.synchronize()
-        found = decisions(buffers.results, presences, self.config, explain=explain, both_paths=both_paths)
-        self._free.append(buffers)
+    def finish(self, batch: _Batch, *, explain: bool, both_paths: bool) -> list[Decision]:
+        """Last step: wait for the results."""
+        if batch.done is not None:
+            batch.done.synchronize()
+        found = decisions(batch.results, batch.presences, self.config, explain=explain, both_paths=both_paths)
+        self._unused.append(batch)
         return found
 
 
@@ -197,17 +195,27 @@ class GraphedNetwork:
         if not graphs or len(utterances) > largest < SIZES[-1]:  # larger graphs took longer than the sparse path
             batch = collate(utterances, self.network.network.config).to(self.device)
             return decide(self.network, batch, explain=explain, both_paths=both_paths)
+        split = (utterances[start : start + largest] for start in range(0, len(utterances), largest))
+        parts = [(next(graph for size, graph in graphs.items() if size >= len(part)), part) for part in split]
+        if len(parts) == 1:
+            ((graph, part),) = parts
+            return graph.decide(part, explain=explain, both_paths=both_paths)
+        writers = WRITERS if parts and parts[0][0].input_bytes >= LARGE else 1
+        waiting, writing, computing = iter(parts), deque[_Writing](), deque[tuple[StaticGraph, _Batch]]()
         found: list[Decision] = []
-        started = deque[Started]()
-        for start in range(0, len(utterances), largest):
-            part = utterances[start : start + largest]
-            graph = next(graph for size, graph in graphs.items() if size >= len(part))
-            if len(started) == AHEAD:
-                found += started.popleft()(explain=explain, both_paths=both_paths)
-            started.append(graph.start(part))
-        for finish in started:
-            found += finish(explain=explain, both_paths=both_paths)
-        return found
+        while True:
+            for graph, part in islice(waiting, writers - len(writing)):
+                writing.append((graph, _writers().submit(graph.write, part)))
+            if computing and (len(computing) == AHEAD or not writing):
+                graph, computed = computing.popleft()
+                found += graph.finish(computed, explain=explain, both_paths=both_paths)
+            elif writing:
+                graph, future = writing.popleft()
+                written = future.result()
+                graph.start(written)
+                computing.append((graph, written))
+            else:
+                return found
 
 
 def record(network: FusedNetwork, device: torch.device) -> GraphedNetwork:
@@ -220,13 +228,13 @@ def record(network: FusedNetwork, device: torch.device) -> GraphedNetwork:
         device: that device.
     """
     pool, (stream, *others) = torch.cuda.graph_pool_handle(), _streams(device)
-    static, threads = StaticNetwork(network, others), _threads()
+    static = StaticNetwork(network, others)
     graphs: dict[Kind, dict[int, StaticGraph]] = {}
     for kind in Kind:
         kept: dict[int, StaticGraph] = {}
         for size in reversed(SIZES):  # the largest first: the others fit into its memory
             try:
-                graph = StaticGraph(static, kind, size, device, threads)
+                graph = StaticGraph(static, kind, size, device)
                 graph.record(pool, stream)
                 if reason := reject_reason(graph, network):
                     _log.info("CUDA graph of %d %s is not used: %s", size, kind.value, reason)
@@ -241,9 +249,9 @@ def record(network: FusedNetwork, device: torch.device) -> GraphedNetwork:
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    """The threads that copy large batches; they start with the first one."""
-    return ThreadPoolExecutor(THREADS, "copy")
+def _writers() -> ThreadPoolExecutor:
+    """Threads that write parts of large batches; NumPy copies without the interpreter's lock."""
+    return ThreadPoolExecutor(WRITERS, "write")
 
 
 @cache

@@ -7,7 +7,6 @@ features, D hidden, C classes, K branches.
 # What depends on lengths and missing modalities only - masks, weights - is computed on the host.
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
@@ -16,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import TRANSFORMER, ModelConfig
@@ -28,8 +26,6 @@ from model.network.inference.results import VOTES, Results
 MASKED: Final = -1e30  # added to a score: its softmax is 0, and finite where every slot is masked
 ALIGNED: Final = 16  # slots; without this row stride, PyTorch copies the mask of each attention call
 ALIGNED_HEAD: Final = 4  # features of a head; with others, PyTorch has no fused kernel for float32
-PARALLEL: Final = 4 * 2**20  # bytes of features from which a batch is copied by several threads
-THREADS: Final = 4
 ORDER: Final = (COMPLETE, *PAIRS, *SINGLES)
 """Of subsets in `StaticInput.subset`."""
 
@@ -86,11 +82,9 @@ class InputWriter:
     Args:
         target: in memory of the host.
         config: of the network.
-        pool: threads that large batches are copied on; NumPy copies without the interpreter's lock.
     """
 
-    def __init__(self, target: StaticInput, config: ModelConfig, pool: ThreadPoolExecutor | None = None) -> None:
-        self._pool = pool
+    def __init__(self, target: StaticInput, config: ModelConfig) -> None:
         self._features = {m: x.numpy() for m, x in target.features.items()}
         self._present, self._slots, self._missing, self._weights, self._subset = (
             part.numpy() for part in (target.present, target.slots, target.missing, target.weights, target.subset)
@@ -101,7 +95,6 @@ class InputWriter:
         imputed = np.array([config.network.imputed_slots.of(m) for m in MODALITIES])
         self._imputed = self._position < imputed[self._modality]  # (T,)
         self._bits = np.array([subset.number for subset in ORDER])  # (7,)
-        self._row_bytes = sum(features[0].nbytes for features in self._features.values())
 
     def write(self, utterances: Sequence[Utterance]) -> None:
         """Write the first rows; the others keep their content.
@@ -109,32 +102,11 @@ class InputWriter:
         Raises:
             ValueError: one has more slots than the config allows.
         """
-        count = len(utterances)
-        lengths = np.zeros((count, len(MODALITIES)), dtype=np.int64)
-        step = count
-        if self._pool is not None and count * self._row_bytes >= PARALLEL:
-            step = max(1, -(-count // THREADS))
-        parts = [slice(start, min(start + step, count)) for start in range(0, count, step)]
-        copy = partial(self._copy_features, utterances, lengths)
-        for _ in map(copy, parts) if self._pool is None or len(parts) == 1 else self._pool.map(copy, parts):
-            pass
-        present = lengths > 0  # (B, 3)
-        valid = self._position < lengths[:, self._modality]  # (B, T)
-        missing = ~present[:, self._modality]  # (B, T)
-        of_mean = 1.0 / (lengths.clip(1) * present.sum(axis=1, keepdims=True))  # (B, 3)
-        rows = slice(count)
-        self._present[rows] = np.where(valid, 0.0, MASKED)
-        self._slots[rows] = np.where(valid | (missing & self._imputed), 0.0, MASKED)
-        self._missing[rows] = missing
-        self._weights[rows] = valid * of_mean[:, self._modality]
-        self._subset[rows] = (present @ [1, 2, 4])[:, None] == self._bits
-
-    def _copy_features(self, utterances: Sequence[Utterance], lengths: NDArray[np.int64], rows: slice) -> None:
-        """Copy the features of some rows, and note their lengths."""
-        for row in range(rows.start, rows.stop):
-            for column, (modality, features) in enumerate(self._features.items()):
+        lengths = np.zeros((len(utterances), len(MODALITIES)), dtype=np.int64)
+        for column, (modality, features) in enumerate(self._features.items()):
+            for row, utterance in enumerate(utterances):
                 own, length = features[row], 0
-                array = utterances[row].features.get(modality)
+                array = utterance.features.get(modality)
                 if array is not None:
                     length = len(array)
                     if length > len(own):
@@ -143,6 +115,16 @@ class InputWriter:
                     lengths[row, column] = length
                 if length < len(own):
                     own[length:] = 0.0
+        present = lengths > 0  # (B, 3)
+        valid = self._position < lengths[:, self._modality]  # (B, T)
+        missing = ~present[:, self._modality]  # (B, T)
+        of_mean = 1.0 / (lengths.clip(1) * present.sum(axis=1, keepdims=True))  # (B, 3)
+        rows = slice(len(utterances))
+        self._present[rows] = np.where(valid, 0.0, MASKED)
+        self._slots[rows] = np.where(valid | (missing & self._imputed), 0.0, MASKED)
+        self._missing[rows] = missing
+        self._weights[rows] = valid * of_mean[:, self._modality]
+        self._subset[rows] = (present @ [1, 2, 4])[:, None] == self._bits
 
 
 class StaticNetwork:
@@ -316,7 +298,7 @@ class _Slots:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         """Attention: q `(B, T_q, D)`, k and v `(B, T, D)` → `(B, T_q, D)`."""
         size = q.shape[-1] // heads
-        padding = -size % ALIGNED_HEAD
+        padding = -size % ALIGNED_HEAD if len(q) > 1 else 0  # a single utterance is bound by the number of kernels
 
         def split(x: Tensor) -> Tensor:
             x = x.view(*x.shape[:2], heads, size)

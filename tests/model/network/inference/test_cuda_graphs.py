@@ -1,6 +1,7 @@
 """Static graphs equal the sparse path, and are used only if they are verified and faster."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import cycle
 
@@ -13,7 +14,7 @@ from model.network.batch import collate
 from model.network.decision import Decision
 from model.network.emmr import EMMR
 from model.network.inference import cuda_graphs
-from model.network.inference.cuda_graphs import GraphedNetwork, Kind, Started, StaticGraph, record, reject_reason
+from model.network.inference.cuda_graphs import GraphedNetwork, Kind, StaticGraph, _Batch, record, reject_reason
 from model.network.inference.fused import FusedNetwork
 from model.network.inference.sparse import decide
 from model.network.inference.static import StaticNetwork
@@ -152,12 +153,16 @@ def graphed(network: EMMR, sizes: dict[Kind, Sequence[int]]) -> GraphedNetwork:
 
 
 @pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize("large", [0, cuda_graphs.LARGE], ids=["large parts", "small parts"])
 @pytest.mark.parametrize(
     "sizes",
-    [{Kind.COMPLETE: (1, 64), Kind.FULL: (2, 64)}, {Kind.COMPLETE: (), Kind.FULL: (4,)}, {}],
+    [{Kind.COMPLETE: (1, 32), Kind.FULL: (2, 32)}, {Kind.COMPLETE: (), Kind.FULL: (4,)}, {}],
     ids=["all replayed", "some", "none"],
 )
-def test_order_is_kept_whatever_is_replayed(network: EMMR, explain: bool, sizes: dict[Kind, Sequence[int]]) -> None:
+def test_order_is_kept_whatever_is_replayed(
+    network: EMMR, monkeypatch: pytest.MonkeyPatch, explain: bool, large: int, sizes: dict[Kind, Sequence[int]]
+) -> None:
+    monkeypatch.setattr(cuda_graphs, "LARGE", large)
     utterances = random_utterances(CONFIG, SUBSETS * 40, seed=9)
     ours = graphed(network, sizes).decide(utterances, explain=explain, both_paths=True)
     assert [decision.votes is not None for decision in ours] == [explain] * len(utterances)
@@ -166,17 +171,18 @@ def test_order_is_kept_whatever_is_replayed(network: EMMR, explain: bool, sizes:
 
 def test_graphs_of_complete_utterances_take_those_only(network: EMMR, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Kind, int, int]] = []
-    plain = StaticGraph.start
+    plain = StaticGraph.write
 
-    def noted(self: StaticGraph, utterances: Sequence[Utterance]) -> Started:
+    def noted(self: StaticGraph, utterances: Sequence[Utterance]) -> _Batch:
         assert self.kind is Kind.FULL or all(u.presence.complete for u in utterances)
         calls.append((self.kind, self.size, len(utterances)))
         return plain(self, utterances)
 
-    monkeypatch.setattr(StaticGraph, "start", noted)
-    own = graphed(network, {Kind.COMPLETE: (1, 64), Kind.FULL: (2, 64)})
-    own.decide(random_utterances(CONFIG, SUBSETS * 13, seed=1))
-    assert calls == [(Kind.COMPLETE, 64, 13), (Kind.FULL, 64, 64), (Kind.FULL, 64, 14)]
+    monkeypatch.setattr(StaticGraph, "write", noted)
+    own = graphed(network, {Kind.COMPLETE: (1, 32), Kind.FULL: (2, 32)})
+    own.decide(random_utterances(CONFIG, SUBSETS * 7, seed=1))
+    # parts of a split batch are written on several threads
+    assert Counter(calls) == Counter([(Kind.COMPLETE, 32, 7), (Kind.FULL, 32, 32), (Kind.FULL, 32, 10)])
     calls.clear()
     own.decide(random_utterances(CONFIG, [COMPLETE], seed=1), explain=True)
     assert calls == [(Kind.FULL, 2, 1)]

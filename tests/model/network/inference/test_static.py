@@ -1,8 +1,6 @@
 """The static graphs can be recorded, and their results give the decisions of the sparse path."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,6 @@ from model.config import BRANCHES
 from model.modality import COMPLETE, SUBSETS, Modality, ModalitySet, Utterance
 from model.network.batch import collate
 from model.network.emmr import EMMR
-from model.network.inference import static
 from model.network.inference.fused import FusedNetwork
 from model.network.inference.results import Results, decisions
 from model.network.inference.sparse import decide
@@ -118,25 +115,3 @@ def test_written_masks_and_weights() -> None:
     assert inputs.features[Modality.TEXT][0].sum(dim=1).tolist() == [text.shape[1]] * 2 + [0] * (slots.text - 2)
     assert not inputs.features[Modality.VISUAL].any()
     assert inputs.subset[0].tolist() == [subset == ModalitySet.of(Modality.TEXT, Modality.AUDIO) for subset in ORDER]
-
-
-def test_large_batches_are_written_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    utterances = random_utterances(CONFIG, SUBSETS * 3)
-    alone, shared = (StaticInput.empty(CONFIG, 24, CPU) for _ in range(2))
-    InputWriter(alone, CONFIG).write(utterances)
-    monkeypatch.setattr(static, "PARALLEL", 0)
-    threads = set[int]()
-    plain = InputWriter._copy_features
-
-    def noted(self: InputWriter, utterances: Any, lengths: Any, rows: slice) -> None:
-        threads.add(threading.get_ident())
-        plain(self, utterances, lengths, rows)
-
-    monkeypatch.setattr(InputWriter, "_copy_features", noted)
-    with ThreadPoolExecutor(static.THREADS) as pool:
-        InputWriter(shared, CONFIG, pool).write(utterances)
-        assert threading.get_ident() not in threads
-        long = Utterance({Modality.TEXT: np.zeros((13, CONFIG.feature_size(Modality.TEXT)), dtype=np.float32)})
-        with pytest.raises(ValueError, match="text: 13 slots, the config has 12"):
-            InputWriter(shared, CONFIG, pool).write([*utterances[:20], long])
-    assert torch.equal(alone.buffer, shared.buffer)
