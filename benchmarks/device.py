@@ -114,7 +114,7 @@ def served(options: argparse.Namespace) -> Figures:
     for device in dict.fromkeys((options.device, "cpu")):
         with service((*OURS, "--device", device), "/health/ready") as running:
             seconds, steps = (0.3, 1) if options.quick else (2.0, 4)
-            measured = uvloop.run(measure({device: running}, {device: COMPARED}, seconds, steps))[device]
+            measured = uvloop.run(measure(running, COMPARED, seconds, steps, usual={}))
             answers[device] = uvloop.run(_answers(running.port, 14 if options.quick else 70))
             figures = found[device] = {"ready_s": running.seconds_to_ready, "batched_differs_by": measured.apart}
         for subset in COMPARED:

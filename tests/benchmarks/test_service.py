@@ -11,10 +11,12 @@ from benchmarks.service import (
     LOWEST,
     PEERS,
     RISE,
+    TEXT,
     Measured,
     Trial,
     attempt,
     await_idle,
+    best,
     difference,
     next_rate,
     offer,
@@ -32,6 +34,20 @@ def test_goodput_is_the_highest_sustained_rate() -> None:
     assert Measured(trials={COMPLETE: [Trial(5, 4, 10, math.inf, math.inf, 3)]}).goodput(COMPLETE) == 0
 
 
+def test_the_best_round_of_each_subset_counts() -> None:
+    def measured(complete: float, text: float, p99: float) -> Measured:
+        rates = {COMPLETE: complete, TEXT: text}
+        return Measured(
+            trials={subset: [trial(rate, sustained=True)] for subset, rate in rates.items()},
+            most=rates,
+            usual={TEXT: Trial(7, 7, 1, 2, p99, 0)},
+        )
+
+    found = best([measured(5, 90, 40), measured(6, 80, 30)])
+    assert (found.goodput(COMPLETE), found.goodput(TEXT)) == (6, 90)
+    assert (found.most[COMPLETE], found.most[TEXT], found.usual[TEXT].p99) == (6, 90, 30)
+
+
 class Busy(Service):
     """Uses a whole processor for the first three seconds of virtual time, and a tenth of one from then on."""
 
@@ -44,7 +60,7 @@ class Busy(Service):
 
 def test_a_trial_begins_once_no_service_computes() -> None:
     async def waited() -> float:
-        await await_idle([Busy()])
+        await await_idle(Busy())
         return asyncio.get_running_loop().time()
 
     assert 3.0 < run(waited()) <= 3.0 + 2 * IDLE_SECONDS
@@ -67,7 +83,7 @@ def test_a_rate_is_offered_again_where_it_is_not_sustained(monkeypatch: pytest.M
         return trials.pop(0)
 
     monkeypatch.setattr("benchmarks.service.offer", next_trial)
-    assert run(attempt([Idle()], Idle(), Client(1), iter(()), 9, 1)) is good
+    assert run(attempt(Idle(), Client(1), iter(()), 9, 1)) is good
     assert trials == [good]
 
 
