@@ -156,7 +156,8 @@ async def measure(
                     rate = next_rate(trials, most, LOWEST if subset in COMPARED else 0.5)
                     trials.append(await attempt(running, client, requests, rate, seconds))
             measured.most[subset], measured.trials[subset] = most, sorted(trials, key=lambda trial: trial.rate)
-            if rate := USUAL * (measured.goodput(subset) or most) if usual is None else usual.get(subset, 0.0):
+            own = USUAL * (measured.goodput(subset) or most)
+            if rate := own if usual is None else usual.get(subset, 0.0):
                 measured.usual[subset] = await attempt(running, client, requests, rate, 2 * seconds)
     finally:
         client.close()

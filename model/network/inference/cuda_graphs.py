@@ -32,7 +32,7 @@ from model.types import FloatArray
 SIZES: Final = (1, 2, 4, 8, 16, 32)
 """Batch sizes of recorded graphs. Larger batches are split."""
 WRITERS: Final = 2
-"""Parts of a large batch that are written at the same time, if they are of at least `LARGE` bytes; else one."""
+"""Parts of a large batch that are written at the same time, if their input has at least `LARGE` bytes; else one."""
 LARGE: Final = 4 * 2**20
 AHEAD: Final = 2
 """Parts of a large batch that are given to the device before the results of the first are waited for."""
@@ -43,7 +43,6 @@ TOLERANCE: Final = 1e-4
 WARM_UPS: Final = 3  # passes before recording, in which libraries choose algorithms and allocate workspaces
 ROUNDS: Final = 7  # of timing
 
-_Writing = tuple["StaticGraph", Future["_Batch"]]
 _log = logging.getLogger(__name__)
 
 
@@ -54,8 +53,8 @@ class Kind(Enum):
     FULL = "any utterances"
 
 
-class _Batch:
-    """A batch on its way: pinned memory of its input and its results, and an event after which these are there."""
+class InFlight:
+    """Host memory of the input and results of one batch, pinned for CUDA, and an event that follows its results."""
 
     def __init__(self, config: ModelConfig, size: int, *, pinned: bool) -> None:
         self.input = StaticInput.empty(config, size, torch.device("cpu"), pinned=pinned)
@@ -81,7 +80,7 @@ class StaticGraph:
         self.config, self.kind, self.size, self.device = network.config, kind, size, device
         self._function = network.complete if kind is Kind.COMPLETE else network.full
         self._input = StaticInput.empty(self.config, size, device)
-        self._unused: list[_Batch] = []
+        self._unused: list[InFlight] = []
         self._graph: torch.cuda.CUDAGraph | None = None
         self._recorded: Tensor | None = None
 
@@ -123,17 +122,17 @@ class StaticGraph:
         self.start(batch)
         return self.finish(batch, explain=explain, both_paths=both_paths)
 
-    def write(self, utterances: Sequence[Utterance]) -> _Batch:
+    def write(self, utterances: Sequence[Utterance]) -> InFlight:
         """First step of `decide`, from any thread: write utterances to memory that is theirs until the last step."""
         try:
             batch = self._unused.pop()
         except IndexError:
-            batch = _Batch(self.config, self.size, pinned=self.device.type == "cuda")
+            batch = InFlight(self.config, self.size, pinned=self.device.type == "cuda")
         batch.writer.write(utterances)
         batch.presences = [utterance.presence for utterance in utterances]
         return batch
 
-    def start(self, batch: _Batch) -> None:
+    def start(self, batch: InFlight) -> None:
         """Second step: compute, without waiting for the results."""
         with torch.inference_mode():
             self._input.buffer.copy_(batch.input.buffer, non_blocking=True)
@@ -147,7 +146,7 @@ class StaticGraph:
             if batch.done is not None:
                 batch.done.record(torch.cuda.current_stream(self.device))
 
-    def finish(self, batch: _Batch, *, explain: bool, both_paths: bool) -> list[Decision]:
+    def finish(self, batch: InFlight, *, explain: bool, both_paths: bool) -> list[Decision]:
         """Last step: wait for the results."""
         if batch.done is not None:
             batch.done.synchronize()
@@ -195,27 +194,36 @@ class GraphedNetwork:
         if not graphs or len(utterances) > largest < SIZES[-1]:  # larger graphs took longer than the sparse path
             batch = collate(utterances, self.network.network.config).to(self.device)
             return decide(self.network, batch, explain=explain, both_paths=both_paths)
-        split = (utterances[start : start + largest] for start in range(0, len(utterances), largest))
-        parts = [(next(graph for size, graph in graphs.items() if size >= len(part)), part) for part in split]
-        if len(parts) == 1:
-            ((graph, part),) = parts
+        parts = [utterances[start : start + largest] for start in range(0, len(utterances), largest)]
+        work = [(next(graph for size, graph in graphs.items() if size >= len(part)), part) for part in parts]
+        if len(work) == 1:  # without a thread, for latency
+            ((graph, part),) = work
             return graph.decide(part, explain=explain, both_paths=both_paths)
-        writers = WRITERS if parts and parts[0][0].input_bytes >= LARGE else 1
-        waiting, writing, computing = iter(parts), deque[_Writing](), deque[tuple[StaticGraph, _Batch]]()
         found: list[Decision] = []
-        while True:
-            for graph, part in islice(waiting, writers - len(writing)):
-                writing.append((graph, _writers().submit(graph.write, part)))
-            if computing and (len(computing) == AHEAD or not writing):
-                graph, computed = computing.popleft()
-                found += graph.finish(computed, explain=explain, both_paths=both_paths)
-            elif writing:
-                graph, future = writing.popleft()
-                written = future.result()
-                graph.start(written)
-                computing.append((graph, written))
-            else:
-                return found
+        computing = deque[tuple[StaticGraph, InFlight]]()
+        for graph, written in _write_ahead(work):
+            if len(computing) == AHEAD:
+                earlier, computed = computing.popleft()
+                found += earlier.finish(computed, explain=explain, both_paths=both_paths)
+            graph.start(written)
+            computing.append((graph, written))
+        for graph, computed in computing:
+            found += graph.finish(computed, explain=explain, both_paths=both_paths)
+        return found
+
+
+def _write_ahead(
+    work: Sequence[tuple[StaticGraph, Sequence[Utterance]]],
+) -> Iterator[tuple[StaticGraph, InFlight]]:
+    """Write the parts of a batch on threads, the next ones while the caller computes; yields them in order."""
+    writers = WRITERS if work and work[0][0].input_bytes >= LARGE else 1
+    submitted = ((graph, _writers().submit(graph.write, part)) for graph, part in work)  # each as it is taken
+    writing = deque[tuple[StaticGraph, Future[InFlight]]](islice(submitted, writers))
+    while writing:
+        graph, future = writing.popleft()
+        written = future.result()
+        writing.extend(islice(submitted, 1))
+        yield graph, written
 
 
 def record(network: FusedNetwork, device: torch.device) -> GraphedNetwork:

@@ -72,9 +72,20 @@ def decisions(
     classes, first_only = len(config.classes), dict.fromkeys(BRANCHES, 0.0) | {config.network.branches[0]: 1.0}
     found = []
     for presence, row in zip(presences, matrix[: len(presences)].tolist(), strict=True):
-        if presence.complete and not explain:
+        if presence.complete and not explain:  # there is an answer and nothing else; of a large batch half the time
             answer = tuple(row[:classes])
-            found.append(Decision(answer, answer, answer, (), 0.0, False, first_only, transformer=answer))
+            found.append(
+                Decision(
+                    probabilities=answer,
+                    full=answer,
+                    available=answer,
+                    key_modalities=(),
+                    key_score=0.0,
+                    ensemble_used=False,
+                    branch_weights=first_only,
+                    transformer=answer,
+                )
+            )
         else:
             fields = dict(zip(Results._fields, (row[i:j] for i, j in pairwise(ends)), strict=True))
             found.append(_decision(presence, fields, config, explain, both_paths))

@@ -14,7 +14,7 @@ from model.network.batch import collate
 from model.network.decision import Decision
 from model.network.emmr import EMMR
 from model.network.inference import cuda_graphs
-from model.network.inference.cuda_graphs import GraphedNetwork, Kind, StaticGraph, _Batch, record, reject_reason
+from model.network.inference.cuda_graphs import GraphedNetwork, InFlight, Kind, StaticGraph, record, reject_reason
 from model.network.inference.fused import FusedNetwork
 from model.network.inference.sparse import decide
 from model.network.inference.static import StaticNetwork
@@ -173,7 +173,7 @@ def test_graphs_of_complete_utterances_take_those_only(network: EMMR, monkeypatc
     calls: list[tuple[Kind, int, int]] = []
     plain = StaticGraph.write
 
-    def noted(self: StaticGraph, utterances: Sequence[Utterance]) -> _Batch:
+    def noted(self: StaticGraph, utterances: Sequence[Utterance]) -> InFlight:
         assert self.kind is Kind.FULL or all(u.presence.complete for u in utterances)
         calls.append((self.kind, self.size, len(utterances)))
         return plain(self, utterances)
